@@ -1,0 +1,73 @@
+"""Finding and checking the checkpoints of a run."""
+
+import os
+from typing import Iterable, Optional
+
+import tensorflow as tf
+
+SUBDIRECTORY = 'checkpoints'
+
+
+def directory(run_dir: str) -> str:
+  return os.path.join(run_dir, SUBDIRECTORY)
+
+
+def latest(run_dir: str) -> Optional[str]:
+  """Returns the newest checkpoint of a run that is whole, or None.
+
+  Every tensor is read, checksums included, so that one which was being
+  written when the machine went down is passed over for the one before it.
+  """
+  state = tf.train.get_checkpoint_state(directory(run_dir))
+  if state is None:
+    return None
+  for path in reversed(state.all_model_checkpoint_paths):
+    try:
+      reader = tf.train.load_checkpoint(path)
+      for name in reader.get_variable_to_shape_map():
+        reader.get_tensor(name)
+      return path
+    except (tf.errors.OpError, ValueError, RuntimeError):
+      continue
+  return None
+
+
+def discard_broken(run_dir: str) -> Optional[str]:
+  """Makes the newest whole checkpoint the one that training resumes from.
+
+  Args:
+    run_dir: a run's directory.
+
+  Returns:
+    That checkpoint's path, or None where there is none.
+  """
+  path = latest(run_dir)
+  state = tf.train.get_checkpoint_state(directory(run_dir))
+  if path is not None and state.model_checkpoint_path != path:
+    paths = list(state.all_model_checkpoint_paths)
+    tf.train.update_checkpoint_state(
+        directory(run_dir), path, paths[:paths.index(path) + 1])
+  return path
+
+
+def check_matches(path: str, variables: Iterable[tf.Variable], key: str):
+  """Checks that a checkpoint has the variables of a network.
+
+  Args:
+    path: of the checkpoint.
+    variables: of the network, in any order.
+    key: the network's name among the learner's state.
+
+  Raises:
+    ValueError: where shapes differ.
+  """
+  prefix = f'learner/{key}/'
+  saved = sorted(
+      tuple(shape) for name, shape in tf.train.list_variables(path)
+      if name.startswith(prefix) and '.OPTIMIZER_SLOT' not in name)
+  expected = sorted(tuple(v.shape) for v in variables)
+  if saved != expected:
+    raise ValueError(
+        f'checkpoint {path} holds another network: its weights are of shapes '
+        f'{[list(s) for s in saved]}, the settings make '
+        f'{[list(s) for s in expected]}; use the settings it was trained with.')

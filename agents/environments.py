@@ -1,0 +1,221 @@
+"""Vector environments: Atari through ale-py, everything else through Gymnasium.
+
+Both are presented as one `dm_env`-like environment whose `TimeStep` fields
+carry a leading axis of environments.
+"""
+
+import difflib
+import importlib
+import re
+from typing import Optional
+
+from acme import specs
+from ale_py import roms
+from ale_py import vector_env
+import dm_env
+import gymnasium
+import numpy as np
+
+ATARI_FRAME_STACK = 4
+
+_FIRST = int(dm_env.StepType.FIRST)
+_MID = int(dm_env.StepType.MID)
+_LAST = int(dm_env.StepType.LAST)
+
+
+class VectorEnvironment(dm_env.Environment):
+  """A next-step autoreset Gymnasium vector environment as batched time steps.
+
+  With E environments, a `TimeStep` has `step_type` [E] int32, `reward` [E]
+  float32 (raw), `discount` [E] float32 and `observation` [E, ...]. Specs
+  describe a single environment.
+
+  An environment whose step is LAST ignores its next action and answers with
+  the FIRST step of a new episode, reward and discount 0: that transition is
+  no experience. The discount of a LAST step is 0 where the episode terminated
+  and 1 where it was truncated.
+  """
+
+  def __init__(self, env: gymnasium.vector.VectorEnv, seed: int,
+               frames_first: bool):
+    """Wraps a vector environment.
+
+    Args:
+      env: a vector environment with discrete actions.
+      seed: seeds every environment with a seed of its own.
+      frames_first: whether observations are [frames, height, width], to be
+        presented as [height, width, frames].
+    """
+    self._env = env
+    self._frames_first = frames_first
+    self.num_envs = env.num_envs
+    # 31 bits, because ale-py keeps seeds in a C int.
+    self._seeds = (np.random.SeedSequence(seed).generate_state(env.num_envs)
+                   & 0x7fffffff).astype(np.int64)
+    self._step_type = np.full(env.num_envs, _LAST, np.int32)
+    space = env.single_observation_space
+    self._dtype = np.uint8 if space.dtype == np.uint8 else np.float32
+    self._first_action = int(env.single_action_space.start)
+
+  def reset(self) -> dm_env.TimeStep:
+    seeds = self._seeds
+    if not isinstance(self._env, vector_env.AtariVectorEnv):
+      seeds = [int(s) for s in seeds]
+    observation, _ = self._env.reset(seed=seeds)
+    # Another reset starts other episodes.
+    self._seeds = (self._seeds + self.num_envs) & 0x7fffffff
+    self._step_type = np.full(self.num_envs, _FIRST, np.int32)
+    zeros = np.zeros(self.num_envs, np.float32)
+    return dm_env.TimeStep(self._step_type, zeros, zeros,
+                           self._observation(observation))
+
+  def step(self, action: np.ndarray) -> dm_env.TimeStep:
+    """Steps every environment.
+
+    Args:
+      action: [E] int32.
+
+    Returns:
+      The batched time step.
+    """
+    was_last = self._step_type == _LAST
+    observation, reward, terminated, truncated, _ = self._env.step(
+        action + self._first_action)
+    self._step_type = np.where(
+        was_last, _FIRST,
+        np.where(terminated | truncated, _LAST, _MID)).astype(np.int32)
+    return dm_env.TimeStep(
+        step_type=self._step_type,
+        reward=np.where(was_last, 0, reward).astype(np.float32),
+        discount=np.where(was_last | terminated, 0, 1).astype(np.float32),
+        observation=self._observation(observation))
+
+  def _observation(self, observation: np.ndarray) -> np.ndarray:
+    if self._frames_first:
+      return np.moveaxis(observation, 1, -1)
+    return observation.astype(self._dtype, copy=False)
+
+  def observation_spec(self) -> specs.Array:
+    space = self._env.single_observation_space
+    shape = space.shape
+    if self._frames_first:
+      shape = shape[1:] + shape[:1]
+    return specs.Array(shape, self._dtype, name='observation')
+
+  def action_spec(self) -> specs.DiscreteArray:
+    return specs.DiscreteArray(int(self._env.single_action_space.n),
+                               dtype=np.int32, name='action')
+
+  def reward_spec(self) -> specs.Array:
+    return specs.Array((), np.float32, name='reward')
+
+  def discount_spec(self) -> specs.BoundedArray:
+    return specs.BoundedArray((), np.float32, 0., 1., name='discount')
+
+  def close(self):
+    self._env.close()
+
+
+def atari_rom(game: str) -> Optional[str]:
+  """Returns the ROM of an ALE game name or Gymnasium id, or None.
+
+  'pong', 'Pong', 'ALE/Pong-v5' and 'PongNoFrameskip-v4' are all 'pong'.
+  """
+  name = re.sub(r'(NoFrameskip|Deterministic)?-v\d+$', '',
+                re.sub('^ALE/', '', game))
+  snake = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()
+  known = roms.get_all_rom_ids()
+  for candidate in (name, snake):
+    if candidate in known:
+      return candidate
+  return None
+
+
+def _gymnasium_spec(game: str) -> gymnasium.envs.registration.EnvSpec:
+  """Returns the registered spec of a Gymnasium id ('module:id' imports first)."""
+  module, _, env_id = game.rpartition(':')
+  try:
+    if module:
+      importlib.import_module(module)
+    return gymnasium.spec(env_id)
+  except (ImportError, gymnasium.error.Error):
+    known = sorted(set(roms.get_all_rom_ids()) | set(gymnasium.registry))
+    by_lower = {name.lower(): name for name in known}
+    close = [by_lower[name] for name in difflib.get_close_matches(
+        game.lower(), by_lower, n=5, cutoff=0.5)]
+    hint = f'close matches: {", ".join(close)}' if close else (
+        'give an ALE game such as pong, or a Gymnasium id such as CartPole-v1')
+    raise ValueError(f'unknown game {game!r}; {hint}.') from None
+
+
+def make_environment(
+    game: str,
+    num_envs: int,
+    seed: int,
+    *,
+    frame_size: int = 84,
+    repeat_action_probability: float = 0.0,
+    num_threads: int = 1,
+) -> VectorEnvironment:
+  """Makes `num_envs` copies of a game.
+
+  Atari is a full-game episode of up to 108,000 emulator frames, begun with up
+  to 30 no-ops, frame skip 4 with max-pooling, grey, 4 frames stacked, the
+  minimal action set and no fire on reset.
+
+  Args:
+    game: an ALE game name, or a Gymnasium id with discrete actions.
+    num_envs: number of environments.
+    seed: seeds them all, each differently.
+    frame_size: height and width of an Atari frame, in pixels.
+    repeat_action_probability: stickiness of Atari actions.
+    num_threads: threads that step Atari environments.
+
+  Returns:
+    The vector environment.
+
+  Raises:
+    ValueError: for an unknown game, a non-discrete action space, observations
+      that are neither pixels nor a vector, or a bad count.
+  """
+  for name, value in (('num_envs', num_envs), ('num_threads', num_threads)):
+    if value < 1:
+      raise ValueError(f'{name} must be a positive integer, not {value}.')
+  if frame_size < 16:
+    raise ValueError(f'frame_size must be at least 16, not {frame_size}.')
+  if not 0 <= repeat_action_probability <= 1:
+    raise ValueError('repeat_action_probability must be in [0, 1], not '
+                     f'{repeat_action_probability}.')
+  rom = atari_rom(game)
+  if rom is not None:
+    env = vector_env.AtariVectorEnv(
+        rom, num_envs, num_threads=num_threads, img_height=frame_size,
+        img_width=frame_size, stack_num=ATARI_FRAME_STACK, noop_max=30,
+        repeat_action_probability=repeat_action_probability,
+        reward_clipping=False, use_fire_reset=False)
+    return VectorEnvironment(env, seed, frames_first=True)
+
+  spec = _gymnasium_spec(game)
+  try:
+    env = gymnasium.make_vec(
+        spec, num_envs, vectorization_mode='sync',
+        vector_kwargs={'autoreset_mode': gymnasium.vector.AutoresetMode.NEXT_STEP})
+  except (ImportError, gymnasium.error.Error) as e:
+    reason = ' '.join(str(e).split())
+    raise ValueError(f'game {game!r} cannot be made: {reason}') from None
+  action_space = env.single_action_space
+  if not isinstance(action_space, gymnasium.spaces.Discrete):
+    raise ValueError(
+        f'game {game!r} has actions {action_space}; this agent needs a '
+        'Discrete action space.')
+  space = env.single_observation_space
+  if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) not in (1, 3):
+    raise ValueError(
+        f'game {game!r} has observations {space}; this agent needs a Box of '
+        'pixels [height, width, channels] or a vector.')
+  return VectorEnvironment(env, seed, frames_first=False)
+
+
+def frame_stack(game: str) -> int:
+  """Returns how many trailing channels of the game's observations are frames."""
+  return ATARI_FRAME_STACK if atari_rom(game) is not None else 1

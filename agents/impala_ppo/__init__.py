@@ -1,0 +1,6 @@
+"""IMPALA with a PPO loss, distributed replay and an auto-encoded latent."""
+
+from agents.impala_ppo.builder import ImpalaPPOBuilder
+from agents.impala_ppo.config import ImpalaPPOConfig
+
+__all__ = ('ImpalaPPOBuilder', 'ImpalaPPOConfig')

@@ -1,0 +1,118 @@
+"""The policy and the actor that runs it for many environments at once."""
+
+from typing import Optional, Tuple
+
+from acme import adders
+from acme import core
+from acme import types
+from acme.tf import variable_utils
+import dm_env
+import numpy as np
+import tensorflow as tf
+
+from agents.impala_ppo import networks as networks_lib
+
+# The collection of variables that learners serve and actors ask for.
+POLICY = 'policy'
+
+
+class Policy:
+  """What an actor needs to act: the encoder and heads, and no decoder.
+
+  Attributes:
+    variables: weights, and last the `version` of the learner that they are
+      from, so that both always arrive together.
+    version: [] int64.
+    observation_rank: rank of one environment's observation.
+  """
+
+  def __init__(self, actor_critic: networks_lib.ActorCritic,
+               observation_spec: tf.TensorSpec, greedy: bool):
+    """Makes a policy.
+
+    Args:
+      actor_critic: a network that already has its variables.
+      observation_spec: of one environment.
+      greedy: whether to take the most likely action rather than sample.
+    """
+    self.version = tf.Variable(0, dtype=tf.int64, trainable=False)
+    self.variables = (*actor_critic.variables, self.version)
+    self.observation_rank = observation_spec.shape.rank
+
+    def step(observation, seed):
+      logits, _ = actor_critic(observation)
+      if greedy:
+        action = tf.argmax(logits, axis=-1, output_type=tf.int32)
+      else:
+        action = tf.random.stateless_categorical(
+            logits, 1, seed, dtype=tf.int32)[:, 0]
+      return action, logits
+
+    self._step = tf.function(step, input_signature=[
+        tf.TensorSpec([None, *observation_spec.shape], observation_spec.dtype),
+        tf.TensorSpec([2], tf.int64)])
+
+  def __call__(self, observation: np.ndarray,
+               seed: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Returns actions [E] int32 and logits [E, A] for observations [E, ...].
+
+    Args:
+      observation: [E, ...].
+      seed: [2] int64; the same seed draws the same actions.
+    """
+    action, logits = self._step(observation, seed)
+    return action.numpy(), logits.numpy()
+
+
+class ImpalaPPOActor(core.Actor):
+  """Acts with one policy call for all its environments.
+
+  Observations and time steps may be batched, [E, ...], or those of a single
+  environment, as Acme's own `EnvironmentLoop` gives them.
+  """
+
+  def __init__(
+      self,
+      policy: Policy,
+      seed: int,
+      adder: Optional[adders.Adder] = None,
+      variable_client: Optional[variable_utils.VariableClient] = None,
+  ):
+    """Makes an actor.
+
+    Args:
+      policy: what to act with.
+      seed: seeds the choice of actions.
+      adder: takes the experience; None to drop it.
+      variable_client: brings new weights; None to keep those of the policy.
+    """
+    self._policy = policy
+    self._adder = adder
+    self._variable_client = variable_client
+    self._seed = np.array([seed, 0], np.int64)
+    self._extras = None
+
+  def select_action(self, observation: types.NestedArray) -> types.NestedArray:
+    self._seed[1] += 1
+    if np.ndim(observation) > self._policy.observation_rank:
+      action, logits = self._policy(observation, self._seed)
+      selected = action
+    else:
+      action, logits = self._policy(np.asarray(observation)[None], self._seed)
+      selected = action[0]
+    self._extras = {'behaviour_logits': logits,
+                    'policy_version': self._policy.version.numpy()}
+    return selected
+
+  def observe_first(self, timestep: dm_env.TimeStep):
+    if self._adder:
+      self._adder.add_first(timestep)
+
+  def observe(self, action: types.NestedArray, next_timestep: dm_env.TimeStep):
+    if self._adder:
+      self._adder.add(action, next_timestep, self._extras)
+
+  def update(self, wait: bool = False):
+    """Asks for new weights every so often, and takes those that have come."""
+    if self._variable_client:
+      self._variable_client.update(wait)

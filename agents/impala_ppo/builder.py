@@ -1,0 +1,129 @@
+"""The builder: Acme's names for the parts of the PPO-IMPALA agent."""
+
+from typing import Iterator, List, Optional, Sequence, Union
+
+from acme import core
+from acme import specs
+from acme.tf import variable_utils
+from acme.utils import counting
+import reverb
+import tensorflow as tf
+
+from agents.impala_ppo import acting
+from agents.impala_ppo import adders
+from agents.impala_ppo import config as config_lib
+from agents.impala_ppo import learning
+from agents.impala_ppo import networks as networks_lib
+from agents.impala_ppo import replay
+
+Clients = Union[reverb.Client, Sequence[reverb.Client]]
+
+
+class ImpalaPPOBuilder:
+  """Makes each part of the agent; who runs them where is up to the caller.
+
+  Methods have the names and arguments of Acme's builders, `random_key` being
+  an integer seed. Where Acme passes one Reverb client, a sequence of them
+  stands for the shards of a distributed replay.
+  """
+
+  def __init__(self, config: config_lib.ImpalaPPOConfig,
+               devices: Optional[Sequence[str]] = None):
+    """Makes a builder.
+
+    Args:
+      config: the agent's settings.
+      devices: where the learner's replicas compute; by default all GPUs that
+        its process sees, or else the CPU.
+    """
+    self._config = config
+    self._devices = devices
+    self._strategy: Optional[tf.distribute.Strategy] = None
+
+  def make_networks(
+      self,
+      environment_spec: specs.EnvironmentSpec) -> networks_lib.ImpalaPPONetworks:
+    """Makes the networks; raises ValueError where they cannot fit."""
+    return networks_lib.make_networks(environment_spec, self._config)
+
+  def make_replay_tables(
+      self, environment_spec: specs.EnvironmentSpec) -> List[reverb.Table]:
+    """Makes the tables of one Reverb shard."""
+    return replay.make_tables(environment_spec, self._config)
+
+  def make_dataset_iterator(
+      self, replay_client: Clients) -> Iterator[replay.Trajectories]:
+    """Makes the learner's batches from all shards."""
+    dataset = replay.make_dataset(
+        [client.server_address for client in _clients(replay_client)],
+        self._config)
+    return replay.distribute(dataset, self._get_strategy())
+
+  def make_adder(self, replay_client: reverb.Client) -> adders.ImpalaPPOAdder:
+    """Makes an adder that writes to one shard."""
+    return adders.ImpalaPPOAdder(
+        replay_client,
+        sequence_length=self._config.sequence_length,
+        frame_stack=self._config.frame_stack,
+        max_in_flight_items=2 if self._config.uses_replay else 1,
+        replay_table=self._config.uses_replay)
+
+  def make_policy(self, networks: networks_lib.ImpalaPPONetworks,
+                  environment_spec: specs.EnvironmentSpec,
+                  evaluation: bool = False) -> acting.Policy:
+    """Makes a policy that samples, or takes the best action in evaluation."""
+    observation = environment_spec.observations
+    actor_critic = networks.actor_critic
+    actor_critic(tf.zeros([1, *observation.shape], observation.dtype))
+    return acting.Policy(
+        actor_critic, tf.TensorSpec(observation.shape, observation.dtype),
+        greedy=evaluation)
+
+  def make_actor(
+      self,
+      random_key: int,
+      policy_network: acting.Policy,
+      adder: Optional[adders.ImpalaPPOAdder] = None,
+      variable_source: Optional[core.VariableSource] = None,
+  ) -> acting.ImpalaPPOActor:
+    """Makes an actor, waiting for its first weights from `variable_source`."""
+    variable_client = None
+    if variable_source is not None:
+      variable_client = variable_utils.VariableClient(
+          variable_source, {acting.POLICY: policy_network.variables},
+          update_period=self._config.variable_update_period)
+      variable_client.update_and_wait()
+    return acting.ImpalaPPOActor(policy_network, random_key, adder,
+                                 variable_client)
+
+  def make_learner(
+      self,
+      random_key: int,
+      networks: networks_lib.ImpalaPPONetworks,
+      dataset: Iterator[replay.Trajectories],
+      replay_client: Optional[Clients] = None,
+      counter: Optional[counting.Counter] = None,
+  ) -> learning.ImpalaPPOLearner:
+    """Makes the learner, on all of the builder's devices.
+
+    Args:
+      random_key: seeds the networks' initial weights.
+      networks: the networks to train, without variables yet.
+      dataset: from `make_dataset_iterator`.
+      replay_client: to update priorities with.
+      counter: counts learner steps.
+    """
+    tf.random.set_seed(random_key)
+    return learning.ImpalaPPOLearner(
+        networks, self._config, dataset, self._get_strategy(),
+        _clients(replay_client) if replay_client is not None else (), counter)
+
+  def _get_strategy(self) -> tf.distribute.Strategy:
+    # Made late, in the process of the learner: it claims the devices.
+    if self._strategy is None:
+      self._strategy = learning.make_strategy(self._devices)
+    return self._strategy
+
+
+def _clients(clients: Clients) -> Sequence[reverb.Client]:
+  return [clients] if isinstance(clients, reverb.Client) else list(clients)

@@ -1,0 +1,167 @@
+"""Configuration of the PPO-IMPALA agent."""
+
+import dataclasses
+from typing import Tuple
+
+LOSSES = ('ppo', 'vtrace')
+REPLAY_SAMPLERS = ('uniform', 'prioritized', 'fifo')
+
+
+@dataclasses.dataclass
+class ImpalaPPOConfig:
+  """Every setting of the algorithm; the defaults are those that learn Atari.
+
+  `timesteps` are agent actions summed over all actors. A `trajectory` is
+  `sequence_length` of them from one environment.
+
+  Attributes:
+    loss: 'ppo' is the clipped surrogate on V-trace advantages, 'vtrace' the
+      policy gradient of IMPALA.
+    discount: reward discount per timestep.
+    clip_epsilon: the PPO ratio is clipped to [1 - eps, 1 + eps].
+    normalize_advantages: whether advantages are standardised over the batch
+      ('ppo' only).
+    baseline_cost: weight of the value loss.
+    entropy_cost: weight of the entropy bonus.
+    max_abs_reward: rewards are clipped to this magnitude in the losses only.
+    autoencoder: whether the latent is also trained to reconstruct the newest
+      frame.
+    reconstruction_cost: weight of the reconstruction loss.
+    conv_channels: output channels of the convolutions over pixels.
+    latent_size: width of the latent that the policy and value heads read.
+    frame_stack: how many trailing channels of a pixel observation are
+      successive frames, zero before the episode's first. Replay stores each
+      frame once and the data pipeline rebuilds the stack. 1 stores
+      observations as they are.
+    sequence_length: timesteps in a trajectory.
+    batch_size: trajectories in a learner batch, over all replicas.
+    samples_per_insert: how many times each timestep is learned from: once
+      through the online queue and `samples_per_insert - 1` times, on average,
+      from the replay table, whose rate limiter enforces it.
+    replay_sampler: selection from the replay table. 'fifo' replays every
+      trajectory exactly `samples_per_insert - 1` times, oldest first, and
+      makes a single process repeatable: Reverb's random selectors take no
+      seed.
+    replay_capacity: items that a shard's replay table holds; an item is one
+      trajectory of each environment of an actor.
+    min_replay_size: items in a shard's replay table before it is sampled.
+    priority_exponent: exponent of the priorities ('prioritized' only).
+    queue_capacity: items that wait in a shard's online queue before actors
+      are held up; small keeps the policy lag small.
+    learning_rate: initial step size of Adam.
+    learning_rate_decay_timesteps: timesteps over which the step size falls
+      linearly to `final_learning_rate`.
+    final_learning_rate: step size from then on.
+    adam_epsilon: Adam's denominator offset.
+    max_gradient_norm: gradients are clipped to this global norm.
+    variable_update_period: actor steps between two requests for weights.
+    prefetch_size: batches kept ready for the learner.
+    num_fetch_workers: Reverb streams that fetch from each replay table.
+  """
+  # Losses.
+  loss: str = 'ppo'
+  discount: float = 0.99
+  clip_epsilon: float = 0.2
+  normalize_advantages: bool = True
+  baseline_cost: float = 0.5
+  entropy_cost: float = 0.01
+  max_abs_reward: float = 1.0
+  # Networks.
+  autoencoder: bool = True
+  reconstruction_cost: float = 1.0
+  conv_channels: Tuple[int, ...] = (16, 32)
+  latent_size: int = 256
+  frame_stack: int = 1
+  # Data.
+  sequence_length: int = 16
+  batch_size: int = 64
+  samples_per_insert: float = 4.0
+  replay_sampler: str = 'uniform'
+  replay_capacity: int = 64
+  min_replay_size: int = 1
+  priority_exponent: float = 0.6
+  queue_capacity: int = 2
+  # Optimisation.
+  learning_rate: float = 5e-4
+  learning_rate_decay_timesteps: int = 3_000_000
+  final_learning_rate: float = 1e-5
+  adam_epsilon: float = 1e-5
+  max_gradient_norm: float = 0.5
+  # Systems.
+  variable_update_period: int = 16
+  prefetch_size: int = 2
+  num_fetch_workers: int = 2
+
+  def __post_init__(self):
+    self.conv_channels = tuple(self.conv_channels)
+    for name in ('latent_size', 'frame_stack', 'sequence_length', 'batch_size',
+                 'replay_capacity', 'min_replay_size', 'queue_capacity',
+                 'learning_rate_decay_timesteps', 'variable_update_period',
+                 'prefetch_size', 'num_fetch_workers'):
+      value = getattr(self, name)
+      if value < 1:
+        raise ValueError(f'{name} must be a positive integer, not {value}.')
+    for name in ('clip_epsilon', 'max_abs_reward', 'learning_rate',
+                 'adam_epsilon', 'max_gradient_norm'):
+      value = getattr(self, name)
+      if not value > 0:
+        raise ValueError(f'{name} must be positive, not {value}.')
+    for name in ('baseline_cost', 'entropy_cost', 'reconstruction_cost',
+                 'final_learning_rate', 'priority_exponent'):
+      value = getattr(self, name)
+      if not value >= 0:
+        raise ValueError(f'{name} must not be negative, not {value}.')
+    if not 0 <= self.discount <= 1:
+      raise ValueError(f'discount must be in [0, 1], not {self.discount}.')
+    if not self.conv_channels or min(self.conv_channels) < 1:
+      raise ValueError('conv_channels must be positive integers, not '
+                       f'{self.conv_channels}.')
+    if self.loss not in LOSSES:
+      raise ValueError(f'loss must be one of {", ".join(LOSSES)}, '
+                       f'not {self.loss!r}.')
+    if self.replay_sampler not in REPLAY_SAMPLERS:
+      raise ValueError(
+          f'replay_sampler must be one of {", ".join(REPLAY_SAMPLERS)}, '
+          f'not {self.replay_sampler!r}.')
+    if self.samples_per_insert < 1:
+      raise ValueError('samples_per_insert must be at least 1 (no replay), '
+                       f'not {self.samples_per_insert}.')
+    online = self.batch_size / self.samples_per_insert
+    if online < 1 or abs(online - round(online)) > 1e-6:
+      raise ValueError(
+          'batch_size must be a multiple of samples_per_insert, so that each '
+          'batch has a whole number of online trajectories; got '
+          f'{self.batch_size} and {self.samples_per_insert}.')
+    if (self.replay_sampler == 'fifo' and
+        self.samples_per_insert != int(self.samples_per_insert)):
+      raise ValueError('replay_sampler fifo needs a whole samples_per_insert, '
+                       f'not {self.samples_per_insert}.')
+    if self.uses_replay and self.min_replay_size > self.replay_capacity:
+      raise ValueError(
+          f'min_replay_size ({self.min_replay_size}) must not exceed '
+          f'replay_capacity ({self.replay_capacity}).')
+    if self.uses_replay and self.min_replay_size > self.queue_capacity:
+      # The learner starts once both tables can be sampled; a full queue would
+      # hold the actors up before the replay table gets there.
+      raise ValueError(
+          f'min_replay_size ({self.min_replay_size}) must not exceed '
+          f'queue_capacity ({self.queue_capacity}), or nothing could start.')
+
+  @property
+  def online_batch_size(self) -> int:
+    """Trajectories of each batch that come from the online queue."""
+    return round(self.batch_size / self.samples_per_insert)
+
+  @property
+  def replay_batch_size(self) -> int:
+    """Trajectories of each batch that come from the replay table."""
+    return self.batch_size - self.online_batch_size
+
+  @property
+  def uses_replay(self) -> bool:
+    return self.replay_batch_size > 0
+
+  @property
+  def timesteps_per_learner_step(self) -> int:
+    """Timesteps that are new to the learner in each of its steps."""
+    return self.online_batch_size * self.sequence_length

@@ -1,0 +1,149 @@
+"""Losses of the PPO-IMPALA agent: small pure functions of [T, B] tensors.
+
+T is time, B the batch. Every loss is returned for each element; what is
+trained on, and over what the mean is taken, is the learner's business.
+
+References:
+  [1] Espeholt et al., IMPALA, arXiv:1802.01561.
+  [2] Schulman et al., Proximal Policy Optimization, arXiv:1707.06347.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+import trfl
+
+
+class VTrace(NamedTuple):
+  """V-trace estimates, all [T, B] float32 and without gradient.
+
+  Attributes:
+    targets: v_s of [1, eq. 1], what values are regressed on.
+    advantages: r_s + discount_s v_{s+1} - V(x_s), unweighted: the surrogate's
+      own ratio weighs them.
+    pg_advantages: the same times min(1, rho_s), for the policy gradient of
+      [1, section 4.2].
+  """
+  targets: tf.Tensor
+  advantages: tf.Tensor
+  pg_advantages: tf.Tensor
+
+
+def log_probs(logits: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+  """Returns log-probabilities [...] of actions [...] under logits [..., A]."""
+  return -tf.nn.sparse_softmax_cross_entropy_with_logits(
+      labels=actions, logits=logits)
+
+
+def vtrace(
+    log_rhos: tf.Tensor,
+    discounts: tf.Tensor,
+    rewards: tf.Tensor,
+    values: tf.Tensor,
+    bootstrap_value: tf.Tensor,
+    mask: tf.Tensor,
+) -> VTrace:
+  """V-trace targets and advantages over sequences that may cross episodes.
+
+  A step with mask 0 (the environment's reset) gets importance weight 0: its
+  target is its value, so that nothing flows back across it, and a truncated
+  episode bootstraps from the value of its last observation.
+
+  Args:
+    log_rhos: [T, B], log pi(a|x) - log mu(a|x).
+    discounts: [T, B], 0 after a terminal step.
+    rewards: [T, B].
+    values: [T, B], V(x_s).
+    bootstrap_value: [B], V(x_T).
+    mask: [T, B], 1 for experience and 0 for resets.
+
+  Returns:
+    The `VTrace` estimates; where mask is 0 the advantages mean nothing.
+  """
+  log_rhos = tf.where(mask > 0, log_rhos, -float('inf'))
+  targets, pg_advantages = trfl.vtrace_from_importance_weights(
+      log_rhos=log_rhos, discounts=discounts, rewards=rewards, values=values,
+      bootstrap_value=bootstrap_value)
+  next_targets = tf.concat([targets[1:], bootstrap_value[None]], axis=0)
+  advantages = rewards + discounts * next_targets - values
+  return VTrace(targets, tf.stop_gradient(advantages), pg_advantages)
+
+
+def clipped_surrogate_loss(
+    log_rhos: tf.Tensor,
+    advantages: tf.Tensor,
+    clip_epsilon: float,
+) -> tf.Tensor:
+  """PPO's clipped surrogate [2, eq. 7], with the behaviour policy below.
+
+  Args:
+    log_rhos: [T, B], log pi(a|x) - log mu(a|x), with gradient.
+    advantages: [T, B], without.
+    clip_epsilon: width of the trust region of the ratio.
+
+  Returns:
+    The loss, [T, B].
+  """
+  ratio = tf.exp(log_rhos)
+  clipped = tf.clip_by_value(ratio, 1. - clip_epsilon, 1. + clip_epsilon)
+  return -tf.minimum(ratio * advantages, clipped * advantages)
+
+
+def policy_gradient_loss(
+    target_log_probs: tf.Tensor,
+    pg_advantages: tf.Tensor,
+) -> tf.Tensor:
+  """IMPALA's policy gradient [1, section 4.2], as a loss [T, B]."""
+  return -target_log_probs * tf.stop_gradient(pg_advantages)
+
+
+def value_loss(values: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+  """Half the squared error of values to their targets, [T, B]."""
+  return 0.5 * tf.square(tf.stop_gradient(targets) - values)
+
+
+def entropy(logits: tf.Tensor) -> tf.Tensor:
+  """Returns the entropy in nats, [...], of softmax policies [..., A]."""
+  log_p = tf.nn.log_softmax(logits)
+  return -tf.reduce_sum(tf.exp(log_p) * log_p, axis=-1)
+
+
+def motion(frames: tf.Tensor) -> tf.Tensor:
+  """Returns where anything moved within a stack of frames.
+
+  Args:
+    frames: [N, H, W, C] float32, successive frames in the channels.
+
+  Returns:
+    [N, H, W, 1], the greatest change between neighbouring frames.
+  """
+  change = tf.abs(frames[..., 1:] - frames[..., :-1])
+  return tf.reduce_max(change, axis=-1, keepdims=True)
+
+
+def reconstruction_loss(
+    reconstruction: tf.Tensor,
+    target: tf.Tensor,
+    weight: tf.Tensor,
+) -> tf.Tensor:
+  """Squared error, half of it for the whole and half for what moves.
+
+  A ball is a handful among thousands of pixels: the plain mean all but
+  ignores it. The second half is a mean weighted by `weight`, in which the
+  moving pixels count for the same however few they are.
+
+  Args:
+    reconstruction: [N, ...].
+    target: [N, ...].
+    weight: [N, ...] non-negative, such as `motion`.
+
+  Returns:
+    The loss of each example, [N].
+  """
+  error = tf.square(reconstruction - target)
+  axes = list(range(1, len(error.shape)))
+  weight = tf.broadcast_to(weight, tf.shape(error))
+  whole = tf.reduce_mean(error, axes)
+  moving = tf.math.divide_no_nan(tf.reduce_sum(weight * error, axes),
+                                 tf.reduce_sum(weight, axes))
+  return 0.5 * (whole + moving)

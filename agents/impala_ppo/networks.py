@@ -1,0 +1,188 @@
+"""Sonnet networks: an encoder to a small latent, heads on it, and a decoder."""
+
+import dataclasses
+import math
+from typing import Optional, Sequence, Tuple
+
+from acme import specs
+import sonnet as snt
+import tensorflow as tf
+
+from agents.impala_ppo import config as config_lib
+
+_RELU_GAIN = math.sqrt(2.)
+_MLP_SIZES = (64, 64)
+_SMALLEST_IMAGE = 8
+
+
+def _convolutions(image_size: int, num_layers: int) -> Sequence[Tuple[int, int]]:
+  """Returns (kernel, stride) of each convolution for square-ish images.
+
+  The first layer brings 84 and 42 pixels to the same 20, and every further
+  one halves; a third is 3x3 with stride 1, as in the Nature DQN network.
+  """
+  if image_size >= 64:
+    first = (8, 4)
+  elif image_size >= 32:
+    first = (4, 2)
+  else:
+    first = (3, 1)
+  return (first, (4, 2), *[(3, 1)] * num_layers)[:num_layers]
+
+
+class Encoder(snt.Module):
+  """Maps observations to latents [N, latent_size] float32.
+
+  Pixels [N, H, W, C] uint8 go through convolutions, vectors [N, D] float32
+  through a multi-layer perceptron.
+  """
+
+  def __init__(self, observation_shape: Sequence[int],
+               conv_channels: Sequence[int], latent_size: int,
+               name: str = 'encoder'):
+    super().__init__(name=name)
+    self._is_image = len(observation_shape) == 3
+    w_init = snt.initializers.Orthogonal(_RELU_GAIN)
+    if self._is_image:
+      layers = []
+      for channels, (kernel, stride) in zip(
+          conv_channels,
+          _convolutions(min(observation_shape[:2]), len(conv_channels))):
+        layers += [snt.Conv2D(channels, kernel, stride, padding='VALID',
+                              w_init=w_init), tf.nn.relu]
+      self._torso = snt.Sequential([*layers, snt.Flatten()])
+    else:
+      self._torso = snt.nets.MLP(_MLP_SIZES, w_init=w_init,
+                                 activation=tf.nn.tanh, activate_final=True)
+    self._to_latent = snt.Linear(latent_size, w_init=w_init)
+
+  def __call__(self, observation: tf.Tensor) -> tf.Tensor:
+    x = tf.cast(observation, tf.float32)
+    if self._is_image:
+      x = x / 255.
+    return tf.nn.relu(self._to_latent(self._torso(x)))
+
+
+class Decoder(snt.Module):
+  """Maps latents [N, latent_size] back to what was newest in the observation.
+
+  For pixels that is the last `target_channels` channels, [N, H, W,
+  target_channels] float32 with 1 for white; for vectors the vector itself.
+  """
+
+  def __init__(self, observation_shape: Sequence[int], target_channels: int,
+               name: str = 'decoder'):
+    super().__init__(name=name)
+    w_init = snt.initializers.Orthogonal(_RELU_GAIN)
+    self._is_image = len(observation_shape) == 3
+    if not self._is_image:
+      self._net = snt.nets.MLP((*_MLP_SIZES, observation_shape[0]),
+                               w_init=w_init, activation=tf.nn.tanh)
+      return
+    # The mirror image of the encoder's first two convolutions.
+    size = observation_shape[:2]
+    (kernel1, stride1), (kernel2, stride2) = _convolutions(min(size), 2)
+    middle = [(s - kernel1) // stride1 + 1 for s in size]
+    small = [(s - kernel2) // stride2 + 1 for s in middle]
+    channels = 16
+    self._net = snt.Sequential([
+        snt.Linear(small[0] * small[1] * channels, w_init=w_init),
+        tf.nn.relu,
+        snt.Reshape([*small, channels]),
+        snt.Conv2DTranspose(channels, kernel2, output_shape=middle,
+                            stride=stride2, padding='VALID', w_init=w_init),
+        tf.nn.relu,
+        snt.Conv2DTranspose(target_channels, kernel1, output_shape=size,
+                            stride=stride1, padding='VALID'),
+    ])
+
+  def __call__(self, latent: tf.Tensor) -> tf.Tensor:
+    return self._net(latent)
+
+
+class ActorCritic(snt.Module):
+  """The network that actors run: encoder, policy head and value head."""
+
+  def __init__(self, encoder: snt.Module, num_actions: int,
+               name: str = 'actor_critic'):
+    super().__init__(name=name)
+    self.encoder = encoder
+    # A small initial policy head starts training from near-uniform actions.
+    self._policy_head = snt.Linear(
+        num_actions, w_init=snt.initializers.Orthogonal(0.01),
+        name='policy_head')
+    self._value_head = snt.Linear(
+        1, w_init=snt.initializers.Orthogonal(1.), name='value_head')
+
+  def heads(self, latent: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Returns logits [N, A] and values [N] of latents [N, latent_size]."""
+    return self._policy_head(latent), tf.squeeze(self._value_head(latent), -1)
+
+  def __call__(self, observation: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Returns logits [N, A] and values [N] of observations [N, ...]."""
+    return self.heads(self.encoder(observation))
+
+
+@dataclasses.dataclass
+class ImpalaPPONetworks:
+  """The agent's networks; variables are made at their first call.
+
+  Attributes:
+    observation_spec: of one environment.
+    actor_critic: what acts.
+    decoder: reconstructs from the latent; None without the auto-encoder.
+  """
+  observation_spec: specs.Array
+  actor_critic: ActorCritic
+  decoder: Optional[Decoder] = None
+
+  def create_variables(self) -> None:
+    """Makes every variable, in the current variable scope."""
+    observation = self.observation_spec
+    latent = self.actor_critic.encoder(
+        tf.zeros([1, *observation.shape], observation.dtype))
+    self.actor_critic.heads(latent)
+    if self.decoder is not None:
+      self.decoder(latent)
+
+
+def make_networks(
+    environment_spec: specs.EnvironmentSpec,
+    config: config_lib.ImpalaPPOConfig,
+) -> ImpalaPPONetworks:
+  """Makes the networks that fit an environment.
+
+  Args:
+    environment_spec: of one environment: observations [H, W, C] uint8 or [D]
+      float32, and a discrete action.
+    config: the agent's settings.
+
+  Returns:
+    The networks, without variables yet.
+
+  Raises:
+    ValueError: where no network fits the environment.
+  """
+  shape = environment_spec.observations.shape
+  actions = environment_spec.actions
+  if not isinstance(actions, specs.DiscreteArray):
+    raise ValueError(f'actions are {actions}; this agent needs a DiscreteArray.')
+  if len(shape) not in (1, 3):
+    raise ValueError('observations must be pixels [height, width, channels] or '
+                     f'a vector; they are of shape {list(shape)}.')
+  if len(shape) == 3 and min(shape[:2]) < _SMALLEST_IMAGE:
+    raise ValueError(f'images must be at least {_SMALLEST_IMAGE} pixels high '
+                     f'and wide for the convolutions; they are {list(shape)}.')
+  if config.frame_stack > 1 and (len(shape) != 3 or
+                                 shape[-1] != config.frame_stack):
+    raise ValueError(
+        f'frame_stack is {config.frame_stack}, so observations must be '
+        f'[height, width, {config.frame_stack}]; they are of shape '
+        f'{list(shape)}. Set frame_stack to 1 to store them as they are.')
+  encoder = Encoder(shape, config.conv_channels, config.latent_size)
+  target_channels = 1 if config.frame_stack > 1 else shape[-1]
+  decoder = Decoder(shape, target_channels) if config.autoencoder else None
+  return ImpalaPPONetworks(
+      observation_spec=environment_spec.observations,
+      actor_critic=ActorCritic(encoder, actions.num_values),
+      decoder=decoder)

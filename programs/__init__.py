@@ -1,0 +1,1 @@
+"""Launchpad programs: they wire the agents' parts, and compute nothing."""

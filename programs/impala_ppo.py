@@ -1,0 +1,215 @@
+"""The program graph of the PPO-IMPALA agent.
+
+    actor (n) --trajectories--> replay (shards) --batches--> learner
+    actor, evaluator <--weights-- learner
+    actor, learner --counts, returns, metrics--> counter
+"""
+
+import dataclasses
+import functools
+import os
+import threading
+from typing import Callable, Optional, Sequence
+
+from acme import specs
+import launchpad as lp
+import reverb
+import tensorflow as tf
+
+from agents import environment_loop
+from agents import environments
+from agents import evaluation
+from agents import learner_worker
+from agents import progress as progress_lib
+from agents.impala_ppo import builder as builder_lib
+
+# Makes `num_envs` environments from a seed.
+EnvironmentFactory = Callable[[int, int], environments.VectorEnvironment]
+
+_EVALUATION_ENVS = 4
+_EVALUATOR_NICENESS = 10
+# Each process that draws random numbers has a seed of its own, spaced so that
+# no two runs with neighbouring seeds share any.
+_SEEDS_PER_RUN = 100_000
+
+
+@dataclasses.dataclass
+class RunConfig:
+  """How the agent is run; the agent's own settings are in its config.
+
+  Attributes:
+    run_dir: where everything that the run leaves behind goes.
+    seed: seeds environments, networks and actors.
+    num_actors: actor processes.
+    envs_per_actor: environments that each actor steps at once.
+    num_replay_shards: Reverb servers; actors are spread over them.
+    replay_port: port of the first shard, the others follow; 0 picks free ones.
+    max_timesteps: when the run ends.
+    target_return: ends the run early, once the mean return of the last 100
+      training episodes reaches it.
+    evaluation_interval: timesteps between greedy evaluations; 0 for none.
+    evaluation_episodes: episodes in each of them.
+    checkpoint_minutes: time between checkpoints.
+    progress_seconds: time between rows of `progress.csv`.
+  """
+  run_dir: str
+  seed: int = 0
+  num_actors: int = 2
+  envs_per_actor: int = 32
+  num_replay_shards: int = 1
+  replay_port: int = 0
+  max_timesteps: int = 3_000_000
+  target_return: Optional[float] = None
+  evaluation_interval: int = 500_000
+  evaluation_episodes: int = 8
+  checkpoint_minutes: float = 2.
+  progress_seconds: float = 5.
+
+  def __post_init__(self):
+    for name in ('num_actors', 'envs_per_actor', 'num_replay_shards',
+                 'max_timesteps', 'evaluation_episodes', 'checkpoint_minutes',
+                 'progress_seconds'):
+      value = getattr(self, name)
+      if not value > 0:
+        raise ValueError(f'{name} must be positive, not {value}.')
+    for name in ('seed', 'replay_port', 'evaluation_interval'):
+      value = getattr(self, name)
+      if value < 0:
+        raise ValueError(f'{name} must not be negative, not {value}.')
+    if self.replay_port + self.num_replay_shards > 65536:
+      raise ValueError(f'replay_port must be below 65536, not {self.replay_port}.')
+    if self.num_replay_shards > self.num_actors:
+      raise ValueError(
+          f'num_replay_shards ({self.num_replay_shards}) must not exceed '
+          f'num_actors ({self.num_actors}): each shard needs an actor to fill '
+          'it.')
+
+
+class _FixedPort(lp.AbstractAddressBuilder):
+
+  def __init__(self, port: int):
+    self._port = port
+
+  def build(self) -> str:
+    return f'localhost:{self._port}'
+
+
+class _ReplayNode(lp.ReverbNode):
+  """A Reverb node whose port can be chosen."""
+
+  def __init__(self, make_tables: Callable[[], Sequence[reverb.Table]],
+               port: int):
+    super().__init__(make_tables)
+    self._port = port
+
+  def bind_addresses(self, **kwargs):
+    if self._port:
+      self.reverb_address.bind(_FixedPort(self._port))
+    else:
+      super().bind_addresses(**kwargs)
+
+
+def make_program(
+    builder: builder_lib.ImpalaPPOBuilder,
+    environment_factory: EnvironmentFactory,
+    environment_spec: specs.EnvironmentSpec,
+    config: RunConfig,
+    verbose: bool = False,
+) -> lp.Program:
+  """Wires the program; launch it with any of Launchpad's launchers.
+
+  Args:
+    builder: makes the agent's parts.
+    environment_factory: called with a number of environments and a seed.
+    environment_spec: of one environment.
+    config: how to run.
+    verbose: whether the counter prints its rows.
+
+  Returns:
+    A program of the groups replay, counter, learner, actor and evaluator.
+  """
+  program = lp.Program('impala_ppo')
+
+  with program.group('replay'):
+    shards = [
+        program.add_node(_ReplayNode(
+            functools.partial(builder.make_replay_tables, environment_spec),
+            config.replay_port and config.replay_port + i))
+        for i in range(config.num_replay_shards)]
+
+  with program.group('counter'):
+    counter = program.add_node(lp.CourierNode(_counter, config, verbose))
+
+  with program.group('learner'):
+    learner = program.add_node(lp.CourierNode(
+        _learner, builder, environment_spec, config, shards, counter))
+
+  with program.group('actor'):
+    for i in range(config.num_actors):
+      program.add_node(lp.PyNode(
+          _act, builder, environment_factory, environment_spec, config, i,
+          shards[i % len(shards)], learner, counter))
+
+  with program.group('evaluator'):
+    if config.evaluation_interval:
+      program.add_node(lp.PyNode(
+          _evaluate, builder, environment_factory, environment_spec, config,
+          learner, counter))
+
+  return program
+
+
+def _counter(config: RunConfig, verbose: bool) -> progress_lib.RunProgress:
+  return progress_lib.RunProgress(
+      config.run_dir, config.max_timesteps, config.target_return,
+      config.progress_seconds, lp.stop, lp.stop_event(), verbose)
+
+
+def _learner(builder, environment_spec, config: RunConfig, shards,
+             counter) -> learner_worker.LearnerWorker:
+  learner = builder.make_learner(
+      config.seed, builder.make_networks(environment_spec),
+      builder.make_dataset_iterator(shards), shards)
+  return learner_worker.LearnerWorker(
+      learner, counter, config.run_dir, config.checkpoint_minutes,
+      lp.stop_event())
+
+
+def _act(builder, environment_factory, environment_spec, config: RunConfig,
+         index: int, shard, learner, counter):
+  _use_one_core()
+  seed = config.seed * _SEEDS_PER_RUN + 1 + index
+  policy = builder.make_policy(builder.make_networks(environment_spec),
+                               environment_spec)
+  actor = builder.make_actor(seed, policy, builder.make_adder(shard), learner)
+  environment = environment_factory(config.envs_per_actor, seed)
+  environment_loop.VectorEnvironmentLoop(
+      environment, actor, counter, lp.stop_event()).run()
+
+
+def _evaluate(builder, environment_factory, environment_spec,
+              config: RunConfig, learner, counter):
+  if _use_one_core():
+    os.nice(_EVALUATOR_NICENESS)
+  seed = config.seed * _SEEDS_PER_RUN
+  policy = builder.make_policy(builder.make_networks(environment_spec),
+                               environment_spec, evaluation=True)
+  evaluation.EvaluatorWorker(
+      functools.partial(environment_factory, _EVALUATION_ENVS, seed),
+      builder.make_actor(seed, policy, variable_source=learner), counter,
+      config.run_dir, config.evaluation_episodes, config.evaluation_interval,
+      lp.stop_event()).run()
+
+
+def _use_one_core() -> bool:
+  """Keeps an acting process off the learner's GPUs and cores.
+
+  Returns:
+    Whether it could: under the threaded launchers all nodes are one process.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    return False
+  tf.config.set_visible_devices([], 'GPU')
+  tf.config.threading.set_intra_op_parallelism_threads(1)
+  tf.config.threading.set_inter_op_parallelism_threads(1)
+  return True
