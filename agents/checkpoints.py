@@ -27,7 +27,7 @@ def latest(run_dir: str) -> Optional[str]:
       for name in reader.get_variable_to_shape_map():
         reader.get_tensor(name)
       return path
-    except (tf.errors.OpError, ValueError, RuntimeError):
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
       continue
   return None
 
@@ -45,7 +45,7 @@ def discard_broken(run_dir: str) -> Optional[str]:
   state = tf.train.get_checkpoint_state(directory(run_dir))
   if path is not None and state.model_checkpoint_path != path:
     paths = list(state.all_model_checkpoint_paths)
-    tf.train.update_checkpoint_state(
+    tf.compat.v1.train.update_checkpoint_state(
         directory(run_dir), path, paths[:paths.index(path) + 1])
   return path
 

@@ -4,6 +4,7 @@ Both are presented as one `dm_env`-like environment whose `TimeStep` fields
 carry a leading axis of environments.
 """
 
+import dataclasses
 import difflib
 import importlib
 import re
@@ -116,6 +117,48 @@ class VectorEnvironment(dm_env.Environment):
     self._env.close()
 
 
+class SingleEnvironment(dm_env.Environment):
+  """A vector environment of one as a plain dm_env environment."""
+
+  def __init__(self, environment: VectorEnvironment):
+    if environment.num_envs != 1:
+      raise ValueError(f'one environment is needed, not {environment.num_envs}.')
+    self._environment = environment
+    self._is_last = False
+
+  def reset(self) -> dm_env.TimeStep:
+    # After an episode's end, the next step of a vector environment resets it.
+    timestep = self._first_of(
+        self._environment.step(np.zeros(1, np.int32)) if self._is_last
+        else self._environment.reset())
+    return dm_env.restart(timestep.observation)
+
+  def step(self, action: int) -> dm_env.TimeStep:
+    if self._is_last:
+      return self.reset()
+    return self._first_of(self._environment.step(np.array([action], np.int32)))
+
+  def _first_of(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
+    timestep = dm_env.TimeStep(*(field[0] for field in timestep))
+    self._is_last = bool(timestep.last())
+    return timestep
+
+  def observation_spec(self) -> specs.Array:
+    return self._environment.observation_spec()
+
+  def action_spec(self) -> specs.DiscreteArray:
+    return self._environment.action_spec()
+
+  def reward_spec(self) -> specs.Array:
+    return self._environment.reward_spec()
+
+  def discount_spec(self) -> specs.BoundedArray:
+    return self._environment.discount_spec()
+
+  def close(self):
+    self._environment.close()
+
+
 def atari_rom(game: str) -> Optional[str]:
   """Returns the ROM of an ALE game name or Gymnasium id, or None.
 
@@ -216,6 +259,26 @@ def make_environment(
   return VectorEnvironment(env, seed, frames_first=False)
 
 
-def frame_stack(game: str) -> int:
-  """Returns how many trailing channels of the game's observations are frames."""
-  return ATARI_FRAME_STACK if atari_rom(game) is not None else 1
+@dataclasses.dataclass
+class EnvironmentConfig:
+  """Which environments to make; a factory that can be sent to a process.
+
+  Attributes:
+    game: an ALE game name, or a Gymnasium id with discrete actions.
+    frame_size: height and width of an Atari frame, in pixels.
+    repeat_action_probability: stickiness of Atari actions.
+  """
+  game: str = 'pong'
+  frame_size: int = 42
+  repeat_action_probability: float = 0.0
+
+  def make(self, num_envs: int, seed: int) -> VectorEnvironment:
+    """Calls `make_environment` with these settings."""
+    return make_environment(
+        self.game, num_envs, seed, frame_size=self.frame_size,
+        repeat_action_probability=self.repeat_action_probability)
+
+  @property
+  def frame_stack(self) -> int:
+    """How many trailing channels of the game's observations are frames."""
+    return ATARI_FRAME_STACK if atari_rom(self.game) is not None else 1

@@ -1,5 +1,6 @@
 """The adder: writes an actor's experience to Reverb as trajectories."""
 
+import math
 from typing import Optional
 
 from acme import adders
@@ -92,8 +93,12 @@ class ImpalaPPOAdder(adders.Adder):
     self._last_extras = extras
 
   def reset(self):
-    """Drops what does not yet make a trajectory, and starts afresh."""
+    """Drops what does not yet make a trajectory, and starts afresh.
+
+    Waits until the server has accepted every trajectory so far.
+    """
     if self._writer is not None:
+      self._flush(0)
       self._writer.close()
     self._writer = None
     self._timestep = None
@@ -105,12 +110,16 @@ class ImpalaPPOAdder(adders.Adder):
     # History that an item may refer to, and some slack.
     keep = length + self._frame_stack + 1
     self._writer = self._client.trajectory_writer(num_keep_alive_refs=keep)
+    # Chunks that items begin and end on: nothing is sent or kept twice, and an
+    # item is complete, and on its way, the moment that it is made.
+    frames_in_chunk = math.gcd(length, self._frame_stack)
+    for column in replay.OBSERVATION_COLUMNS:
+      self._writer.configure((column,), num_keep_alive_refs=keep,
+                             max_chunk_length=frames_in_chunk)
+    for column in replay.STEP_COLUMNS:
+      self._writer.configure((column,), num_keep_alive_refs=keep,
+                             max_chunk_length=length)
     if self._frame_stack > 1:
-      # Chunks of `frame_stack` frames: where that divides the trajectory,
-      # items begin and end on chunks and nothing is sent or kept twice.
-      for column in ('frame', 'is_first'):
-        self._writer.configure((column,), num_keep_alive_refs=keep,
-                               max_chunk_length=self._frame_stack)
       blank = {'frame': np.zeros_like(self._frame(timestep)),
                'is_first': np.zeros(len(timestep.step_type), bool)}
       for _ in range(self._frame_stack - 1):
@@ -147,14 +156,18 @@ class ImpalaPPOAdder(adders.Adder):
     observations = slice(-(length + self._frame_stack), None)
     steps = slice(-(length + 1), -1)
     trajectory = {
-        name: column[observations if name in ('frame', 'is_first') else steps]
+        name: column[
+            observations if name in replay.OBSERVATION_COLUMNS else steps]
         for name, column in history.items()
     }
     for table in self._tables:
       self._writer.create_item(table, priority=1.0, trajectory=trajectory)
+    self._flush(self._max_in_flight_items)
+
+  def _flush(self, max_in_flight_items: int):
     while True:
       try:
-        self._writer.flush(self._max_in_flight_items, _FLUSH_TIMEOUT_MS)
+        self._writer.flush(max_in_flight_items, _FLUSH_TIMEOUT_MS)
         return
       except reverb.errors.DeadlineExceededError:
         continue  # Held up by a rate limiter: a normal state.

@@ -27,6 +27,9 @@ class ImpalaPPOConfig:
     autoencoder: whether the latent is also trained to reconstruct the newest
       frame.
     reconstruction_cost: weight of the reconstruction loss.
+    reconstruction_period: every how many timesteps of a trajectory one is
+      reconstructed; neighbouring frames differ little, and the decoder costs
+      as much as the encoder.
     conv_channels: output channels of the convolutions over pixels.
     latent_size: width of the latent that the policy and value heads read.
     frame_stack: how many trailing channels of a pixel observation are
@@ -69,6 +72,7 @@ class ImpalaPPOConfig:
   # Networks.
   autoencoder: bool = True
   reconstruction_cost: float = 1.0
+  reconstruction_period: int = 4
   conv_channels: Tuple[int, ...] = (16, 32)
   latent_size: int = 256
   frame_stack: int = 1
@@ -95,7 +99,7 @@ class ImpalaPPOConfig:
   def __post_init__(self):
     self.conv_channels = tuple(self.conv_channels)
     for name in ('latent_size', 'frame_stack', 'sequence_length', 'batch_size',
-                 'replay_capacity', 'min_replay_size', 'queue_capacity',
+                 'reconstruction_period', 'replay_capacity', 'min_replay_size', 'queue_capacity',
                  'learning_rate_decay_timesteps', 'variable_update_period',
                  'prefetch_size', 'num_fetch_workers'):
       value = getattr(self, name)

@@ -104,8 +104,9 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
 
   def _publish(self):
     """Copies the weights for `get_variables`, so that serving them is free."""
-    self._published = [v.numpy() for v in self._actor_critic.variables]
-    self._published.append(self._num_steps.numpy())
+    # One assignment, since other threads read it.
+    self._published = [
+        v.numpy() for v in (*self._actor_critic.variables, self._num_steps)]
 
   def get_variables(self, names: Sequence[str]) -> List[List[np.ndarray]]:
     """Returns the weights of the latest step and its number."""
@@ -247,7 +248,9 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
       loss = (policy_loss + config.baseline_cost * value_loss -
               config.entropy_cost * entropy)
       if self._decoder is not None:
-        reconstruction_loss = self._reconstruction_loss(latent, observation)
+        reconstruction_loss = self._reconstruction_loss(
+            tf.reshape(latent, [*tf.unstack(batch_shape), latent.shape[-1]]),
+            batch.observation)
         loss += config.reconstruction_cost * reconstruction_loss
       else:
         reconstruction_loss = tf.constant(0.)
@@ -290,15 +293,23 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
 
   def _reconstruction_loss(self, latent: tf.Tensor,
                            observation: tf.Tensor) -> tf.Tensor:
-    """This replica's share of the mean reconstruction loss, []."""
-    reconstruction = self._decoder(latent)
-    target = tf.cast(observation, tf.float32)
+    """This replica's share of the mean reconstruction loss, [].
+
+    Args:
+      latent: [B, T + 1, latent_size].
+      observation: [B, T + 1, ...].
+    """
+    def pick(x):
+      picked = x[:, ::self._config.reconstruction_period]
+      return tf.reshape(picked, [-1, *x.shape[2:]])
+
+    reconstruction = self._decoder(pick(latent))
+    target = tf.cast(pick(observation), tf.float32)
     weight = tf.ones([])
-    if len(observation.shape) == 4:
+    if len(target.shape) == 4:
       target /= 255.
       if self._config.frame_stack > 1:
-        weight = losses.motion(target)
-        target = target[..., -1:]
+        target, weight = losses.newest_frame_and_motion(target)
     loss = losses.reconstruction_loss(reconstruction, target, weight)
     replicas = self._strategy.num_replicas_in_sync
     return tf.reduce_mean(loss) / replicas

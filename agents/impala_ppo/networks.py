@@ -173,6 +173,14 @@ def make_networks(
   if len(shape) == 3 and min(shape[:2]) < _SMALLEST_IMAGE:
     raise ValueError(f'images must be at least {_SMALLEST_IMAGE} pixels high '
                      f'and wide for the convolutions; they are {list(shape)}.')
+  if len(shape) == 3:
+    size = min(shape[:2])
+    for kernel, stride in _convolutions(size, len(config.conv_channels)):
+      size = (size - kernel) // stride + 1
+    if size < 1:
+      raise ValueError(
+          f'conv_channels {config.conv_channels} are more convolutions than '
+          f'images of {list(shape)} leave pixels for.')
   if config.frame_stack > 1 and (len(shape) != 3 or
                                  shape[-1] != config.frame_stack):
     raise ValueError(

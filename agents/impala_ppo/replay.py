@@ -16,6 +16,10 @@ from agents.impala_ppo import config as config_lib
 QUEUE_TABLE = 'queue'
 REPLAY_TABLE = 'replay'
 
+OBSERVATION_COLUMNS = ('frame', 'is_first')
+STEP_COLUMNS = ('action', 'reward', 'discount', 'mask', 'behaviour_logits',
+                'policy_version')
+
 
 class Trajectories(NamedTuple):
   """A learner batch; B trajectories of T timesteps, the online ones first.

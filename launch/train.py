@@ -1,0 +1,135 @@
+"""Trains the agent: `python -m launch.train --game pong`."""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import Any, Dict, List, Optional
+
+from acme import specs
+import launchpad as lp
+
+from agents import checkpoints
+from agents.impala_ppo import builder as builder_lib
+from launch import settings as settings_lib
+from programs import impala_ppo
+
+_LAUNCH_TYPES = ('local_mp', 'local_mt')
+
+
+def _parse(argv: List[str]) -> Dict[str, Any]:
+  parser = settings_lib.Parser(prog='python -m launch.train', description=__doc__,
+                               allow_abbrev=False)
+  parser.add_argument(
+      '--lp_launch_type', choices=_LAUNCH_TYPES, default='local_mp',
+      help='one process for each node, or one thread. Default: local_mp.')
+  parser.add_argument(
+      '--resume', action='store_true',
+      help='go on from the newest checkpoint in --run_dir, with its settings; '
+      'flags that are given override them.')
+  settings_lib.add_flags(parser)
+  return vars(parser.parse_args(argv))
+
+
+def _prepare(flags: Dict[str, Any]) -> settings_lib.Settings:
+  """Settles the settings and the run directory; raises ValueError in one line."""
+  settings = settings_lib.from_flags(flags)
+  run_dir = settings.run.run_dir
+  if flags['resume']:
+    settings = settings_lib.from_flags(flags, settings_lib.load(run_dir))
+  elif os.path.isdir(run_dir) and os.listdir(run_dir):
+    raise ValueError(
+        f'{run_dir} holds another run; go on with it by --resume, or give '
+        'another --run_dir.')
+  _check_ports(settings.run)
+  return settings
+
+
+def _check_ports(run: impala_ppo.RunConfig):
+  if not run.replay_port:
+    return
+  for port in range(run.replay_port, run.replay_port + run.num_replay_shards):
+    with contextlib.closing(socket.socket()) as probe:
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      try:
+        probe.bind(('', port))
+      except OSError as e:
+        raise ValueError(f'replay port {port} cannot be used '
+                         f'({e.strerror.lower()}); give another '
+                         '--replay_port.') from None
+
+
+def _check_checkpoint(settings: settings_lib.Settings,
+                      builder: builder_lib.ImpalaPPOBuilder,
+                      environment_spec: specs.EnvironmentSpec):
+  run_dir = settings.run.run_dir
+  path = checkpoints.discard_broken(run_dir)
+  if path is None:
+    raise ValueError(f'{run_dir} holds no whole checkpoint to resume from; '
+                     'start anew in another --run_dir.')
+  networks = builder.make_networks(environment_spec)
+  networks.create_variables()
+  checkpoints.check_matches(path, networks.actor_critic.variables,
+                            'actor_critic')
+  if networks.decoder is not None:
+    checkpoints.check_matches(path, networks.decoder.variables, 'decoder')
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+  """Trains until done or told to stop; returns the exit code."""
+  flags = _parse(sys.argv[1:] if argv is None else argv)
+  try:
+    settings = _prepare(flags)
+    # Tells what an environment looks like, and whether there is such a game.
+    environment = settings.environment.make(1, settings.run.seed)
+    environment_spec = specs.make_environment_spec(environment)
+    environment.close()
+    builder = builder_lib.ImpalaPPOBuilder(settings.agent)
+    builder.make_networks(environment_spec)
+    if flags['resume']:
+      _check_checkpoint(settings, builder, environment_spec)
+    os.makedirs(settings.run.run_dir, exist_ok=True)
+    settings_lib.save(settings)
+  except (ValueError, OSError) as e:
+    settings_lib.fail(str(e))
+
+  program = impala_ppo.make_program(
+      builder, settings.environment.make, environment_spec, settings.run,
+      verbose=True)
+  return _launch(program, flags['lp_launch_type'])
+
+
+def _launch(program: lp.Program, launch_type: str) -> int:
+  """Runs a program to its end; returns the exit code.
+
+  Once any node ends, so does the program: unless it was told to, the node has
+  failed, and the others would wait for it forever.
+  """
+  # Launchpad parses the command line for its own flags; ours are none of them.
+  lp.flags.FLAGS(sys.argv[:1])
+  # Nodes import this package from wherever it was imported here.
+  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  os.environ['PYTHONPATH'] = os.pathsep.join(
+      filter(None, [root, os.environ.get('PYTHONPATH')]))
+  quiet = {label: lp.PythonProcess(args={'verbosity': -1})
+           for label in program.groups}
+  manager = lp.launch(program, launch_type, local_resources=quiet,
+                      terminal='current_terminal')
+  try:
+    manager.wait(return_on_first_completed=True)
+    failed = not manager.stop_event().is_set()
+  except Exception as e:  # pylint: disable=broad-except
+    print(f'train: error: a node failed: {e}', file=sys.stderr)
+    failed = True
+  if failed:
+    print('train: error: a node failed, as printed above; stopping the others.',
+          file=sys.stderr)
+    signal.raise_signal(signal.SIGTERM)
+  manager.wait(raise_error=False)
+  return int(failed)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

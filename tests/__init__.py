@@ -1,0 +1,1 @@
+"""Tests; a package, so that processes can import its environments."""

@@ -1,0 +1,296 @@
+"""The losses, against closed forms and slow references."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import trfl
+
+from agents.impala_ppo import losses
+
+T, B, A = 7, 5, 4
+
+
+def slow_vtrace(log_rhos, discounts, rewards, values, bootstrap_value, mask):
+  """Eq. 1 of the IMPALA paper as it is written, a sum over t for every s."""
+  rho = np.minimum(1., np.exp(log_rhos)) * mask
+  c = np.minimum(1., np.exp(log_rhos)) * mask
+  next_values = np.concatenate([values[1:], bootstrap_value[None]])
+  delta = rho * (rewards + discounts * next_values - values)
+  num_steps, batch_size = rewards.shape
+  v = np.array(values)
+  for b in range(batch_size):
+    for s in range(num_steps):
+      for t in range(s, num_steps):
+        weight = 1.
+        for i in range(s, t):
+          weight *= discounts[i, b] * c[i, b]
+        v[s, b] += weight * delta[t, b]
+  next_v = np.concatenate([v[1:], bootstrap_value[None]])
+  advantages = rewards + discounts * next_v - values
+  return v, advantages, rho * advantages
+
+
+def random_batch(seed=0):
+  rng = np.random.default_rng(seed)
+  # Near 1 the differences of long products show; 0 is a terminal step.
+  discounts = rng.uniform(0.9, 1., (T, B)) * (rng.random((T, B)) > 0.2)
+  batch = dict(
+      log_rhos=rng.normal(0., 1., (T, B)), discounts=discounts,
+      rewards=rng.normal(0., 1., (T, B)), values=rng.normal(0., 1., (T, B)),
+      bootstrap_value=rng.normal(0., 1., B),
+      mask=(rng.random((T, B)) > 0.25).astype(np.float64))
+  return {name: x.astype(np.float32) for name, x in batch.items()}
+
+
+def column(*numbers):
+  return np.array(numbers, np.float32)[:, None]
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_vtrace_is_equation_1(seed):
+  batch = random_batch(seed)
+  assert 0 < batch['mask'].mean() < 1 and (batch['discounts'] == 0).any()
+  targets, advantages, pg_advantages = slow_vtrace(**batch)
+  result = losses.vtrace(**batch)
+  np.testing.assert_allclose(result.targets, targets, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+      result.pg_advantages, pg_advantages, rtol=1e-4, atol=1e-5)
+  experience = batch['mask'] > 0
+  np.testing.assert_allclose(result.advantages.numpy()[experience],
+                             advantages[experience], rtol=1e-4, atol=1e-5)
+
+
+def test_vtrace_without_resets_is_that_of_trfl():
+  batch = random_batch()
+  batch['mask'] = np.ones((T, B), np.float32)
+  result = losses.vtrace(**batch)
+  del batch['mask']
+  expected = trfl.vtrace_from_importance_weights(**batch)
+  np.testing.assert_array_equal(result.targets, expected.vs)
+  np.testing.assert_array_equal(result.pg_advantages, expected.pg_advantages)
+
+
+def test_vtrace_on_policy_is_n_step_returns():
+  batch = random_batch()
+  batch['log_rhos'] = np.zeros((T, B), np.float32)
+  batch['mask'] = np.ones((T, B), np.float32)
+  returns, after = [], batch['bootstrap_value']
+  for reward, discount in zip(batch['rewards'][::-1], batch['discounts'][::-1]):
+    after = reward + discount * after
+    returns.insert(0, after)
+  result = losses.vtrace(**batch)
+  np.testing.assert_allclose(result.targets, returns, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(result.advantages, returns - batch['values'],
+                             rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(result.pg_advantages, result.advantages,
+                             rtol=1e-4, atol=1e-5)
+
+
+def test_vtrace_clips_weights_from_above_only():
+  # One step, ratios 3 and 1/2: the correction is taken once and by half.
+  result = losses.vtrace(
+      log_rhos=np.log([[3., 0.5]]).astype(np.float32),
+      discounts=np.full((1, 2), 0.5, np.float32),
+      rewards=np.full((1, 2), 2., np.float32),
+      values=np.full((1, 2), 1., np.float32),
+      bootstrap_value=np.full(2, 4., np.float32),
+      mask=np.ones((1, 2), np.float32))
+  np.testing.assert_allclose(result.targets, [[4., 2.5]], rtol=1e-6)
+  # PPO's advantages leave weighing to the ratio.
+  np.testing.assert_allclose(result.advantages, [[3., 3.]], rtol=1e-6)
+  np.testing.assert_allclose(result.pg_advantages, [[3., 1.5]], rtol=1e-6)
+
+
+def test_vtrace_has_no_gradient():
+  batch = {name: tf.constant(x) for name, x in random_batch().items()}
+  with tf.GradientTape() as tape:
+    tape.watch(list(batch.values()))
+    total = tf.add_n([tf.reduce_sum(x) for x in losses.vtrace(**batch)])
+  assert all(g is None for g in tape.gradient(total, list(batch.values())))
+
+
+def test_target_of_a_reset_is_its_value():
+  batch = random_batch()
+  result = losses.vtrace(**batch)
+  reset = batch['mask'] == 0
+  np.testing.assert_array_equal(result.targets.numpy()[reset],
+                                batch['values'][reset])
+  np.testing.assert_array_equal(result.pg_advantages.numpy()[reset], 0.)
+
+
+def test_nothing_flows_back_across_a_reset():
+  reset = 3
+  batch = random_batch()
+  batch['discounts'][:] = 0.9  # No terminal step is to do the mask's work.
+  batch['mask'][:] = 1.
+  batch['mask'][reset] = 0.
+  before = losses.vtrace(**batch)
+  for name in ('log_rhos', 'rewards'):
+    batch[name][reset:] += 2.
+  batch['values'][reset + 1:] += 2.  # The reset's own is the last observation's.
+  batch['bootstrap_value'] += 2.
+  after = losses.vtrace(**batch)
+  np.testing.assert_array_equal(before.targets[:reset + 1],
+                                after.targets[:reset + 1])
+  np.testing.assert_array_equal(before.advantages[:reset],
+                                after.advantages[:reset])
+  assert np.abs(before.targets[-1] - after.targets[-1]).min() > 0.1
+
+
+def test_truncation_bootstraps_and_termination_does_not():
+  def estimate(last_discount):
+    # Two steps of an episode whose last observation is worth 5, the reset,
+    # and one step of the next episode.
+    return losses.vtrace(
+        log_rhos=column(0., 0., 0., 0.),
+        discounts=column(0.9, last_discount, 0., 0.9),
+        rewards=column(1., 2., 0., 3.),
+        values=column(1., 2., 5., 7.),
+        bootstrap_value=np.array([10.], np.float32),
+        mask=column(1., 1., 0., 1.))
+
+  truncated = estimate(0.9)
+  # 2 + 0.9 * 5 = 6.5, then 1 + 0.9 * 6.5 = 6.85; behind the reset 3 + 0.9 * 10.
+  np.testing.assert_allclose(truncated.targets, column(6.85, 6.5, 5., 12.),
+                             rtol=1e-6)
+  np.testing.assert_allclose(truncated.advantages[:2], column(5.85, 4.5),
+                             rtol=1e-6)
+  terminated = estimate(0.)
+  np.testing.assert_allclose(terminated.targets, column(2.8, 2., 5., 12.),
+                             rtol=1e-6)
+  np.testing.assert_allclose(terminated.advantages[:2], column(1.8, 0.),
+                             rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('ratio, advantage, loss, gradient', [
+    # Within the trust region: the policy gradient, weighed by the ratio.
+    (1.1, 2., -2.2, -2.2),
+    (0.9, -2., 1.8, 1.8),
+    # Outside, where going on would improve: no more gradient.
+    (1.5, 2., -2.4, 0.),
+    (0.5, -2., 1.6, 0.),
+    # Outside, but on the wrong side: all of the way back.
+    (1.5, -2., 3., 3.),
+    (0.5, 2., -1., -1.),
+])
+def test_clipped_surrogate(ratio, advantage, loss, gradient):
+  log_rhos = tf.constant([[np.log(ratio)]], tf.float32)
+  with tf.GradientTape() as tape:
+    tape.watch(log_rhos)
+    result = losses.clipped_surrogate_loss(log_rhos, column(advantage), 0.2)
+  np.testing.assert_allclose(result, [[loss]], rtol=1e-5)
+  # With respect to the log-ratio, and so to the log-probability: descending
+  # makes an action of positive advantage more likely.
+  np.testing.assert_allclose(tape.gradient(result, log_rhos), [[gradient]],
+                             rtol=1e-5)
+
+
+def test_clip_epsilon_is_the_width_on_both_sides():
+  log_rhos = np.log([[3., 0.1]]).astype(np.float32)
+  advantages = np.array([[1., -1.]], np.float32)
+  result = losses.clipped_surrogate_loss(log_rhos, advantages, 0.5)
+  np.testing.assert_allclose(result, [[-1.5, 0.5]], rtol=1e-5)
+
+
+def test_policy_gradient():
+  rng = np.random.default_rng(0)
+  logits = tf.constant(rng.normal(size=(T, B, A)), tf.float32)
+  actions = rng.integers(0, A, (T, B)).astype(np.int32)
+  advantages = tf.constant(rng.normal(size=(T, B)), tf.float32)
+  with tf.GradientTape() as tape:
+    tape.watch([logits, advantages])
+    loss = tf.reduce_sum(losses.policy_gradient_loss(
+        losses.log_probs(logits, actions), advantages))
+  gradient, to_advantages = tape.gradient(loss, [logits, advantages])
+  chosen = np.eye(A)[actions]
+  expected = advantages.numpy()[..., None] * (tf.nn.softmax(logits) - chosen)
+  np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+  assert to_advantages is None
+
+
+def test_log_probs():
+  logits = np.log([[[0.1, 0.2, 0.7], [0.5, 0.25, 0.25]]]).astype(np.float32)
+  # Any offset makes the same policy.
+  logits += np.array([3., -80.], np.float32)[:, None]
+  actions = np.array([[2, 0]], np.int32)
+  np.testing.assert_allclose(losses.log_probs(logits, actions),
+                             np.log([[0.7, 0.5]]), rtol=1e-4)
+
+
+def test_value_loss():
+  values, targets = tf.constant([[1., 5.]]), tf.constant([[3., 4.]])
+  with tf.GradientTape() as tape:
+    tape.watch([values, targets])
+    loss = losses.value_loss(values, targets)
+  np.testing.assert_allclose(loss, [[2., 0.5]])
+  to_values, to_targets = tape.gradient(loss, [values, targets])
+  np.testing.assert_allclose(to_values, [[-2., 1.]])
+  assert to_targets is None
+
+
+def test_entropy():
+  uniform = losses.entropy(tf.fill([2, 3, A], 7.))
+  np.testing.assert_allclose(uniform, np.full((2, 3), np.log(A)), rtol=1e-6)
+  certain = losses.entropy(tf.constant([[0., 200., 0.]]))
+  np.testing.assert_allclose(certain, [0.], atol=1e-6)
+  p = np.array([0.1, 0.2, 0.7])
+  np.testing.assert_allclose(losses.entropy(np.log(p).astype(np.float32)),
+                             -np.sum(p * np.log(p)), rtol=1e-6)
+
+
+def test_raising_entropy_lowers_the_likeliest_logit():
+  logits = tf.constant([2., 0., 0.])
+  with tf.GradientTape() as tape:
+    tape.watch(logits)
+    entropy = losses.entropy(logits)
+  gradient = tape.gradient(entropy, logits).numpy()
+  # Closed form: -p_i (log p_i + H).
+  p = tf.nn.softmax(logits).numpy()
+  np.testing.assert_allclose(gradient, -p * (np.log(p) + entropy), rtol=1e-5)
+  assert gradient[0] < 0 < gradient[1]
+
+
+@pytest.mark.parametrize('num_frames', (2, 4))
+def test_newest_frame_and_motion(num_frames):
+  rng = np.random.default_rng(0)
+  frames = rng.random((3, 6, 5, num_frames)).astype(np.float32)
+  frame, motion = losses.newest_frame_and_motion(tf.constant(frames))
+  np.testing.assert_allclose(frame, frames[..., -1:], rtol=1e-6)
+  np.testing.assert_allclose(
+      motion, np.abs(frames[..., -1:] - frames[..., -2:-1]), atol=1e-6)
+
+
+def test_lost_ball_costs_far_more_than_in_the_plain_mean():
+  # A ball of 8 pixels moved by its length; a still wall is the background.
+  frames = np.zeros((1, 84, 84, 2), np.float32)
+  frames[:, :10] = 0.5
+  frames[:, 40:44, 30:32, 0] = 1.
+  frames[:, 40:44, 32:34, 1] = 1.
+  target, motion = losses.newest_frame_and_motion(tf.constant(frames))
+  lost = frames[..., 1:].copy()
+  lost[:, 40:44, 32:34] = 0.
+  plain = np.mean(np.square(lost - target))
+  np.testing.assert_allclose(plain, 8 / 84**2, rtol=1e-5)
+  loss = losses.reconstruction_loss(tf.constant(lost), target, motion)
+  # Of the 16 moving pixels, half are wrong by one.
+  np.testing.assert_allclose(loss, [0.5 * (8 / 84**2 + 8 / 16)], rtol=1e-5)
+  assert loss[0] > 200 * plain
+  # As wrong somewhere still, it costs no more than under the plain mean.
+  elsewhere = frames[..., 1:].copy()
+  elsewhere[:, 70:74, 32:34] = 1.
+  loss = losses.reconstruction_loss(tf.constant(elsewhere), target, motion)
+  np.testing.assert_allclose(loss, [0.5 * plain], rtol=1e-5)
+
+
+@pytest.mark.parametrize('weight', (tf.ones([]), tf.fill([3, 4, 4, 1], 7.)))
+def test_reconstruction_loss_of_even_weight_is_the_plain_mean(weight):
+  rng = np.random.default_rng(0)
+  a, b = rng.random((2, 3, 4, 4, 1)).astype(np.float32)
+  np.testing.assert_allclose(losses.reconstruction_loss(a, b, weight),
+                             np.mean(np.square(a - b), (1, 2, 3)), rtol=1e-5)
+
+
+def test_reconstruction_loss_where_nothing_moves_is_finite():
+  a, b = np.ones((2, 6), np.float32), np.zeros((2, 6), np.float32)
+  np.testing.assert_allclose(losses.reconstruction_loss(a, b, tf.zeros([2, 6])),
+                             [0.5, 0.5])

@@ -1,0 +1,149 @@
+"""Shapes, cost and errors of the networks."""
+
+from acme import specs
+import numpy as np
+import pytest
+import sonnet as snt
+import tensorflow as tf
+
+from agents.impala_ppo import builder as builder_lib
+from agents.impala_ppo import config as config_lib
+from agents.impala_ppo import networks as networks_lib
+
+NUM_ACTIONS = 6
+
+
+def make_spec(shape, dtype=np.uint8, actions=None):
+  return specs.EnvironmentSpec(
+      observations=specs.Array(shape, dtype),
+      actions=actions or specs.DiscreteArray(NUM_ACTIONS),
+      rewards=specs.Array((), np.float32),
+      discounts=specs.BoundedArray((), np.float32, 0., 1.))
+
+
+def make(shape, dtype=np.uint8, **settings):
+  networks = networks_lib.make_networks(
+      make_spec(shape, dtype), config_lib.ImpalaPPOConfig(**settings))
+  networks.create_variables()
+  return networks
+
+
+@pytest.mark.parametrize('shape, dtype, frame_stack, decoded', [
+    ((84, 84, 4), np.uint8, 4, (84, 84, 1)),
+    ((42, 42, 4), np.uint8, 4, (42, 42, 1)),
+    ((84, 84, 4), np.uint8, 1, (84, 84, 4)),
+    ((16, 16, 1), np.uint8, 1, (16, 16, 1)),
+    ((8, 8, 3), np.uint8, 1, (8, 8, 3)),
+    ((40, 71, 3), np.uint8, 1, (40, 71, 3)),
+    ((5,), np.float32, 1, (5,)),
+])
+def test_shapes(shape, dtype, frame_stack, decoded):
+  networks = make(shape, dtype, frame_stack=frame_stack, latent_size=32)
+  observation = tf.ones([3, *shape], dtype)
+  latent = networks.actor_critic.encoder(observation)
+  assert latent.shape == (3, 32) and latent.dtype == tf.float32
+  logits, values = networks.actor_critic(observation)
+  assert logits.shape == (3, NUM_ACTIONS) and logits.dtype == tf.float32
+  assert values.shape == (3,) and values.dtype == tf.float32
+  reconstruction = networks.decoder(latent)
+  assert reconstruction.shape == (3, *decoded)
+  assert reconstruction.dtype == tf.float32
+
+
+def test_pixels_are_scaled_to_one():
+  rng = np.random.default_rng(0)
+  latent = make((42, 42, 4), frame_stack=4).actor_critic.encoder(
+      rng.integers(0, 256, (8, 42, 42, 4)).astype(np.uint8))
+  # Orthogonal layers keep the magnitude of what they are given.
+  assert 0.05 < np.sqrt(np.mean(np.square(latent))) < 5.
+
+
+def test_latent_depends_on_every_frame():
+  encoder = make((42, 42, 4), frame_stack=4).actor_critic.encoder
+  observation = np.zeros((5, 42, 42, 4), np.uint8)
+  for i in range(4):
+    observation[i, 10:20, 10:20, i] = 255
+  latent = encoder(observation).numpy()
+  assert len(np.unique(latent.round(4), axis=0)) == 5
+
+
+def test_initial_policy_is_nearly_uniform():
+  rng = np.random.default_rng(0)
+  logits, _ = make((42, 42, 4), frame_stack=4).actor_critic(
+      rng.integers(0, 256, (8, 42, 42, 4)).astype(np.uint8))
+  np.testing.assert_allclose(tf.nn.softmax(logits), 1. / NUM_ACTIONS, atol=0.02)
+
+
+def test_autoencoder_can_be_left_out():
+  networks = make((16, 16, 1), autoencoder=False)
+  assert networks.decoder is None
+
+
+def test_actors_get_no_decoder():
+  config = config_lib.ImpalaPPOConfig()
+  builder = builder_lib.ImpalaPPOBuilder(config)
+  spec = make_spec((16, 16, 1))
+  networks = builder.make_networks(spec)
+  policy = builder.make_policy(networks, spec)
+  networks.create_variables()
+  *weights, version = policy.variables
+  assert version is policy.version
+  # An actor's order has to be that in which the learner serves them.
+  assert all(a is b for a, b in zip(weights, networks.actor_critic.variables))
+  assert len(weights) == len(networks.actor_critic.variables)
+  acting = {id(v) for v in policy.variables}
+  assert not acting & {id(v) for v in networks.decoder.variables}
+
+
+@pytest.mark.parametrize('spec, settings, told', [
+    (make_spec((4,), np.float32,
+               specs.BoundedArray((2,), np.float32, -1., 1.)), {}, 'actions'),
+    (make_spec((84, 84)), {}, '[84, 84]'),
+    (make_spec((7, 84, 3)), {}, '[7, 84, 3]'),
+    (make_spec((8, 8, 1)), {'conv_channels': (8, 8, 8)}, 'conv_channels'),
+    (make_spec((84, 84, 4)), {'conv_channels': (8,) * 7}, 'conv_channels'),
+    (make_spec((84, 84, 3)), {'frame_stack': 4}, 'frame_stack'),
+    (make_spec((4,), np.float32), {'frame_stack': 4}, 'frame_stack'),
+])
+def test_misfits_are_told_in_one_line(spec, settings, told):
+  with pytest.raises(ValueError) as error:
+    networks_lib.make_networks(spec, config_lib.ImpalaPPOConfig(**settings))
+  assert told in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def count_multiply_adds(network, shape):
+  """Multiplications with a weight that one observation takes."""
+  graph = tf.function(network).get_concrete_function(
+      tf.TensorSpec([1, *shape], tf.uint8)).graph
+  total = 0
+  for op in graph.get_operations():
+    if op.type == 'Conv2D':
+      # Each output pixel takes the whole kernel once.
+      _, height, width, _ = op.outputs[0].shape
+      total += height * width * op.inputs[1].shape.num_elements()
+    elif op.type == 'MatMul':
+      total += op.inputs[1].shape.num_elements()
+  return total
+
+
+def test_acting_costs_at_most_half_of_the_nature_network():
+  shape = (84, 84, 4)
+  nature = snt.Sequential([
+      lambda x: tf.cast(x, tf.float32),
+      snt.Conv2D(32, 8, 4, padding='VALID'), tf.nn.relu,
+      snt.Conv2D(64, 4, 2, padding='VALID'), tf.nn.relu,
+      snt.Conv2D(64, 3, 1, padding='VALID'), tf.nn.relu,
+      snt.Flatten(), snt.Linear(512), tf.nn.relu,
+      snt.Linear(NUM_ACTIONS + 1)])
+  nature_multiply_adds = count_multiply_adds(nature, shape)
+  # By hand, layer by layer: output height * width * kernel * in * out.
+  assert nature_multiply_adds == (
+      20 * 20 * 8 * 8 * 4 * 32 + 9 * 9 * 4 * 4 * 32 * 64 +
+      7 * 7 * 3 * 3 * 64 * 64 + 7 * 7 * 64 * 512 + 512 * (NUM_ACTIONS + 1))
+  ours = count_multiply_adds(make(shape, frame_stack=4).actor_critic, shape)
+  # Guards the count itself: policy and value head are two products.
+  assert ours == (
+      20 * 20 * 8 * 8 * 4 * 16 + 9 * 9 * 4 * 4 * 16 * 32 +
+      9 * 9 * 32 * 256 + 256 * (NUM_ACTIONS + 1))
+  assert ours <= nature_multiply_adds / 2
