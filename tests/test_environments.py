@@ -88,8 +88,8 @@ def test_newest_frame_is_last_and_the_stack_begins_with_zeros():
   observations = play(0, num_steps=6)
   assert observations[0, ..., :-1].max() == 0
   assert observations[0, ..., -1].max() > 0
-  for before, after in zip(observations[:-1], observations[1:]):
-    np.testing.assert_array_equal(after[..., :-1], before[..., 1:])
+  np.testing.assert_array_equal(observations[1:, ..., :-1],
+                                observations[:-1, ..., 1:])
   assert observations[2, ..., 0].max() == 0
   assert observations[3, ..., 0].max() > 0
 
@@ -98,7 +98,7 @@ def test_seeds_decide_the_no_op_starts():
   observations = play(0, seed=0)
   np.testing.assert_array_equal(observations, play(0, seed=0))
   assert (observations != play(0, seed=1)).any()
-  # As do environments of one seed: at least two of the four starts differ.
+  # Environments of one seed differ, too: at least two of these four do.
   assert len(np.unique(observations[-1].reshape(4, -1), axis=0)) > 1
 
 
@@ -211,6 +211,22 @@ def test_truncation_has_discount_one(recorder):
   np.testing.assert_array_equal(
       observations[..., 1],
       [[-1, -1], [5, 7], [5, 7], [5, 7], [-1, -1], [5, 7]])
+
+
+def test_single_environment_resets_once_an_episode(recorder):
+  environment = environments.SingleEnvironment(
+      environments.make_environment(recorder, 1, 0))
+  for _ in range(2):
+    first = environment.reset()
+    assert first.first() and first.observation[0] == 0
+    for steps in (1, 2, 3):
+      timestep = environment.step(1)
+      np.testing.assert_array_equal(timestep.observation, [steps, 6])
+      assert timestep.reward == 2.5 and timestep.discount == 1
+    assert timestep.last()
+  # As of any dm_env environment, stepping on after the last step resets.
+  assert environment.step(1).first()
+  assert environment.step(1).mid()
 
 
 @pytest.mark.parametrize('game, rom', [

@@ -34,11 +34,11 @@ def random_batch(seed=0):
   rng = np.random.default_rng(seed)
   # Near 1 the differences of long products show; 0 is a terminal step.
   discounts = rng.uniform(0.9, 1., (T, B)) * (rng.random((T, B)) > 0.2)
-  batch = dict(
-      log_rhos=rng.normal(0., 1., (T, B)), discounts=discounts,
-      rewards=rng.normal(0., 1., (T, B)), values=rng.normal(0., 1., (T, B)),
-      bootstrap_value=rng.normal(0., 1., B),
-      mask=(rng.random((T, B)) > 0.25).astype(np.float64))
+  batch = {
+      'log_rhos': rng.normal(0., 1., (T, B)), 'discounts': discounts,
+      'rewards': rng.normal(0., 1., (T, B)), 'values': rng.normal(0., 1., (T, B)),
+      'bootstrap_value': rng.normal(0., 1., B),
+      'mask': (rng.random((T, B)) > 0.25).astype(np.float64)}
   return {name: x.astype(np.float32) for name, x in batch.items()}
 
 
