@@ -1,4 +1,4 @@
-"""Agents, environments and the loops that join them; nothing here knows Launchpad."""
+"""Agents, environments and the loops that join them; none of it knows Launchpad."""
 
 import os
 

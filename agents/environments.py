@@ -164,6 +164,9 @@ def atari_rom(game: str) -> Optional[str]:
 
   'pong', 'Pong', 'ALE/Pong-v5' and 'PongNoFrameskip-v4' are all 'pong'.
   """
+  registered = gymnasium.registry.get(game)
+  if registered and not str(registered.entry_point).startswith('ale_py'):
+    return None  # Blackjack-v1 is no Atari game, though blackjack is one.
   name = re.sub(r'(NoFrameskip|Deterministic)?-v\d+$', '',
                 re.sub('^ALE/', '', game))
   snake = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()

@@ -1,8 +1,8 @@
 """What has to be set before any test loads or starts TensorFlow."""
 
-import agents  # noqa: F401  Sets TensorFlow's variables; has to come first.
+import agents  # noqa: F401, I001  Sets TensorFlow's variables; has to come first.
 
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf
 
 # Two replicas can be tested without a GPU: one CPU poses as two. TensorFlow
 # takes this only before anything has used a device.

@@ -10,10 +10,11 @@ from agents.impala_ppo import losses
 T, B, A = 7, 5, 4
 
 
-def slow_vtrace(log_rhos, discounts, rewards, values, bootstrap_value, mask):
+def slow_vtrace(log_rhos, discounts, rewards, values, bootstrap_value, mask,
+                lambda_=1.):
   """Eq. 1 of the IMPALA paper as it is written, a sum over t for every s."""
   rho = np.minimum(1., np.exp(log_rhos)) * mask
-  c = np.minimum(1., np.exp(log_rhos)) * mask
+  c = lambda_ * np.minimum(1., np.exp(log_rhos)) * mask
   next_values = np.concatenate([values[1:], bootstrap_value[None]])
   delta = rho * (rewards + discounts * next_values - values)
   num_steps, batch_size = rewards.shape
@@ -26,6 +27,7 @@ def slow_vtrace(log_rhos, discounts, rewards, values, bootstrap_value, mask):
           weight *= discounts[i, b] * c[i, b]
         v[s, b] += weight * delta[t, b]
   next_v = np.concatenate([v[1:], bootstrap_value[None]])
+  next_v = lambda_ * next_v + (1. - lambda_) * next_values
   advantages = rewards + discounts * next_v - values
   return v, advantages, rho * advantages
 
@@ -46,12 +48,13 @@ def column(*numbers):
   return np.array(numbers, np.float32)[:, None]
 
 
+@pytest.mark.parametrize('lambda_', (1., 0.95, 0.4))
 @pytest.mark.parametrize('seed', range(3))
-def test_vtrace_is_equation_1(seed):
+def test_vtrace_is_equation_1(seed, lambda_):
   batch = random_batch(seed)
   assert 0 < batch['mask'].mean() < 1 and (batch['discounts'] == 0).any()
-  targets, advantages, pg_advantages = slow_vtrace(**batch)
-  result = losses.vtrace(**batch)
+  targets, advantages, pg_advantages = slow_vtrace(**batch, lambda_=lambda_)
+  result = losses.vtrace(**batch, lambda_=lambda_)
   np.testing.assert_allclose(result.targets, targets, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(
       result.pg_advantages, pg_advantages, rtol=1e-4, atol=1e-5)
@@ -66,8 +69,9 @@ def test_vtrace_without_resets_is_that_of_trfl():
   result = losses.vtrace(**batch)
   del batch['mask']
   expected = trfl.vtrace_from_importance_weights(**batch)
-  np.testing.assert_array_equal(result.targets, expected.vs)
-  np.testing.assert_array_equal(result.pg_advantages, expected.pg_advantages)
+  np.testing.assert_allclose(result.targets, expected.vs, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(result.pg_advantages, expected.pg_advantages,
+                             rtol=1e-4, atol=1e-5)
 
 
 def test_vtrace_on_policy_is_n_step_returns():
@@ -83,6 +87,23 @@ def test_vtrace_on_policy_is_n_step_returns():
   np.testing.assert_allclose(result.advantages, returns - batch['values'],
                              rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(result.pg_advantages, result.advantages,
+                             rtol=1e-4, atol=1e-5)
+
+
+def test_vtrace_on_policy_is_generalised_advantage_estimation():
+  batch = random_batch()
+  batch['log_rhos'] = np.zeros((T, B), np.float32)
+  batch['mask'] = np.ones((T, B), np.float32)
+  next_values = np.concatenate([batch['values'][1:],
+                                batch['bootstrap_value'][None]])
+  deltas = batch['rewards'] + batch['discounts'] * next_values - batch['values']
+  expected, after = [], 0.
+  for delta, discount in zip(deltas[::-1], batch['discounts'][::-1]):
+    after = delta + 0.8 * discount * after
+    expected.insert(0, after)
+  result = losses.vtrace(**batch, lambda_=0.8)
+  np.testing.assert_allclose(result.advantages, expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(result.targets - batch['values'], expected,
                              rtol=1e-4, atol=1e-5)
 
 

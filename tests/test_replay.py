@@ -180,24 +180,26 @@ def test_rate_limiter_holds_actors_to_the_ratio():
   assert limiter.samples_per_insert == 1.
   server = reverb.Server([table])
   client = reverb.Client(f'localhost:{server.port}')
-  item = [np.zeros(spec.shape.as_list()[:1] + [1] + spec.shape.as_list()[2:]
-                   if spec.shape.rank > 1 else spec.shape.as_list(),
-                   spec.dtype.as_numpy_dtype)
-          for _, spec in sorted(replay.signature(make_spec(), config).items())]
+  signature = replay.signature(make_spec(), config)
+  item = {name: np.zeros([size or 1 for size in spec.shape],
+                         spec.dtype.as_numpy_dtype)
+          for name, spec in signature.items()}
+  # The limiter's error is inserts x ratio - samples.
   allowed = int(limiter.max_diff)
   with client.trajectory_writer(1) as writer:
-    for _ in range(allowed):
+    def insert():
       writer.append(item)
-      writer.create_item(replay.REPLAY_TABLE, 1., [
-          column[-1] for column in writer.history])
-    writer.flush()
-    writer.append(item)
-    writer.create_item(replay.REPLAY_TABLE, 1., [
-        column[-1] for column in writer.history])
+      writer.create_item(replay.REPLAY_TABLE, 1., {
+          name: column[-1] for name, column in writer.history.items()})
+
+    for _ in range(allowed):
+      insert()
+      writer.flush(timeout_ms=5000)
+    insert()
     with pytest.raises(reverb.errors.DeadlineExceededError):
       writer.flush(timeout_ms=300)
     # One sample makes room for one insert.
-    list(client.sample(replay.REPLAY_TABLE, 1))
+    next(iter(client.sample(replay.REPLAY_TABLE, 1)))
     writer.flush(timeout_ms=5000)
   server.stop()
 

@@ -163,7 +163,7 @@ def test_foreign_config(tmp_path, text):
     *[(name, value) for value in (-0.1, float('nan')) for name in (
         'baseline_cost', 'entropy_cost', 'reconstruction_cost',
         'final_learning_rate', 'priority_exponent', 'discount')],
-    ('discount', 1.01),
+    ('discount', 1.01), ('vtrace_lambda', 0.), ('vtrace_lambda', 1.01),
     ('conv_channels', ()), ('conv_channels', (16, 0)),
     ('loss', 'dqn'), ('replay_sampler', 'lifo'),
     ('samples_per_insert', 0.5), ('samples_per_insert', 3.),

@@ -26,7 +26,9 @@ class ImpalaPPOAdder(adders.Adder):
   first has mask 0 and discount 0.
 
   Frames are written once: where observations are stacks, only the newest
-  channel is stored, and an item reaches back to the frames before it.
+  channel is stored, and an item reaches back to the frames before it. All
+  columns of an item have the same length, so that plain Reverb clients can
+  sample them, step by step.
   """
 
   def __init__(self, client: reverb.Client, sequence_length: int,
@@ -106,24 +108,23 @@ class ImpalaPPOAdder(adders.Adder):
     self._steps = 0
 
   def _start(self, timestep: dm_env.TimeStep):
-    length = self._sequence_length
-    # History that an item may refer to, and some slack.
-    keep = length + self._frame_stack + 1
-    self._writer = self._client.trajectory_writer(num_keep_alive_refs=keep)
+    self._writer = self._client.trajectory_writer(
+        num_keep_alive_refs=self._sequence_length + self._frame_stack)
+    self._timestep = timestep
+    self._steps = 0
+
+  def _blank(self, step: types.NestedArray):
+    """Writes the frames that an episode's first stack has before it."""
     # Chunks that items begin and end on: nothing is sent or kept twice, and an
     # item is complete, and on its way, the moment that it is made.
-    frames_in_chunk = math.gcd(length, self._frame_stack)
-    for column in replay.OBSERVATION_COLUMNS:
-      self._writer.configure((column,), num_keep_alive_refs=keep,
-                             max_chunk_length=frames_in_chunk)
-    for column in replay.STEP_COLUMNS:
-      self._writer.configure((column,), num_keep_alive_refs=keep,
-                             max_chunk_length=length)
-    if self._frame_stack > 1:
-      blank = {'frame': np.zeros_like(self._frame(timestep)),
-               'is_first': np.zeros(len(timestep.step_type), bool)}
-      for _ in range(self._frame_stack - 1):
-        self._writer.append(blank)
+    for column in step:
+      self._writer.configure(
+          (column,),
+          num_keep_alive_refs=self._sequence_length + self._frame_stack,
+          max_chunk_length=math.gcd(self._sequence_length, self._frame_stack))
+    blank = {name: np.zeros_like(value) for name, value in step.items()}
+    for _ in range(self._frame_stack - 1):
+      self._writer.append(blank)
 
   def _frame(self, timestep: dm_env.TimeStep) -> np.ndarray:
     if self._frame_stack > 1:
@@ -134,7 +135,7 @@ class ImpalaPPOAdder(adders.Adder):
               discount: np.ndarray, extras: types.NestedArray):
     current = self._timestep.step_type
     mask = current != dm_env.StepType.LAST
-    self._writer.append({
+    step = {
         'frame': self._frame(self._timestep),
         'is_first': current == dm_env.StepType.FIRST,
         'action': action,
@@ -143,7 +144,10 @@ class ImpalaPPOAdder(adders.Adder):
         'mask': mask,
         'behaviour_logits': extras['behaviour_logits'],
         'policy_version': np.asarray(extras['policy_version'], np.int64),
-    })
+    }
+    if self._writer.episode_steps == 0:
+      self._blank(step)
+    self._writer.append(step)
     self._steps += 1
     # The step after a trajectory carries the observation it bootstraps from.
     if self._steps == self._sequence_length + 1:
@@ -151,14 +155,9 @@ class ImpalaPPOAdder(adders.Adder):
       self._create_items()
 
   def _create_items(self):
-    history = self._writer.history
-    length = self._sequence_length
-    observations = slice(-(length + self._frame_stack), None)
-    steps = slice(-(length + 1), -1)
     trajectory = {
-        name: column[
-            observations if name in replay.OBSERVATION_COLUMNS else steps]
-        for name, column in history.items()
+        name: column[-(self._sequence_length + self._frame_stack):]
+        for name, column in self._writer.history.items()
     }
     for table in self._tables:
       self._writer.create_item(table, priority=1.0, trajectory=trajectory)

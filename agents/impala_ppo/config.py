@@ -18,6 +18,8 @@ class ImpalaPPOConfig:
     loss: 'ppo' is the clipped surrogate on V-trace advantages, 'vtrace' the
       policy gradient of IMPALA.
     discount: reward discount per timestep.
+    vtrace_lambda: scales V-trace's trace coefficients; below 1 it trades
+      variance for bias, as in TD(lambda).
     clip_epsilon: the PPO ratio is clipped to [1 - eps, 1 + eps].
     normalize_advantages: whether advantages are standardised over the batch
       ('ppo' only).
@@ -64,6 +66,7 @@ class ImpalaPPOConfig:
   # Losses.
   loss: str = 'ppo'
   discount: float = 0.99
+  vtrace_lambda: float = 0.95
   clip_epsilon: float = 0.2
   normalize_advantages: bool = True
   baseline_cost: float = 0.5
@@ -115,6 +118,9 @@ class ImpalaPPOConfig:
       value = getattr(self, name)
       if not value >= 0:
         raise ValueError(f'{name} must not be negative, not {value}.')
+    if not 0 < self.vtrace_lambda <= 1:
+      raise ValueError(
+          f'vtrace_lambda must be in (0, 1], not {self.vtrace_lambda}.')
     if not 0 <= self.discount <= 1:
       raise ValueError(f'discount must be in [0, 1], not {self.discount}.')
     if not self.conv_channels or min(self.conv_channels) < 1:

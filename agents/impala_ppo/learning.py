@@ -230,7 +230,8 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
       log_rhos = target_log_probs - losses.log_probs(behaviour_logits, actions)
       vtrace = losses.vtrace(
           tf.stop_gradient(log_rhos), discounts, rewards,
-          tf.stop_gradient(values[:-1]), tf.stop_gradient(values[-1]), mask)
+          tf.stop_gradient(values[:-1]), tf.stop_gradient(values[-1]), mask,
+          config.vtrace_lambda)
 
       if config.loss == 'ppo':
         advantages = vtrace.advantages

@@ -6,6 +6,7 @@ trained on, and over what the mean is taken, is the learner's business.
 References:
   [1] Espeholt et al., IMPALA, arXiv:1802.01561.
   [2] Schulman et al., Proximal Policy Optimization, arXiv:1707.06347.
+  [3] Schulman et al., Generalized Advantage Estimation, arXiv:1506.02438.
 """
 
 from typing import NamedTuple, Tuple
@@ -19,8 +20,9 @@ class VTrace(NamedTuple):
 
   Attributes:
     targets: v_s of [1, eq. 1], what values are regressed on.
-    advantages: r_s + discount_s v_{s+1} - V(x_s), unweighted: the surrogate's
-      own ratio weighs them.
+    advantages: r_s + discount_s (V(x_{s+1}) + lambda (v_{s+1} - V(x_{s+1})))
+      - V(x_s), unweighted, since the surrogate's own ratio weighs them. On
+      policy this is generalised advantage estimation [3, eq. 16].
     pg_advantages: the same times min(1, rho_s), for the policy gradient of
       [1, section 4.2].
   """
@@ -42,6 +44,7 @@ def vtrace(
     values: tf.Tensor,
     bootstrap_value: tf.Tensor,
     mask: tf.Tensor,
+    lambda_: float = 1.,
 ) -> VTrace:
   """V-trace targets and advantages over sequences that may cross episodes.
 
@@ -56,17 +59,25 @@ def vtrace(
     values: [T, B], V(x_s).
     bootstrap_value: [B], V(x_T).
     mask: [T, B], 1 for experience and 0 for resets.
+    lambda_: in (0, 1], scales the trace coefficients c_i [1, remark 2].
 
   Returns:
     The `VTrace` estimates; where mask is 0 the advantages mean nothing.
   """
-  log_rhos = tf.where(mask > 0, log_rhos, -float('inf'))
-  targets, pg_advantages = trfl.vtrace_from_importance_weights(
-      log_rhos=log_rhos, discounts=discounts, rewards=rewards, values=values,
-      bootstrap_value=bootstrap_value)
-  next_targets = tf.concat([targets[1:], bootstrap_value[None]], axis=0)
-  advantages = rewards + discounts * next_targets - values
-  return VTrace(targets, tf.stop_gradient(advantages), pg_advantages)
+  rhos = tf.where(mask > 0, tf.minimum(1., tf.exp(log_rhos)), 0.)
+  # TRFL has no lambda. Scaling every clipped rho by it scales both the c_i,
+  # as wanted, and the temporal differences, in which the estimate is linear.
+  scaled, _ = trfl.vtrace_from_importance_weights(
+      log_rhos=tf.math.log(lambda_ * rhos), discounts=discounts,
+      rewards=rewards, values=values, bootstrap_value=bootstrap_value)
+  corrections = (scaled - values) / lambda_
+  next_values = tf.concat([values[1:], bootstrap_value[None]], axis=0)
+  next_corrections = tf.concat(
+      [corrections[1:], tf.zeros_like(bootstrap_value)[None]], axis=0)
+  advantages = (rewards + discounts *
+                (next_values + lambda_ * next_corrections) - values)
+  return VTrace(*map(tf.stop_gradient, (
+      values + corrections, advantages, rhos * advantages)))
 
 
 def clipped_surrogate_loss(

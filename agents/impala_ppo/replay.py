@@ -2,7 +2,9 @@
 
 Each shard has two tables of the same items: `queue`, through which every
 trajectory passes once in order, and `replay`, sampled at random. An item is
-one trajectory of each of an actor's environments, [T, E, ...].
+one trajectory of each of an actor's environments, [S - 1 + T + 1, E, ...] for
+stacks of S frames: the frames before the first observation, the T timesteps,
+and the step that they bootstrap from.
 """
 
 from typing import Dict, List, NamedTuple, Sequence
@@ -15,10 +17,6 @@ from agents.impala_ppo import config as config_lib
 
 QUEUE_TABLE = 'queue'
 REPLAY_TABLE = 'replay'
-
-OBSERVATION_COLUMNS = ('frame', 'is_first')
-STEP_COLUMNS = ('action', 'reward', 'discount', 'mask', 'behaviour_logits',
-                'policy_version')
 
 
 class Trajectories(NamedTuple):
@@ -50,22 +48,22 @@ def signature(environment_spec: specs.EnvironmentSpec,
               config: config_lib.ImpalaPPOConfig) -> Dict[str, tf.TensorSpec]:
   """Returns shapes and dtypes of an item's columns; E is left open."""
   observation = environment_spec.observations
-  length = config.sequence_length
   frame_shape = observation.shape
   if config.frame_stack > 1:
     frame_shape = frame_shape[:-1]
-  frames = length + config.frame_stack
   num_actions = environment_spec.actions.num_values
+  # The frames before the first observation, the trajectory, and the step that
+  # holds the observation it bootstraps from.
+  rows = config.sequence_length + config.frame_stack
   return {
-      'frame': tf.TensorSpec([frames, None, *frame_shape], observation.dtype),
-      'is_first': tf.TensorSpec([frames, None], tf.bool),
-      'action': tf.TensorSpec([length, None], tf.int32),
-      'reward': tf.TensorSpec([length, None], tf.float32),
-      'discount': tf.TensorSpec([length, None], tf.float32),
-      'mask': tf.TensorSpec([length, None], tf.bool),
-      'behaviour_logits': tf.TensorSpec([length, None, num_actions],
-                                        tf.float32),
-      'policy_version': tf.TensorSpec([length], tf.int64),
+      'frame': tf.TensorSpec([rows, None, *frame_shape], observation.dtype),
+      'is_first': tf.TensorSpec([rows, None], tf.bool),
+      'action': tf.TensorSpec([rows, None], tf.int32),
+      'reward': tf.TensorSpec([rows, None], tf.float32),
+      'discount': tf.TensorSpec([rows, None], tf.float32),
+      'mask': tf.TensorSpec([rows, None], tf.bool),
+      'behaviour_logits': tf.TensorSpec([rows, None, num_actions], tf.float32),
+      'policy_version': tf.TensorSpec([rows], tf.int64),
   }
 
 
@@ -139,13 +137,13 @@ def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
 
     def split(sample: reverb.ReplaySample) -> Dict[str, tf.Tensor]:
       columns = dict(sample.data)
-      length = shapes['action'][0]
+      rows = shapes['action'][0]
       num_envs = tf.shape(columns['action'])[1]
       columns['policy_version'] = tf.repeat(
           columns['policy_version'][:, None], num_envs, axis=1)
       columns = {name: _swap_time_and_environments(column)
                  for name, column in columns.items()}
-      columns['policy_version'].set_shape([None, length])
+      columns['policy_version'].set_shape([None, rows])
       columns['key'] = tf.repeat(sample.info.key, num_envs)
       columns['shard'] = tf.repeat(shard, num_envs)
       return columns
@@ -201,9 +199,13 @@ def make_dataset(addresses: Sequence[str],
                for name in batches[0]}
     frames = columns.pop('frame')
     is_first = columns.pop('is_first')
+    key, shard = columns.pop('key'), columns.pop('shard')
     if config.frame_stack > 1:
       frames = stack_frames(frames, is_first, config.frame_stack)
-    return Trajectories(observation=frames, **columns)
+    steps = slice(config.frame_stack - 1, -1)
+    return Trajectories(
+        observation=frames, key=key, shard=shard,
+        **{name: column[:, steps] for name, column in columns.items()})
 
   dataset = tf.data.Dataset.zip(tuple(streams)).map(
       to_trajectories, num_parallel_calls=config.prefetch_size,
