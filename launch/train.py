@@ -1,6 +1,5 @@
 """Trains the agent: `python -m launch.train --game pong`."""
 
-import argparse
 import contextlib
 import os
 import signal

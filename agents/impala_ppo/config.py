@@ -102,9 +102,9 @@ class ImpalaPPOConfig:
   def __post_init__(self):
     self.conv_channels = tuple(self.conv_channels)
     for name in ('latent_size', 'frame_stack', 'sequence_length', 'batch_size',
-                 'reconstruction_period', 'replay_capacity', 'min_replay_size', 'queue_capacity',
-                 'learning_rate_decay_timesteps', 'variable_update_period',
-                 'prefetch_size', 'num_fetch_workers'):
+                 'reconstruction_period', 'replay_capacity', 'min_replay_size',
+                 'queue_capacity', 'learning_rate_decay_timesteps',
+                 'variable_update_period', 'prefetch_size', 'num_fetch_workers'):
       value = getattr(self, name)
       if value < 1:
         raise ValueError(f'{name} must be a positive integer, not {value}.')

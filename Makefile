@@ -1,0 +1,38 @@
+# `make train` and `make test`, in an environment of their own: .venv, with the
+# versions of requirements.lock. Flags go in ARGS:
+#   make train ARGS='--game breakout --run_dir runs/breakout_1'
+
+SHELL := /bin/bash
+ENV := .venv/.stamp
+PYTHON := .venv/bin/python
+IS_310 := -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 10))'
+
+.PHONY: train test
+
+# exec: signals go to the program itself, with no shell between.
+train: $(ENV)
+	@exec $(PYTHON) -m launch.train --game pong $(ARGS)
+
+test: $(ENV)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m pytest $(ARGS)
+
+# python3.10 may be a shim of pyenv's that fails, so each candidate is tried.
+$(ENV): pyproject.toml requirements.lock
+	@if ! { $(PYTHON) $(IS_310) && $(PYTHON) -m pip --version; } &>/dev/null; then \
+	  for python in python3.10 \
+	      "$$(pyenv prefix 2>/dev/null)/bin/python" \
+	      "$$(pyenv root 2>/dev/null)"/versions/3.10*/bin/python \
+	      "$$(uv python find --system 3.10 2>/dev/null)" ''; do \
+	    "$$python" $(IS_310) &>/dev/null && break; \
+	  done; \
+	  if [ -z "$$python" ]; then \
+	    echo 'error: no Python 3.10 found; install it, say by "pyenv install 3.10",' \
+	        '"uv python install 3.10" or "apt install python3.10-venv".' >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$python" -m venv --clear .venv; \
+	fi
+	$(PYTHON) -m pip install -r requirements.lock
+	$(PYTHON) -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
