@@ -71,3 +71,9 @@ def check_matches(path: str, variables: Iterable[tf.Variable], key: str):
         f'checkpoint {path} holds another network: its weights are of shapes '
         f'{[list(s) for s in saved]}, the settings make '
         f'{[list(s) for s in expected]}; use the settings it was trained with.')
+
+
+def learner_steps(path: str) -> int:
+  """Returns how many steps the learner had taken when it was saved."""
+  return int(tf.train.load_variable(
+      path, 'learner/num_steps/.ATTRIBUTES/VARIABLE_VALUE'))

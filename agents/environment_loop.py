@@ -47,14 +47,6 @@ class VectorEnvironmentLoop(core.Worker):
     Args:
       num_steps: steps of the vector environment to take; None for no end.
     """
-    try:
-      self._run(num_steps)
-    except Exception:  # pylint: disable=broad-except
-      # When the program stops, servers go away under a waiting actor.
-      if not self._should_stop.wait(1.):
-        raise
-
-  def _run(self, num_steps: Optional[int]):
     num_envs = self._environment.num_envs
     episode_returns = np.zeros(num_envs, np.float64)
     finished = []

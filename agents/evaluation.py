@@ -93,15 +93,10 @@ class EvaluatorWorker(core.Worker):
     timesteps = self._timesteps()
     due = timesteps - timesteps % self._interval + self._interval
     while not self._should_stop.wait(_POLL_SECONDS):
-      try:
-        timesteps = self._timesteps()
-        if timesteps < due:
-          continue
-        self._actor.update(wait=True)
-      except Exception:  # pylint: disable=broad-except
-        if self._should_stop.wait(1.):
-          return  # The program is stopping, and the servers have gone.
-        raise
+      timesteps = self._timesteps()
+      if timesteps < due:
+        continue
+      self._actor.update(wait=True)
       due = timesteps - timesteps % self._interval + self._interval
       environment = self._environment_factory()
       returns = play_episodes(environment, self._actor, self._num_episodes,

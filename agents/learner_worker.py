@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from agents import progress as progress_lib
+from agents import stopping
 from agents.impala_ppo import learning
 
 _REPORT_SECONDS = 1.
@@ -32,8 +33,7 @@ class _RemoteCounter(core.Saveable):
 class LearnerWorker(core.VariableSource, core.Worker):
   """Steps a learner until the program stops, then saves its last step.
 
-  Steps are taken in a thread of their own: one that waits for data forever
-  must not keep the program from stopping. Checkpoints hold the learner's
+  Checkpoints hold the learner's
   state and the run's counts; the newest is restored on construction.
   """
 
@@ -57,7 +57,6 @@ class LearnerWorker(core.VariableSource, core.Worker):
     self._learner = learner
     self._progress = progress
     self._should_stop = should_stop or threading.Event()
-    self._error: Optional[BaseException] = None
     self._checkpointer = savers.Checkpointer(
         {'learner': tf.train.Checkpoint(**learner.state),
          'progress': _RemoteCounter(progress)},
@@ -75,30 +74,22 @@ class LearnerWorker(core.VariableSource, core.Worker):
     Raises:
       Exception: what the learner raised, if it failed.
     """
-    thread = threading.Thread(target=self._step_until_stopped, daemon=True)
-    thread.start()
-    while thread.is_alive() and not self._should_stop.wait(0.1):
-      pass
-    thread.join(_LAST_STEP_SECONDS)
-    self._report()
-    self._checkpointer.save(force=True)
-    self._progress.learner_done()
-    if self._error is not None:
-      raise self._error
+    try:
+      stopping.run_until_stopped(self._step_until_stopped, self._should_stop,
+                                 _LAST_STEP_SECONDS)
+    finally:
+      self._report()
+      self._checkpointer.save(force=True)
+      self._progress.learner_done()
 
   def _step_until_stopped(self):
     next_report = time.monotonic() + _REPORT_SECONDS
-    try:
-      while not self._should_stop.is_set():
-        self._learner.step()
-        if time.monotonic() >= next_report:
-          self._report()
-          self._checkpointer.save()
-          next_report = time.monotonic() + _REPORT_SECONDS
-    except Exception as e:  # pylint: disable=broad-except
-      # When the program stops, replay goes away under a waiting learner.
-      if not self._should_stop.wait(1.):
-        self._error = e
+    while not self._should_stop.is_set():
+      self._learner.step()
+      if time.monotonic() >= next_report:
+        self._report()
+        self._checkpointer.save()
+        next_report = time.monotonic() + _REPORT_SECONDS
 
   def _report(self):
     steps = self._learner.num_steps

@@ -112,10 +112,7 @@ def _launch(program: lp.Program, launch_type: str) -> int:
   root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
   os.environ['PYTHONPATH'] = os.pathsep.join(
       filter(None, [root, os.environ.get('PYTHONPATH')]))
-  quiet = {label: lp.PythonProcess(args={'verbosity': -1})
-           for label in program.groups}
-  manager = lp.launch(program, launch_type, local_resources=quiet,
-                      terminal='current_terminal')
+  manager = lp.launch(program, launch_type, terminal='current_terminal')
   try:
     manager.wait(return_on_first_completed=True)
     failed = not manager.stop_event().is_set()

@@ -11,6 +11,7 @@ import os
 import threading
 from typing import Callable, Optional, Sequence
 
+from absl import logging
 from acme import specs
 import launchpad as lp
 import reverb
@@ -21,6 +22,7 @@ from agents import environments
 from agents import evaluation
 from agents import learner_worker
 from agents import progress as progress_lib
+from agents import stopping
 from agents.impala_ppo import builder as builder_lib
 
 # Makes `num_envs` environments from a seed.
@@ -160,6 +162,7 @@ def make_program(
 
 
 def _counter(config: RunConfig, verbose: bool) -> progress_lib.RunProgress:
+  _own_process()
   return progress_lib.RunProgress(
       config.run_dir, config.max_timesteps, config.target_return,
       config.progress_seconds, lp.stop, lp.stop_event(), verbose)
@@ -167,6 +170,7 @@ def _counter(config: RunConfig, verbose: bool) -> progress_lib.RunProgress:
 
 def _learner(builder, environment_spec, config: RunConfig, shards,
              counter) -> learner_worker.LearnerWorker:
+  _own_process()
   learner = builder.make_learner(
       config.seed, builder.make_networks(environment_spec),
       builder.make_dataset_iterator(shards), shards)
@@ -177,39 +181,51 @@ def _learner(builder, environment_spec, config: RunConfig, shards,
 
 def _act(builder, environment_factory, environment_spec, config: RunConfig,
          index: int, shard, learner, counter):
-  _use_one_core()
+  if _own_process():
+    _use_one_core()
   seed = config.seed * _SEEDS_PER_RUN + 1 + index
-  policy = builder.make_policy(builder.make_networks(environment_spec),
-                               environment_spec)
-  actor = builder.make_actor(seed, policy, builder.make_adder(shard), learner)
-  environment = environment_factory(config.envs_per_actor, seed)
-  environment_loop.VectorEnvironmentLoop(
-      environment, actor, counter, lp.stop_event()).run()
+  should_stop = lp.stop_event()
+
+  def run():
+    policy = builder.make_policy(builder.make_networks(environment_spec),
+                                 environment_spec)
+    actor = builder.make_actor(seed, policy, builder.make_adder(shard), learner)
+    environment = environment_factory(config.envs_per_actor, seed)
+    environment_loop.VectorEnvironmentLoop(
+        environment, actor, counter, should_stop).run()
+
+  stopping.run_until_stopped(run, should_stop)
 
 
 def _evaluate(builder, environment_factory, environment_spec,
               config: RunConfig, learner, counter):
-  if _use_one_core():
+  if _own_process():
+    _use_one_core()
     os.nice(_EVALUATOR_NICENESS)
   seed = config.seed * _SEEDS_PER_RUN
-  policy = builder.make_policy(builder.make_networks(environment_spec),
-                               environment_spec, evaluation=True)
-  evaluation.EvaluatorWorker(
-      functools.partial(environment_factory, _EVALUATION_ENVS, seed),
-      builder.make_actor(seed, policy, variable_source=learner), counter,
-      config.run_dir, config.evaluation_episodes, config.evaluation_interval,
-      lp.stop_event()).run()
+  should_stop = lp.stop_event()
+
+  def run():
+    policy = builder.make_policy(builder.make_networks(environment_spec),
+                                 environment_spec, evaluation=True)
+    evaluation.EvaluatorWorker(
+        functools.partial(environment_factory, _EVALUATION_ENVS, seed),
+        builder.make_actor(seed, policy, variable_source=learner), counter,
+        config.run_dir, config.evaluation_episodes, config.evaluation_interval,
+        should_stop).run()
+
+  stopping.run_until_stopped(run, should_stop)
 
 
-def _use_one_core() -> bool:
-  """Keeps an acting process off the learner's GPUs and cores.
+def _own_process() -> bool:
+  """Settles a node in; returns whether it has a process of its own."""
+  logging.set_verbosity(logging.WARNING)
+  # Under the threaded launchers, every node is a thread of one process.
+  return threading.current_thread() is threading.main_thread()
 
-  Returns:
-    Whether it could: under the threaded launchers all nodes are one process.
-  """
-  if threading.current_thread() is not threading.main_thread():
-    return False
+
+def _use_one_core():
+  """Keeps an acting process off the learner's GPUs and cores."""
   tf.config.set_visible_devices([], 'GPU')
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
-  return True

@@ -30,7 +30,7 @@ class ImpalaPPOConfig:
       frame.
     reconstruction_cost: weight of the reconstruction loss.
     reconstruction_period: every how many timesteps of a trajectory one is
-      reconstructed; neighbouring frames differ little, and the decoder costs
+      reconstructed, and normalised by; neighbouring frames differ little, and the decoder costs
       as much as the encoder.
     conv_channels: output channels of the convolutions over pixels.
     latent_size: width of the latent that the policy and value heads read.
@@ -74,7 +74,7 @@ class ImpalaPPOConfig:
   max_abs_reward: float = 1.0
   # Networks.
   autoencoder: bool = True
-  reconstruction_cost: float = 1.0
+  reconstruction_cost: float = 0.1
   reconstruction_period: int = 4
   conv_channels: Tuple[int, ...] = (16, 32)
   latent_size: int = 256

@@ -17,6 +17,8 @@ from agents.impala_ppo import losses
 from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import replay
 
+_SLOWEST_STATISTICS_RATE = 1e-3
+
 
 def make_strategy(
     devices: Optional[Sequence[str]] = None) -> snt.distribute.Replicator:
@@ -219,6 +221,7 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     def mean(x):
       return tf.reduce_sum(x * mask) / num_timesteps
 
+    self._update_normalizer(batch.observation)
     with tf.GradientTape() as tape:
       latent = self._actor_critic.encoder(observation)
       logits, values = self._actor_critic.heads(latent)
@@ -283,6 +286,22 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     metrics['policy_lag'] = self._online_mean(lag, total)
     return metrics, priorities
 
+  def _thin(self, x: tf.Tensor) -> tf.Tensor:
+    """Picks timesteps of [B, T + 1, ...] and flattens them to [N, ...]."""
+    picked = x[:, ::self._config.reconstruction_period]
+    return tf.reshape(picked, [-1, *x.shape[2:]])
+
+  def _update_normalizer(self, observation: tf.Tensor):
+    """Updates the mean over all batches so far, and later over recent ones."""
+    context = tf.distribute.get_replica_context()
+    normalizer = self._actor_critic.encoder.normalizer
+    mean, squared_distance = context.all_reduce(
+        tf.distribute.ReduceOp.MEAN,
+        normalizer.moments(self._thin(observation)))
+    steps = tf.cast(self._num_steps, tf.float32)
+    normalizer.update(mean, squared_distance,
+                      tf.maximum(1. / (steps + 1.), _SLOWEST_STATISTICS_RATE))
+
   def _online_mean(self, lag: tf.Tensor, total) -> tf.Tensor:
     """Mean of a [B, T] tensor over the online trajectories of all replicas."""
     context = tf.distribute.get_replica_context()
@@ -300,17 +319,11 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
       latent: [B, T + 1, latent_size].
       observation: [B, T + 1, ...].
     """
-    def pick(x):
-      picked = x[:, ::self._config.reconstruction_period]
-      return tf.reshape(picked, [-1, *x.shape[2:]])
-
-    reconstruction = self._decoder(pick(latent))
-    target = tf.cast(pick(observation), tf.float32)
+    reconstruction = self._decoder(self._thin(latent))
+    target = self._actor_critic.encoder.normalizer(self._thin(observation))
     weight = tf.ones([])
-    if len(target.shape) == 4:
-      target /= 255.
-      if self._config.frame_stack > 1:
-        target, weight = losses.newest_frame_and_motion(target)
+    if self._config.frame_stack > 1:
+      target, weight = losses.newest_frame_and_motion(target)
     loss = losses.reconstruction_loss(reconstruction, target, weight)
     replicas = self._strategy.num_replicas_in_sync
     return tf.reduce_mean(loss) / replicas

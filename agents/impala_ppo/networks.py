@@ -13,6 +13,7 @@ from agents.impala_ppo import config as config_lib
 _RELU_GAIN = math.sqrt(2.)
 _MLP_SIZES = (64, 64)
 _SMALLEST_IMAGE = 8
+_MAX_NORMALIZED = 10.
 
 
 def _convolutions(image_size: int, num_layers: int) -> Sequence[Tuple[int, int]]:
@@ -30,6 +31,55 @@ def _convolutions(image_size: int, num_layers: int) -> Sequence[Tuple[int, int]]
   return (first, (4, 2), *[(3, 1)] * num_layers)[:num_layers]
 
 
+class Normalizer(snt.Module):
+  """Centres observations on their running mean and scales them to unit size.
+
+  Most of a frame is the same background in every state. Uncentred, it makes
+  the latents of all states nearly equal, and the gradient of the policy all
+  but blind to what differs between them.
+
+  Pixels have a mean each and share one scale; the elements of a vector have
+  one of each. The statistics are variables, so that actors get them along
+  with the weights; only the learner updates them.
+  """
+
+  def __init__(self, observation_shape: Sequence[int],
+               name: str = 'normalizer'):
+    super().__init__(name=name)
+    self._is_image = len(observation_shape) == 3
+    self.mean = tf.Variable(tf.zeros(observation_shape), trainable=False,
+                            name='mean')
+    self.variance = tf.Variable(
+        tf.ones([] if self._is_image else observation_shape), trainable=False,
+        name='variance')
+
+  def __call__(self, observation: tf.Tensor) -> tf.Tensor:
+    """Normalises [N, ...] of any type to float32, at most 10 in magnitude."""
+    return tf.clip_by_value(
+        (tf.cast(observation, tf.float32) - self.mean) * self._scale(),
+        -_MAX_NORMALIZED, _MAX_NORMALIZED)
+
+  def denormalize(self, normalized: tf.Tensor) -> tf.Tensor:
+    """Takes [N, ...] back to the units of observations."""
+    return normalized / self._scale() + self.mean
+
+  def _scale(self) -> tf.Tensor:
+    return tf.math.rsqrt(self.variance + 1e-8)
+
+  def moments(self, observation: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Returns the mean of [N, ...], and of its squared distance to `self.mean`."""
+    observation = tf.cast(observation, tf.float32)
+    axes = None if self._is_image else 0
+    return (tf.reduce_mean(observation, axis=0),
+            tf.reduce_mean(tf.square(observation - self.mean), axis=axes))
+
+  def update(self, mean: tf.Tensor, squared_distance: tf.Tensor,
+             rate: tf.Tensor) -> None:
+    """Moves the statistics by `rate` in [0, 1] towards a batch's `moments`."""
+    self.mean.assign_add(rate * (mean - self.mean))
+    self.variance.assign_add(rate * (squared_distance - self.variance))
+
+
 class Encoder(snt.Module):
   """Maps observations to latents [N, latent_size] float32.
 
@@ -41,9 +91,9 @@ class Encoder(snt.Module):
                conv_channels: Sequence[int], latent_size: int,
                name: str = 'encoder'):
     super().__init__(name=name)
-    self._is_image = len(observation_shape) == 3
     w_init = snt.initializers.Orthogonal(_RELU_GAIN)
-    if self._is_image:
+    self.normalizer = Normalizer(observation_shape)
+    if len(observation_shape) == 3:
       layers = []
       for channels, (kernel, stride) in zip(
           conv_channels,
@@ -57,9 +107,7 @@ class Encoder(snt.Module):
     self._to_latent = snt.Linear(latent_size, w_init=w_init)
 
   def __call__(self, observation: tf.Tensor) -> tf.Tensor:
-    x = tf.cast(observation, tf.float32)
-    if self._is_image:
-      x = x / 255.
+    x = self.normalizer(observation)
     return tf.nn.relu(self._to_latent(self._torso(x)))
 
 
@@ -67,7 +115,8 @@ class Decoder(snt.Module):
   """Maps latents [N, latent_size] back to what was newest in the observation.
 
   For pixels that is the last `target_channels` channels, [N, H, W,
-  target_channels] float32 with 1 for white; for vectors the vector itself.
+  target_channels] float32, for vectors the vector itself, [N, D] float32;
+  both as the encoder's `Normalizer` gives them.
   """
 
   def __init__(self, observation_shape: Sequence[int], target_channels: int,

@@ -1,0 +1,44 @@
+"""Stopping in time, whatever a worker is waiting for."""
+
+import threading
+from typing import Callable, List
+
+# What fails once the program is being stopped fails because servers have gone;
+# this long after a failure it is known whether that was why.
+_GRACE_SECONDS = 2.
+
+
+def run_until_stopped(function: Callable[[], None],
+                      should_stop: threading.Event,
+                      patience_seconds: float = 3.) -> None:
+  """Calls a function in a thread, and returns when it ends or has to.
+
+  Python handles signals in the main thread, between two of its instructions:
+  a main thread that waits in Reverb, Courier or TensorFlow, none of which can
+  be interrupted, would not even hear that the program is to stop. So this
+  thread only waits for that.
+
+  Args:
+    function: does the work; should return soon after `should_stop` is set.
+    should_stop: set when the program stops.
+    patience_seconds: how long the function may take to return then; after
+      that it is left behind, waiting.
+
+  Raises:
+    Exception: what the function raised, unless the program was stopping.
+  """
+  errors: List[BaseException] = []
+
+  def call():
+    try:
+      function()
+    except Exception as e:  # pylint: disable=broad-except
+      errors.append(e)
+
+  thread = threading.Thread(target=call, daemon=True)
+  thread.start()
+  while thread.is_alive() and not should_stop.wait(0.05):
+    pass
+  thread.join(patience_seconds)
+  if errors and not should_stop.wait(_GRACE_SECONDS):
+    raise errors[0]

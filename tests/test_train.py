@@ -1,0 +1,188 @@
+"""The commands as a person uses them: train, stop, resume, evaluate, err."""
+
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from agents import checkpoints
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SMALL = ['--num_actors', '2', '--envs_per_actor', '4', '--batch_size', '16',
+         '--sequence_length', '8', '--latent_size', '32',
+         '--evaluation_interval', '0', '--progress_seconds', '1']
+
+
+def command(module, *args):
+  return [sys.executable, '-m', module, *map(str, args)]
+
+
+def run(module, *args, timeout=120):
+  return subprocess.run(command(module, *args), cwd=ROOT, timeout=timeout,
+                        capture_output=True, text=True)
+
+
+def rows(run_dir):
+  path = os.path.join(run_dir, 'progress.csv')
+  if not os.path.exists(path):
+    return []
+  with open(path, newline='') as f:
+    return list(csv.DictReader(f))
+
+
+def start(*args):
+  """Starts training; returns the process once the learner has learned."""
+  process = subprocess.Popen(command('launch.train', *args), cwd=ROOT,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             start_new_session=True)
+  run_dir = args[args.index('--run_dir') + 1]
+  before = len(rows(run_dir))
+  deadline = time.monotonic() + 90
+  while not any(int(row['learner_steps']) > 20 for row in rows(run_dir)[before:]):
+    if process.poll() is not None or time.monotonic() > deadline:
+      process.kill()
+      raise AssertionError(process.communicate()[0].decode())
+    time.sleep(0.2)
+  return process
+
+
+def stop(process, how):
+  """Stops training as told; returns its exit code and what survived it."""
+  family = psutil.Process(process.pid).children(recursive=True)
+  assert len(family) > 5
+  began = time.monotonic()
+  how(process)
+  process.communicate(timeout=20)
+  _, alive = psutil.wait_procs(family, timeout=15 - (time.monotonic() - began))
+  return process.returncode, alive
+
+
+def interrupt(process):
+  """Ctrl-C in a terminal signals the whole foreground process group."""
+  os.killpg(process.pid, signal.SIGINT)
+
+
+def terminate(process):
+  process.terminate()
+
+
+@pytest.mark.timeout(280)
+def test_train_stop_resume_finish_and_evaluate(tmp_path):
+  run_dir = str(tmp_path / 'run')
+  game = ['--game', 'pong', '--run_dir', run_dir, *SMALL]
+  port = 29_481
+  process = start(*game, '--replay_port', port, '--seed', 3)
+  code, alive = stop(process, interrupt)
+  assert (code, alive) == (0, [])
+  with socket.socket() as s:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(('', port))  # The port is free again.
+
+  # The last step is in the last row and in the checkpoint.
+  first = rows(run_dir)
+  path = checkpoints.latest(run_dir)
+  assert path is not None
+  saved_steps = checkpoints.learner_steps(path)
+  assert saved_steps == int(first[-1]['learner_steps']) > 20
+  config = json.load(open(os.path.join(run_dir, 'config.json')))
+  assert config['run']['seed'] == 3 and config['versions']['tensorflow']
+
+  again = run('launch.train', *game)
+  assert again.returncode == 2 and 'holds another run' in again.stderr
+  assert len(again.stderr.strip().splitlines()) == 1
+
+  other = run('launch.train', '--run_dir', run_dir, '--resume',
+              '--latent_size', 48)
+  assert other.returncode == 2 and 'another network' in other.stderr
+  assert len(other.stderr.strip().splitlines()) == 1
+  assert checkpoints.latest(run_dir) == path
+
+  process = start('--run_dir', run_dir, '--resume')
+  code, alive = stop(process, terminate)
+  assert (code, alive) == (0, [])
+  second = rows(run_dir)[len(first):]
+  for column in ('timesteps', 'learner_steps', 'walltime_seconds'):
+    assert float(second[0][column]) >= float(first[-1][column])
+  assert float(second[-1]['learner_steps']) > saved_steps
+  # The schedule went on as well.
+  assert float(second[-1]['learning_rate']) < float(first[-1]['learning_rate'])
+
+  budget = int(second[-1]['timesteps']) + 2000
+  finished = run('launch.train', '--run_dir', run_dir, '--resume',
+                 '--max_timesteps', budget)
+  assert finished.returncode == 0, finished.stdout + finished.stderr
+  assert int(rows(run_dir)[-1]['timesteps']) >= budget
+
+  evaluated = run('launch.evaluate', '--run_dir', run_dir, '--episodes', 2,
+                  '--seed', 1)
+  assert evaluated.returncode == 0, evaluated.stderr
+  assert re.search(r'mean -?\d+\.\d+, standard deviation \d+\.\d+, min -?\d+, '
+                   r'max -?\d+', evaluated.stdout)
+
+
+@pytest.mark.timeout(150)
+def test_vectors_train_under_threads_to_the_end(tmp_path):
+  run_dir = str(tmp_path / 'run')
+  result = run('launch.train', '--game', 'CartPole-v1', '--run_dir', run_dir,
+               '--lp_launch_type', 'local_mt', '--max_timesteps', 3000, *SMALL)
+  assert result.returncode == 0, result.stdout + result.stderr
+  assert int(rows(run_dir)[-1]['timesteps']) >= 3000
+  assert checkpoints.latest(run_dir) is not None
+
+
+@pytest.mark.timeout(150)
+def test_a_dead_node_ends_the_run_with_an_error(tmp_path):
+  process = start('--run_dir', str(tmp_path / 'run'), *SMALL)
+  family = psutil.Process(process.pid).children(recursive=True)
+  actor = next(p for p in family if 'python' in p.name() and
+               p.parent() and 'actor/0' in ' '.join(p.parent().cmdline()))
+  actor.kill()
+  output = process.communicate(timeout=30)[0].decode()
+  assert process.returncode == 1
+  assert 'a node failed' in output
+  assert psutil.wait_procs(family, timeout=5)[1] == []
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--game', 'pongg'], 'close matches: pong'),
+    (['--game', 'Pendulum-v1'], 'Discrete action space'),
+    (['--num_actors', '-1'], 'num_actors must be positive'),
+    (['--max_timesteps', '0'], 'max_timesteps must be positive'),
+    (['--batch_size', 'many'], 'invalid int value'),
+    (['--no_such_flag', '1'], 'unrecognized arguments'),
+    (['--resume'], 'holds no run'),
+])
+def test_bad_input_gets_one_line(tmp_path, args, message):
+  run_dir = tmp_path / 'run'
+  result = run('launch.train', '--run_dir', run_dir, *args)
+  assert result.returncode == 2
+  assert message in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert not run_dir.exists()
+
+
+def test_a_port_in_use_gets_one_line(tmp_path):
+  with socket.socket() as taken:
+    taken.bind(('', 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    result = run('launch.train', '--run_dir', tmp_path / 'run',
+                 '--replay_port', port)
+  assert result.returncode == 2
+  assert f'replay port {port}' in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_evaluating_nothing_gets_one_line(tmp_path):
+  result = run('launch.evaluate', '--run_dir', tmp_path)
+  assert result.returncode == 2
+  assert 'holds no run' in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
