@@ -42,7 +42,7 @@ class RunConfig:
   Attributes:
     run_dir: where everything that the run leaves behind goes.
     seed: seeds environments, networks and actors.
-    num_actors: actor processes.
+    num_actors: actor processes; by default one for each core.
     envs_per_actor: environments that each actor steps at once.
     num_replay_shards: Reverb servers; actors are spread over them.
     replay_port: port of the first shard, the others follow; 0 picks free ones.
@@ -56,8 +56,8 @@ class RunConfig:
   """
   run_dir: str
   seed: int = 0
-  num_actors: int = 2
-  envs_per_actor: int = 32
+  num_actors: int = dataclasses.field(default_factory=os.cpu_count)
+  envs_per_actor: int = 16
   num_replay_shards: int = 1
   replay_port: int = 0
   max_timesteps: int = 3_000_000

@@ -40,7 +40,7 @@ def make_server(config):
 def make_adder(server, config):
   return adders.ImpalaPPOAdder(
       reverb.Client(f'localhost:{server.port}'), config.sequence_length,
-      config.frame_stack, 2, config.uses_replay)
+      config.frame_stack, config.uses_replay)
 
 
 class Stream:

@@ -32,8 +32,7 @@ class ImpalaPPOAdder(adders.Adder):
   """
 
   def __init__(self, client: reverb.Client, sequence_length: int,
-               frame_stack: int, max_in_flight_items: int,
-               replay_table: bool):
+               frame_stack: int, replay_table: bool):
     """Makes an adder.
 
     Args:
@@ -41,14 +40,11 @@ class ImpalaPPOAdder(adders.Adder):
       sequence_length: timesteps in a trajectory.
       frame_stack: how many channels of an observation are frames; 1 to store
         observations as they are.
-      max_in_flight_items: items not yet accepted by the server before `add`
-        waits.
       replay_table: whether items also go to the replay table.
     """
     self._client = client
     self._sequence_length = sequence_length
     self._frame_stack = frame_stack
-    self._max_in_flight_items = max_in_flight_items
     self._tables = [replay.QUEUE_TABLE]
     if replay_table:
       self._tables.append(replay.REPLAY_TABLE)
@@ -95,12 +91,8 @@ class ImpalaPPOAdder(adders.Adder):
     self._last_extras = extras
 
   def reset(self):
-    """Drops what does not yet make a trajectory, and starts afresh.
-
-    Waits until the server has accepted every trajectory so far.
-    """
+    """Drops what does not yet make a trajectory, and starts afresh."""
     if self._writer is not None:
-      self._flush(0)
       self._writer.close()
     self._writer = None
     self._timestep = None
@@ -161,12 +153,13 @@ class ImpalaPPOAdder(adders.Adder):
     }
     for table in self._tables:
       self._writer.create_item(table, priority=1.0, trajectory=trajectory)
-    self._flush(self._max_in_flight_items)
+    self._flush()
 
-  def _flush(self, max_in_flight_items: int):
+  def _flush(self):
+    """Waits until the server has accepted what there is: no run-ahead."""
     while True:
       try:
-        self._writer.flush(max_in_flight_items, _FLUSH_TIMEOUT_MS)
+        self._writer.flush(timeout_ms=_FLUSH_TIMEOUT_MS)
         return
       except reverb.errors.DeadlineExceededError:
         continue  # Held up by a rate limiter: a normal state.

@@ -65,7 +65,6 @@ class ImpalaPPOBuilder:
         replay_client,
         sequence_length=self._config.sequence_length,
         frame_stack=self._config.frame_stack,
-        max_in_flight_items=2 if self._config.uses_replay else 1,
         replay_table=self._config.uses_replay)
 
   def make_policy(self, networks: networks_lib.ImpalaPPONetworks,

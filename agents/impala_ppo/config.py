@@ -30,8 +30,9 @@ class ImpalaPPOConfig:
       frame.
     reconstruction_cost: weight of the reconstruction loss.
     reconstruction_period: every how many timesteps of a trajectory one is
-      reconstructed, and normalised by; neighbouring frames differ little, and the decoder costs
-      as much as the encoder.
+      reconstructed, and counts towards the normalisation of observations;
+      neighbouring frames differ little, and decoding costs as much as
+      encoding.
     conv_channels: output channels of the convolutions over pixels.
     latent_size: width of the latent that the policy and value heads read.
     frame_stack: how many trailing channels of a pixel observation are
@@ -80,23 +81,23 @@ class ImpalaPPOConfig:
   latent_size: int = 256
   frame_stack: int = 1
   # Data.
-  sequence_length: int = 16
-  batch_size: int = 64
+  sequence_length: int = 32
+  batch_size: int = 32
   samples_per_insert: float = 4.0
   replay_sampler: str = 'uniform'
   replay_capacity: int = 64
   min_replay_size: int = 1
   priority_exponent: float = 0.6
-  queue_capacity: int = 2
+  queue_capacity: int = 1
   # Optimisation.
-  learning_rate: float = 5e-4
-  learning_rate_decay_timesteps: int = 3_000_000
+  learning_rate: float = 7e-4
+  learning_rate_decay_timesteps: int = 2_000_000
   final_learning_rate: float = 1e-5
   adam_epsilon: float = 1e-5
   max_gradient_norm: float = 0.5
   # Systems.
-  variable_update_period: int = 16
-  prefetch_size: int = 2
+  variable_update_period: int = 8
+  prefetch_size: int = 1
   num_fetch_workers: int = 2
 
   def __post_init__(self):
