@@ -50,12 +50,36 @@ def test_shapes(shape, dtype, frame_stack, decoded):
   assert reconstruction.dtype == tf.float32
 
 
-def test_pixels_are_scaled_to_one():
+@pytest.mark.parametrize('shape, dtype', [((9, 10, 4), np.uint8),
+                                          ((5,), np.float32)])
+def test_observations_are_normalised_over_all_batches(shape, dtype):
+  normalizer = networks_lib.Normalizer(shape)
   rng = np.random.default_rng(0)
-  latent = make((42, 42, 4), frame_stack=4).actor_critic.encoder(
-      rng.integers(0, 256, (8, 42, 42, 4)).astype(np.uint8))
-  # Orthogonal layers keep the magnitude of what they are given.
-  assert 0.05 < np.sqrt(np.mean(np.square(latent))) < 5.
+  offset = rng.integers(50, 150, shape)
+  batches = [(offset + rng.integers(0, 100, (7, *shape))).astype(dtype)
+             for _ in range(5)]
+  normalizer(batches[0])  # Makes the variables.
+  for i, batch in enumerate(batches):
+    normalizer.update(*normalizer.moments(batch), rate=tf.constant(1. / (i + 1)))
+  everything = np.concatenate(batches).astype(np.float64)
+  mean = everything.mean(axis=0)
+  # Pixels share one scale, so that dull ones aren't blown up.
+  axis = None if len(shape) == 3 else 0
+  std = np.sqrt(np.square(everything - mean).mean(axis=axis))
+  normalized = normalizer(batches[0])
+  assert normalized.dtype == tf.float32
+  np.testing.assert_allclose(normalized, (batches[0] - mean) / std, atol=1e-3)
+  np.testing.assert_allclose(normalizer.denormalize(normalized), batches[0],
+                             atol=1e-2)
+
+
+def test_what_never_changed_is_normalised_to_something_finite():
+  normalizer = networks_lib.Normalizer((2,))
+  constant = np.full((6, 2), 1e3, np.float32)
+  normalizer(constant)
+  normalizer.update(*normalizer.moments(constant), rate=tf.constant(1.))
+  np.testing.assert_array_equal(normalizer(constant), 0.)
+  np.testing.assert_array_equal(normalizer(constant + 1.), 10.)
 
 
 def test_latent_depends_on_every_frame():
@@ -69,8 +93,11 @@ def test_latent_depends_on_every_frame():
 
 def test_initial_policy_is_nearly_uniform():
   rng = np.random.default_rng(0)
-  logits, _ = make((42, 42, 4), frame_stack=4).actor_critic(
-      rng.integers(0, 256, (8, 42, 42, 4)).astype(np.uint8))
+  observation = rng.integers(0, 256, (8, 42, 42, 4)).astype(np.uint8)
+  actor_critic = make((42, 42, 4), frame_stack=4).actor_critic
+  normalizer = actor_critic.encoder.normalizer
+  normalizer.update(*normalizer.moments(observation), rate=tf.constant(1.))
+  logits, _ = actor_critic(observation)
   np.testing.assert_allclose(tf.nn.softmax(logits), 1. / NUM_ACTIONS, atol=0.02)
 
 

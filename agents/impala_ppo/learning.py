@@ -198,7 +198,10 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     def total(x):
       return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(x))
 
-    progress = (tf.cast(self._num_steps, tf.float32) *
+    # Assigned below with `assign`: `assign_add` may work in place, and what
+    # was read before it then changes.
+    num_steps = tf.identity(self._num_steps)
+    progress = (tf.cast(num_steps, tf.float32) *
                 config.timesteps_per_learner_step /
                 config.learning_rate_decay_timesteps)
     self._learning_rate.assign(
@@ -221,7 +224,7 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     def mean(x):
       return tf.reduce_sum(x * mask) / num_timesteps
 
-    self._update_normalizer(batch.observation)
+    self._update_normalizer(batch.observation, num_steps)
     with tf.GradientTape() as tape:
       latent = self._actor_critic.encoder(observation)
       logits, values = self._actor_critic.heads(latent)
@@ -265,8 +268,7 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
         gradients, config.max_gradient_norm)
     self._optimizer.apply(gradients, self._variables)
 
-    lag = self._num_steps - batch.policy_version
-    self._num_steps.assign_add(1)
+    self._num_steps.assign(num_steps + 1)
     priorities = tf.reduce_mean(
         tf.abs(vtrace.targets - values[:-1]) * mask, axis=0)
     outside = tf.cast(tf.abs(tf.exp(log_rhos) - 1.) > config.clip_epsilon,
@@ -283,7 +285,8 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     metrics = {name: total(value) for name, value in metrics.items()}
     metrics['gradient_norm'] = gradient_norm
     metrics['learning_rate'] = tf.convert_to_tensor(self._learning_rate)
-    metrics['policy_lag'] = self._online_mean(lag, total)
+    metrics['policy_lag'] = self._online_mean(
+        num_steps - batch.policy_version, total)
     return metrics, priorities
 
   def _thin(self, x: tf.Tensor) -> tf.Tensor:
@@ -291,16 +294,16 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     picked = x[:, ::self._config.reconstruction_period]
     return tf.reshape(picked, [-1, *x.shape[2:]])
 
-  def _update_normalizer(self, observation: tf.Tensor):
+  def _update_normalizer(self, observation: tf.Tensor, num_steps: tf.Tensor):
     """Updates the mean over all batches so far, and later over recent ones."""
     context = tf.distribute.get_replica_context()
     normalizer = self._actor_critic.encoder.normalizer
-    mean, squared_distance = context.all_reduce(
+    mean, mean_square = context.all_reduce(
         tf.distribute.ReduceOp.MEAN,
         normalizer.moments(self._thin(observation)))
-    steps = tf.cast(self._num_steps, tf.float32)
-    normalizer.update(mean, squared_distance,
-                      tf.maximum(1. / (steps + 1.), _SLOWEST_STATISTICS_RATE))
+    rate = tf.maximum(1. / (tf.cast(num_steps, tf.float32) + 1.),
+                      _SLOWEST_STATISTICS_RATE)
+    normalizer.update(mean, mean_square, rate)
 
   def _online_mean(self, lag: tf.Tensor, total) -> tf.Tensor:
     """Mean of a [B, T] tensor over the online trajectories of all replicas."""

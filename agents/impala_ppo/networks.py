@@ -46,15 +46,19 @@ class Normalizer(snt.Module):
   def __init__(self, observation_shape: Sequence[int],
                name: str = 'normalizer'):
     super().__init__(name=name)
+    self._shape = tuple(observation_shape)
     self._is_image = len(observation_shape) == 3
-    self.mean = tf.Variable(tf.zeros(observation_shape), trainable=False,
-                            name='mean')
+
+  @snt.once
+  def _create_variables(self) -> None:
+    self.mean = tf.Variable(tf.zeros(self._shape), trainable=False, name='mean')
     self.variance = tf.Variable(
-        tf.ones([] if self._is_image else observation_shape), trainable=False,
+        tf.ones([] if self._is_image else self._shape), trainable=False,
         name='variance')
 
   def __call__(self, observation: tf.Tensor) -> tf.Tensor:
     """Normalises [N, ...] of any type to float32, at most 10 in magnitude."""
+    self._create_variables()
     return tf.clip_by_value(
         (tf.cast(observation, tf.float32) - self.mean) * self._scale(),
         -_MAX_NORMALIZED, _MAX_NORMALIZED)
@@ -67,17 +71,28 @@ class Normalizer(snt.Module):
     return tf.math.rsqrt(self.variance + 1e-8)
 
   def moments(self, observation: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Returns the mean of [N, ...], and of its squared distance to `self.mean`."""
+    """Returns the means of [N, ...] and of its square, shaped as `self.mean`."""
     observation = tf.cast(observation, tf.float32)
-    axes = None if self._is_image else 0
     return (tf.reduce_mean(observation, axis=0),
-            tf.reduce_mean(tf.square(observation - self.mean), axis=axes))
+            tf.reduce_mean(tf.square(observation), axis=0))
 
-  def update(self, mean: tf.Tensor, squared_distance: tf.Tensor,
+  def update(self, mean: tf.Tensor, mean_square: tf.Tensor,
              rate: tf.Tensor) -> None:
-    """Moves the statistics by `rate` in [0, 1] towards a batch's `moments`."""
-    self.mean.assign_add(rate * (mean - self.mean))
-    self.variance.assign_add(rate * (squared_distance - self.variance))
+    """Moves the statistics by `rate` in [0, 1] towards a batch's `moments`.
+
+    They become those of a mixture that has a weight of `rate` on the batch.
+    """
+    # Read once: the assignments below must not change what they are made of.
+    old_mean = tf.identity(self.mean)
+    old_variance = tf.identity(self.variance)
+    difference = mean - old_mean
+    variance = tf.maximum(mean_square - tf.square(mean), 0.)
+    between = rate * (1. - rate) * tf.square(difference)
+    if self._is_image:
+      variance, between = tf.reduce_mean(variance), tf.reduce_mean(between)
+    new_variance = (1. - rate) * old_variance + rate * variance + between
+    self.mean.assign(old_mean + rate * difference)
+    self.variance.assign(new_variance)
 
 
 class Encoder(snt.Module):
