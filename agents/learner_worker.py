@@ -33,8 +33,8 @@ class _RemoteCounter(core.Saveable):
 class LearnerWorker(core.VariableSource, core.Worker):
   """Steps a learner until the program stops, then saves its last step.
 
-  Checkpoints hold the learner's
-  state and the run's counts; the newest is restored on construction.
+  Checkpoints hold the learner's state and the run's counts; the newest is
+  restored on construction.
   """
 
   def __init__(
@@ -63,7 +63,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
         directory=run_dir, subdirectory='', add_uid=False, max_to_keep=3,
         time_delta_minutes=checkpoint_minutes)
     learner.on_restore()
-    self._reported_steps = learner.num_steps
+    self._first_step = self._reported_steps = learner.num_steps
 
   def get_variables(self, names: Sequence[str]) -> List[List[np.ndarray]]:
     return self._learner.get_variables(names)
@@ -78,9 +78,11 @@ class LearnerWorker(core.VariableSource, core.Worker):
       stopping.run_until_stopped(self._step_until_stopped, self._should_stop,
                                  _LAST_STEP_SECONDS)
     finally:
-      self._report()
-      self._checkpointer.save(force=True)
-      self._progress.learner_done()
+      # Without a step there is nothing to save, nor perhaps a counter to tell.
+      if self._learner.num_steps > self._first_step:
+        self._report()
+        self._checkpointer.save(force=True)
+        self._progress.learner_done()
 
   def _step_until_stopped(self):
     next_report = time.monotonic() + _REPORT_SECONDS

@@ -96,12 +96,14 @@ class RunProgress(counting.Counter):
       self._returns.extend(state['returns'])
       self._walltime_before = state['walltime']
       self._start = time.monotonic()
-      self._last_row = (self._start, self._counts.get('actor_steps', 0))
+      self._last_row = (self._start, self._timesteps())
 
   def run(self):
     """Writes rows until the program stops, and stops it when it is done."""
     next_row = time.monotonic() + self._period_seconds
     while not self._should_stop.wait(0.1):
+      if self._timesteps() == 0:
+        continue  # Nodes are still starting.
       if time.monotonic() >= next_row:
         self._write_row()
         next_row += self._period_seconds
@@ -109,8 +111,12 @@ class RunProgress(counting.Counter):
         self._stop_program()
         break
     self._should_stop.wait()
-    self._learner_done.wait(_FAREWELL_SECONDS)
-    self._write_row()
+    if self._timesteps():
+      self._learner_done.wait(_FAREWELL_SECONDS)
+      self._write_row()
+
+  def _timesteps(self) -> int:
+    return self._counts.get('actor_steps', 0)
 
   def _walltime(self) -> float:
     return self._walltime_before + time.monotonic() - self._start
@@ -120,7 +126,7 @@ class RunProgress(counting.Counter):
       return float(np.mean(self._returns)) if self._returns else float('nan')
 
   def _is_finished(self) -> bool:
-    if self._counts.get('actor_steps', 0) >= self._max_timesteps:
+    if self._timesteps() >= self._max_timesteps:
       return True
     return (self._target_return is not None and
             len(self._returns) == _EPISODES_IN_MEAN and

@@ -6,11 +6,13 @@ from typing import Callable, List
 # What fails once the program is being stopped fails because servers have gone;
 # this long after a failure it is known whether that was why.
 _GRACE_SECONDS = 2.
+_AT_ONCE_SECONDS = 0.5
 
 
 def run_until_stopped(function: Callable[[], None],
                       should_stop: threading.Event,
-                      patience_seconds: float = 3.) -> None:
+                      patience_seconds: float = 3.,
+                      interrupt: Callable[[], None] = lambda: None) -> None:
   """Calls a function in a thread, and returns when it ends or has to.
 
   Python handles signals in the main thread, between two of its instructions:
@@ -23,6 +25,8 @@ def run_until_stopped(function: Callable[[], None],
     should_stop: set when the program stops.
     patience_seconds: how long the function may take to return then; after
       that it is left behind, waiting.
+    interrupt: called if the function does not return at once; makes what it
+      may be waiting for fail.
 
   Raises:
     Exception: what the function raised, unless the program was stopping.
@@ -39,6 +43,9 @@ def run_until_stopped(function: Callable[[], None],
   thread.start()
   while thread.is_alive() and not should_stop.wait(0.05):
     pass
-  thread.join(patience_seconds)
+  thread.join(_AT_ONCE_SECONDS)
+  if thread.is_alive():
+    interrupt()
+    thread.join(patience_seconds)
   if errors and not should_stop.wait(_GRACE_SECONDS):
     raise errors[0]

@@ -1,5 +1,12 @@
 """Evaluates a run's newest checkpoint: `python -m launch.evaluate --run_dir D`."""
 
+# ruff: noqa: E402
+import signal
+
+if __name__ == '__main__':
+  # Ctrl-C ends it silently; there is nothing to save.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 from typing import List, Optional
 

@@ -1,14 +1,22 @@
 """Trains the agent: `python -m launch.train --game pong`."""
 
+# ruff: noqa: E402
+import signal
+
+if __name__ == '__main__':
+  # Nothing runs yet that would have to be stopped; the imports take seconds.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import contextlib
 import os
-import signal
+import re
 import socket
 import sys
 from typing import Any, Dict, List, Optional
 
 from acme import specs
 import launchpad as lp
+import psutil
 
 from agents import checkpoints
 from agents.impala_ppo import builder as builder_lib
@@ -38,7 +46,8 @@ def _prepare(flags: Dict[str, Any]) -> settings_lib.Settings:
   run_dir = settings.run.run_dir
   if flags['resume']:
     settings = settings_lib.from_flags(flags, settings_lib.load(run_dir))
-  elif os.path.isdir(run_dir) and os.listdir(run_dir):
+  elif os.path.isdir(run_dir) and set(os.listdir(run_dir)) - {
+      settings_lib.CONFIG_FILE}:
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
@@ -94,6 +103,8 @@ def main(argv: Optional[List[str]] = None) -> int:
   except (ValueError, OSError) as e:
     settings_lib.fail(str(e))
 
+  print(f'Training on {settings.environment.game} into {settings.run.run_dir}; '
+        'the nodes take a moment to start.', flush=True)
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
@@ -113,18 +124,45 @@ def _launch(program: lp.Program, launch_type: str) -> int:
   os.environ['PYTHONPATH'] = os.pathsep.join(
       filter(None, [root, os.environ.get('PYTHONPATH')]))
   manager = lp.launch(program, launch_type, terminal='current_terminal')
+  lp.register_stop_handler(_kill_starting_nodes)
   try:
     manager.wait(return_on_first_completed=True)
     failed = not manager.stop_event().is_set()
   except Exception as e:  # pylint: disable=broad-except
-    print(f'train: error: a node failed: {e}', file=sys.stderr)
+    _say(f'a node failed: {e}')
     failed = True
   if failed:
-    print('train: error: a node failed, as printed above; stopping the others.',
-          file=sys.stderr)
+    _say('a node failed, as printed above; stopping the others.')
     signal.raise_signal(signal.SIGTERM)
   manager.wait(raise_error=False)
   return int(failed)
+
+
+def _say(error: str):
+  try:
+    print(f'train: error: {error}', file=sys.stderr, flush=True)
+  except BrokenPipeError:
+    # Nobody reads on, which is no reason to leave the nodes running.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())
+
+
+def _kill_starting_nodes():
+  """Ends the processes of nodes that cannot hear yet that they are to stop.
+
+  Launchpad starts them with SIGTERM ignored, and they handle it only once they
+  have imported everything. Until then they have nothing to lose.
+  """
+  this = psutil.Process()
+  for process in this.children(recursive=True):
+    with contextlib.suppress(OSError, psutil.Error):
+      if process.exe() != this.exe():
+        continue  # Passes a node's output on, and ends with it.
+      with open(f'/proc/{process.pid}/status') as f:
+        ignored = int(re.search(r'SigIgn:\s*(\w+)', f.read()).group(1), 16)
+      if ignored >> (signal.SIGTERM - 1) & 1:
+        process.kill()
 
 
 if __name__ == '__main__':

@@ -185,16 +185,18 @@ def _act(builder, environment_factory, environment_spec, config: RunConfig,
     _use_one_core()
   seed = config.seed * _SEEDS_PER_RUN + 1 + index
   should_stop = lp.stop_event()
+  adder = builder.make_adder(shard)
 
   def run():
     policy = builder.make_policy(builder.make_networks(environment_spec),
                                  environment_spec)
-    actor = builder.make_actor(seed, policy, builder.make_adder(shard), learner)
+    actor = builder.make_actor(seed, policy, adder, learner)
     environment = environment_factory(config.envs_per_actor, seed)
     environment_loop.VectorEnvironmentLoop(
         environment, actor, counter, should_stop).run()
 
-  stopping.run_until_stopped(run, should_stop)
+  # The replay may hold the actor up for as long as nobody samples.
+  stopping.run_until_stopped(run, should_stop, interrupt=adder.reset)
 
 
 def _evaluate(builder, environment_factory, environment_spec,

@@ -44,11 +44,11 @@ def start(*args):
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                              start_new_session=True)
   run_dir = args[args.index('--run_dir') + 1]
-  before = len(rows(run_dir))
+  steps = ([0] + [int(row['learner_steps']) for row in rows(run_dir)])[-1]
   deadline = time.monotonic() + 90
-  while not any(int(row['learner_steps']) > 20 for row in rows(run_dir)[before:]):
+  while not any(int(row['learner_steps']) > steps + 20 for row in rows(run_dir)):
     if process.poll() is not None or time.monotonic() > deadline:
-      process.kill()
+      process.terminate()
       raise AssertionError(process.communicate()[0].decode())
     time.sleep(0.2)
   return process
@@ -60,7 +60,11 @@ def stop(process, how):
   assert len(family) > 5
   began = time.monotonic()
   how(process)
-  process.communicate(timeout=20)
+  try:
+    process.communicate(timeout=20)
+  except subprocess.TimeoutExpired:
+    os.killpg(process.pid, signal.SIGKILL)
+    raise
   _, alive = psutil.wait_procs(family, timeout=15 - (time.monotonic() - began))
   return process.returncode, alive
 
@@ -128,6 +132,21 @@ def test_train_stop_resume_finish_and_evaluate(tmp_path):
                    r'max -?\d+', evaluated.stdout)
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize('how', [interrupt, terminate])
+def test_a_run_can_be_stopped_while_its_nodes_start(tmp_path, how):
+  args = ['--run_dir', str(tmp_path / 'run'), *SMALL]
+  process = subprocess.Popen(command('launch.train', *args), cwd=ROOT,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             start_new_session=True)
+  while len(psutil.Process(process.pid).children(recursive=True)) <= 5:
+    assert process.poll() is None
+    time.sleep(0.1)
+  assert stop(process, how) == (0, [])
+  # Nothing was learned, so nothing is in the way of starting anew.
+  assert os.listdir(tmp_path / 'run') == ['config.json']
+
+
 @pytest.mark.timeout(150)
 def test_vectors_train_under_threads_to_the_end(tmp_path):
   run_dir = str(tmp_path / 'run')
@@ -142,11 +161,11 @@ def test_vectors_train_under_threads_to_the_end(tmp_path):
 def test_a_dead_node_ends_the_run_with_an_error(tmp_path):
   process = start('--run_dir', str(tmp_path / 'run'), *SMALL)
   family = psutil.Process(process.pid).children(recursive=True)
-  actor = next(p for p in family if 'python' in p.name() and
-               p.parent() and 'actor/0' in ' '.join(p.parent().cmdline()))
-  actor.kill()
+  # The process that passes an actor's output on is its parent.
+  passes_on = next(p for p in family if 'actor/0' in p.cmdline())
+  next(p for p in passes_on.children() if 'sed' not in p.name()).kill()
   output = process.communicate(timeout=30)[0].decode()
-  assert process.returncode == 1
+  assert process.returncode == 1, output
   assert 'a node failed' in output
   assert psutil.wait_procs(family, timeout=5)[1] == []
 
