@@ -76,7 +76,7 @@ class ImpalaPPOConfig:
   # Networks.
   autoencoder: bool = True
   reconstruction_cost: float = 0.1
-  reconstruction_period: int = 4
+  reconstruction_period: int = 8
   conv_channels: Tuple[int, ...] = (16, 32)
   latent_size: int = 256
   frame_stack: int = 1
