@@ -41,7 +41,7 @@ def make_program(run_dir, agent=None, **kwargs):
       max_timesteps=10_000_000, progress_seconds=1., evaluation_interval=4000,
       evaluation_episodes=20), **kwargs})
   config = ImpalaPPOConfig(**{**dict(
-      batch_size=32, sequence_length=16, latent_size=64), **(agent or {})})
+      batch_size=24, sequence_length=16, latent_size=64), **(agent or {})})
   spec = specs.make_environment_spec(GAME.make(1, 0))
   return impala_ppo.make_program(ImpalaPPOBuilder(config), GAME.make, spec, run)
 

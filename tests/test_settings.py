@@ -166,7 +166,7 @@ def test_foreign_config(tmp_path, text):
     ('discount', 1.01), ('vtrace_lambda', 0.), ('vtrace_lambda', 1.01),
     ('conv_channels', ()), ('conv_channels', (16, 0)),
     ('loss', 'dqn'), ('replay_sampler', 'lifo'),
-    ('samples_per_insert', 0.5), ('samples_per_insert', 3.),
+    ('samples_per_insert', 0.5), ('samples_per_insert', 5.),
     ('batch_size', 2), ('min_replay_size', 65), ('min_replay_size', 3),
 ])
 def test_agent_settings_are_checked(name, value):
@@ -184,10 +184,10 @@ def test_fifo_replays_whole_times():
 def test_replay_settings_do_not_matter_without_replay():
   config = agent_config.ImpalaPPOConfig(samples_per_insert=1.,
                                         min_replay_size=100)
-  assert not config.uses_replay and config.online_batch_size == 32
+  assert not config.uses_replay and config.online_batch_size == 24
   config = agent_config.ImpalaPPOConfig()
   assert config.uses_replay
-  assert (config.online_batch_size, config.replay_batch_size) == (8, 24)
+  assert (config.online_batch_size, config.replay_batch_size) == (8, 16)
   assert config.timesteps_per_learner_step == 8 * 32
 
 

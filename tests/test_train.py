@@ -16,7 +16,7 @@ import pytest
 from agents import checkpoints
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SMALL = ['--num_actors', '2', '--envs_per_actor', '4', '--batch_size', '16',
+SMALL = ['--num_actors', '2', '--envs_per_actor', '4', '--batch_size', '12',
          '--sequence_length', '8', '--latent_size', '32',
          '--evaluation_interval', '0', '--progress_seconds', '1']
 

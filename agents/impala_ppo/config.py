@@ -76,14 +76,14 @@ class ImpalaPPOConfig:
   # Networks.
   autoencoder: bool = True
   reconstruction_cost: float = 0.1
-  reconstruction_period: int = 8
+  reconstruction_period: int = 4
   conv_channels: Tuple[int, ...] = (16, 32)
   latent_size: int = 256
   frame_stack: int = 1
   # Data.
   sequence_length: int = 32
-  batch_size: int = 32
-  samples_per_insert: float = 4.0
+  batch_size: int = 24
+  samples_per_insert: float = 3.0
   replay_sampler: str = 'uniform'
   replay_capacity: int = 64
   min_replay_size: int = 1
