@@ -8,6 +8,7 @@
 import dataclasses
 import functools
 import os
+import sys
 import threading
 from typing import Callable, Optional, Sequence
 
@@ -171,12 +172,22 @@ def _counter(config: RunConfig, verbose: bool) -> progress_lib.RunProgress:
 def _learner(builder, environment_spec, config: RunConfig, shards,
              counter) -> learner_worker.LearnerWorker:
   _own_process()
-  learner = builder.make_learner(
-      config.seed, builder.make_networks(environment_spec),
-      builder.make_dataset_iterator(shards), shards)
-  return learner_worker.LearnerWorker(
-      learner, counter, config.run_dir, config.checkpoint_minutes,
-      lp.stop_event())
+  should_stop = lp.stop_event()
+  made = []
+
+  def make():
+    learner = builder.make_learner(
+        config.seed, builder.make_networks(environment_spec),
+        builder.make_dataset_iterator(shards), shards)
+    made.append(learner_worker.LearnerWorker(
+        learner, counter, config.run_dir, config.checkpoint_minutes,
+        should_stop))
+
+  # It waits for the replay, which may be stopped before it has started.
+  stopping.run_until_stopped(make, should_stop)
+  if not made:
+    sys.exit()
+  return made[0]
 
 
 def _act(builder, environment_factory, environment_spec, config: RunConfig,

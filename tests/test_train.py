@@ -69,6 +69,25 @@ def stop(process, how):
   return process.returncode, alive
 
 
+def node(launcher, name):
+  """Returns the process of a node, or None where it has not started yet."""
+  for process in launcher.children(recursive=True):
+    try:
+      # The process that passes a node's output on is its parent.
+      if name in process.cmdline():
+        return next((p for p in process.children() if 'sed' not in p.name()),
+                    None)
+    except psutil.NoSuchProcess:
+      pass
+  return None
+
+
+def handles_sigterm(process):
+  with open(f'/proc/{process.pid}/status') as f:
+    caught = int(re.search(r'SigCgt:\s*(\w+)', f.read()).group(1), 16)
+  return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
 def interrupt(process):
   """Ctrl-C in a terminal signals the whole foreground process group."""
   os.killpg(process.pid, signal.SIGINT)
@@ -147,6 +166,27 @@ def test_a_run_can_be_stopped_while_its_nodes_start(tmp_path, how):
   assert os.listdir(tmp_path / 'run') == ['config.json']
 
 
+@pytest.mark.timeout(120)
+def test_a_run_can_be_stopped_while_the_learner_waits_for_replay(tmp_path):
+  process = subprocess.Popen(
+      command('launch.train', '--run_dir', str(tmp_path / 'run'), *SMALL),
+      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+      start_new_session=True)
+  launcher = psutil.Process(process.pid)
+  frozen = None
+  while frozen is None:
+    assert process.poll() is None
+    time.sleep(0.02)
+    frozen = node(launcher, 'replay/0')
+  frozen.suspend()
+  learner = None
+  while learner is None or not handles_sigterm(learner):
+    time.sleep(0.1)
+    learner = node(launcher, 'learner/0')
+  time.sleep(5)  # Builds its networks, and then asks the replay for its tables.
+  assert stop(process, terminate) == (0, [])
+
+
 @pytest.mark.timeout(150)
 def test_vectors_train_under_threads_to_the_end(tmp_path):
   run_dir = str(tmp_path / 'run')
@@ -160,10 +200,9 @@ def test_vectors_train_under_threads_to_the_end(tmp_path):
 @pytest.mark.timeout(150)
 def test_a_dead_node_ends_the_run_with_an_error(tmp_path):
   process = start('--run_dir', str(tmp_path / 'run'), *SMALL)
-  family = psutil.Process(process.pid).children(recursive=True)
-  # The process that passes an actor's output on is its parent.
-  passes_on = next(p for p in family if 'actor/0' in p.cmdline())
-  next(p for p in passes_on.children() if 'sed' not in p.name()).kill()
+  launcher = psutil.Process(process.pid)
+  family = launcher.children(recursive=True)
+  node(launcher, 'actor/0').kill()
   output = process.communicate(timeout=30)[0].decode()
   assert process.returncode == 1, output
   assert 'a node failed' in output
