@@ -1,12 +1,15 @@
-"""Timesteps a second while learning: `python -m benchmarks.throughput`.
+"""The parts, the bound and the whole: `python -m benchmarks.throughput`.
 
-Trains Pong by the real command with its default settings, in a directory of
-its own, and measures from the rows of `progress.csv` once the learner is under
-way. Flags after `--` go to the training command.
+Measures what each part of the system costs alone, in core-milliseconds for a
+timestep; from these, the rate at which the machine's cores could train if they
+did nothing else; and then the real command on Pong, with its default settings,
+once the learner is under way. `efficiency` is the whole over the bound. Flags
+after `--` go to the training command.
 """
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -18,6 +21,9 @@ from typing import Dict, List
 
 import numpy as np
 import psutil
+
+from benchmarks import parts
+from launch import settings as settings_lib
 
 _START_SECONDS = 120
 _WARM_UP_ROWS = 3
@@ -36,18 +42,32 @@ def _learning_rows(run_dir: str) -> List[Dict[str, str]]:
   return rows[_WARM_UP_ROWS:]
 
 
-def _memory_gib(process: psutil.Process) -> float:
-  """Proportional set size of a process and all below it."""
-  total = 0
-  for p in [process, *process.children(recursive=True)]:
-    try:
-      total += p.memory_full_info().pss
-    except psutil.Error:
-      pass  # It has ended meanwhile.
-  return total / 2**30
+def measure_parts(settings: settings_lib.Settings,
+                  seconds: float) -> Dict[str, parts.Cost]:
+  """Measures each part for some seconds; the learner's are of one sample."""
+  return {part.__name__: parts.measure(part, settings, seconds)
+          for part in (parts.environment, parts.policy, parts.insertion,
+                       parts.sampling, parts.learner)}
 
 
-def measure(seconds: float, train_flags: List[str]) -> Dict[str, float]:
+def compare_loading(settings: settings_lib.Settings,
+                    seconds: float) -> Dict[str, parts.Cost]:
+  """Measures the learner with the parallel data pipeline and a plain one."""
+  plain = dataclasses.replace(settings, agent=dataclasses.replace(
+      settings.agent, prefetch_size=0, num_fetch_workers=1))
+  return {name: parts.measure(parts.learner_with_data, changed, seconds)
+          for name, changed in (('parallel', settings), ('plain', plain))}
+
+
+def bound(costs: Dict[str, parts.Cost], samples_per_insert: float) -> float:
+  """Returns the timesteps a second of all cores doing nothing but the parts."""
+  seconds = sum(cost.core_seconds * (
+      samples_per_insert if name in ('sampling', 'learner') else 1.)
+                for name, cost in costs.items())
+  return os.cpu_count() / seconds
+
+
+def measure_whole(seconds: float, train_flags: List[str]) -> Dict[str, float]:
   """Runs the program and measures it for some seconds of learning.
 
   Args:
@@ -77,7 +97,7 @@ def measure(seconds: float, train_flags: List[str]) -> Dict[str, float]:
       memory = 0.
       deadline = time.monotonic() + seconds
       while time.monotonic() < deadline and process.poll() is None:
-        memory = max(memory, _memory_gib(psutil.Process(process.pid)))
+        memory = max(memory, parts.memory_gib(psutil.Process(process.pid)))
         time.sleep(5.)
       if process.poll() is not None:
         raise RuntimeError('training ended while it was being measured.')
@@ -106,19 +126,52 @@ def measure(seconds: float, train_flags: List[str]) -> Dict[str, float]:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--seconds', type=float, default=60.)
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--seconds', type=float, default=60.,
+                      help='to measure the whole for')
+  parser.add_argument('--part_seconds', type=float, default=10.,
+                      help='to measure each part for')
   parser.add_argument('--json', help='also write the figures to this file')
   parser.add_argument('train_flags', nargs='*',
                       help='flags of launch.train, after --')
   flags = parser.parse_args()
+  settings = settings_lib.from_train_flags(flags.train_flags)
+
+  costs = measure_parts(settings, flags.part_seconds)
+  limit = bound(costs, settings.agent.samples_per_insert)
+  print('| part alone | core-ms a timestep | times | timesteps a second |')
+  print('| --- | --- | --- | --- |')
+  for name, cost in costs.items():
+    times = (settings.agent.samples_per_insert
+             if name in ('sampling', 'learner') else 1)
+    print(f'| {name} | {1e3 * cost.core_seconds:.4f} | {times:g} | '
+          f'{cost.timesteps_per_second:,.0f} |')
+  print(f'| bound, {os.cpu_count()} cores | {1e3 * os.cpu_count() / limit:.4f} | '
+        f'1 | {limit:,.0f} |\n')
+
+  loading = compare_loading(settings, flags.part_seconds)
+  print('| learner with data in the tables | waits | timesteps a second |')
+  print('| --- | --- | --- |')
+  for name, cost in loading.items():
+    print(f'| {name} loading | {cost.wait_fraction:.1%} | '
+          f'{cost.timesteps_per_second:,.0f} |')
+  print()
+
   try:
-    figures = measure(flags.seconds, flags.train_flags)
+    whole = measure_whole(flags.seconds, flags.train_flags)
   except RuntimeError as e:
     sys.exit(f'throughput: error: {e}')
-  for name, value in figures.items():
-    print(f'{name:30} {value:12,.3f}')
+  whole['efficiency'] = whole['timesteps_per_second'] / limit
+  print('| whole | |')
+  print('| --- | --- |')
+  for name, value in whole.items():
+    print(f'| {name} | {value:,.3f} |')
   if flags.json:
+    figures = {
+        **whole, 'bound': limit,
+        'parts': {name: dataclasses.asdict(c) for name, c in costs.items()},
+        'loading': {name: dataclasses.asdict(c) for name, c in loading.items()}}
     with open(flags.json, 'w') as f:
       json.dump(figures, f, indent=2)
 

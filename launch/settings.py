@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import typing
 from typing import Any, Dict, NoReturn, Optional, Sequence
 
 from agents import environments
@@ -68,8 +69,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         kwargs['action'] = argparse.BooleanOptionalAction
       elif field.type in (int, float, str):
         kwargs['type'] = field.type
-      elif field.type == Optional[float]:
-        kwargs['type'] = float
+      elif field.type in (Optional[int], Optional[float]):
+        kwargs['type'] = typing.get_args(field.type)[0]
       else:
         kwargs['type'] = _integers
       group.add_argument(f'--{field.name}',
@@ -114,6 +115,16 @@ def from_flags(flags: Dict[str, Any],
   return Settings(environment,
                   agent_config.ImpalaPPOConfig(**values['agent']),
                   impala_ppo.RunConfig(**values['run']))
+
+
+def from_train_flags(argv: Sequence[str]) -> Settings:
+  """Makes settings from the training command's flags; a bad one is an exit."""
+  parser = Parser(allow_abbrev=False)
+  add_flags(parser)
+  try:
+    return from_flags(vars(parser.parse_args(argv)))
+  except ValueError as e:
+    fail(str(e))
 
 
 def save(settings: Settings) -> None:

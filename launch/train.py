@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Optional
 from acme import specs
 import launchpad as lp
 import psutil
+import tensorflow as tf
 
 from agents import checkpoints
 from agents.impala_ppo import builder as builder_lib
@@ -69,6 +70,17 @@ def _check_ports(run: impala_ppo.RunConfig):
                          '--replay_port.') from None
 
 
+def _devices(num_gpus: Optional[int]) -> Optional[List[str]]:
+  """Returns the learner's devices; raises ValueError where they are missing."""
+  if num_gpus is None:
+    return None
+  there = len(tf.config.list_physical_devices('GPU'))
+  if num_gpus > there:
+    raise ValueError(f'num_gpus is {num_gpus}, but TensorFlow finds {there}; '
+                     'give a number that it finds, or 0 for the CPU.')
+  return [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0']
+
+
 def _check_checkpoint(settings: settings_lib.Settings,
                       builder: builder_lib.ImpalaPPOBuilder,
                       environment_spec: specs.EnvironmentSpec):
@@ -94,7 +106,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     environment = settings.environment.make(1, settings.run.seed)
     environment_spec = specs.make_environment_spec(environment)
     environment.close()
-    builder = builder_lib.ImpalaPPOBuilder(settings.agent)
+    builder = builder_lib.ImpalaPPOBuilder(
+        settings.agent, _devices(settings.run.num_gpus))
+    if flags['lp_launch_type'] == 'local_mp':
+      tf.config.set_visible_devices([], 'GPU')  # They are the learner's.
     builder.make_networks(environment_spec)
     if flags['resume']:
       _check_checkpoint(settings, builder, environment_spec)
@@ -108,10 +123,10 @@ def main(argv: Optional[List[str]] = None) -> int:
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
-  return _launch(program, flags['lp_launch_type'])
+  return run_program(program, flags['lp_launch_type'])
 
 
-def _launch(program: lp.Program, launch_type: str) -> int:
+def run_program(program: lp.Program, launch_type: str) -> int:
   """Runs a program to its end; returns the exit code.
 
   Once any node ends, so does the program: unless it was told to, the node has

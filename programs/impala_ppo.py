@@ -45,6 +45,8 @@ class RunConfig:
     seed: seeds environments, networks and actors.
     num_actors: actor processes; by default one for each core.
     envs_per_actor: environments that each actor steps at once.
+    num_gpus: GPUs that the learner computes on, a replica on each; 0 for the
+      CPU, by default all that there are.
     num_replay_shards: Reverb servers; actors are spread over them.
     replay_port: port of the first shard, the others follow; 0 picks free ones.
     max_timesteps: when the run ends.
@@ -59,6 +61,7 @@ class RunConfig:
   seed: int = 0
   num_actors: int = dataclasses.field(default_factory=os.cpu_count)
   envs_per_actor: int = 16
+  num_gpus: Optional[int] = None
   num_replay_shards: int = 1
   replay_port: int = 0
   max_timesteps: int = 3_000_000
@@ -75,9 +78,9 @@ class RunConfig:
       value = getattr(self, name)
       if not value > 0:
         raise ValueError(f'{name} must be positive, not {value}.')
-    for name in ('seed', 'replay_port', 'evaluation_interval'):
+    for name in ('seed', 'replay_port', 'evaluation_interval', 'num_gpus'):
       value = getattr(self, name)
-      if value < 0:
+      if value is not None and value < 0:
         raise ValueError(f'{name} must not be negative, not {value}.')
     if self.replay_port + self.num_replay_shards > 65536:
       raise ValueError(f'replay_port must be below 65536, not {self.replay_port}.')

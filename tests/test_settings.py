@@ -156,7 +156,8 @@ def test_foreign_config(tmp_path, text):
         'latent_size', 'frame_stack', 'sequence_length', 'batch_size',
         'reconstruction_period', 'replay_capacity', 'min_replay_size',
         'queue_capacity', 'learning_rate_decay_timesteps',
-        'variable_update_period', 'prefetch_size', 'num_fetch_workers')],
+        'variable_update_period', 'num_fetch_workers')],
+    ('prefetch_size', -1),
     *[(name, value) for value in (0., -1., float('nan')) for name in (
         'clip_epsilon', 'max_abs_reward', 'learning_rate', 'adam_epsilon',
         'max_gradient_norm')],

@@ -214,6 +214,8 @@ def test_a_dead_node_ends_the_run_with_an_error(tmp_path):
     (['--game', 'Pendulum-v1'], 'Discrete action space'),
     (['--num_actors', '-1'], 'num_actors must be positive'),
     (['--max_timesteps', '0'], 'max_timesteps must be positive'),
+    (['--num_gpus', '-1'], 'num_gpus must not be negative'),
+    (['--num_gpus', '99'], 'num_gpus is 99, but TensorFlow finds'),
     (['--batch_size', 'many'], 'invalid int value'),
     (['--no_such_flag', '1'], 'unrecognized arguments'),
     (['--resume'], 'holds no run'),

@@ -61,7 +61,8 @@ class ImpalaPPOConfig:
     adam_epsilon: Adam's denominator offset.
     max_gradient_norm: gradients are clipped to this global norm.
     variable_update_period: actor steps between two requests for weights.
-    prefetch_size: batches kept ready for the learner.
+    prefetch_size: batches kept ready for the learner; 0 makes each one when
+      the learner asks for it.
     num_fetch_workers: Reverb streams that fetch from each replay table.
   """
   # Losses.
@@ -85,7 +86,7 @@ class ImpalaPPOConfig:
   batch_size: int = 24
   samples_per_insert: float = 3.0
   replay_sampler: str = 'uniform'
-  replay_capacity: int = 64
+  replay_capacity: int = 16
   min_replay_size: int = 1
   priority_exponent: float = 0.6
   queue_capacity: int = 1
@@ -105,7 +106,7 @@ class ImpalaPPOConfig:
     for name in ('latent_size', 'frame_stack', 'sequence_length', 'batch_size',
                  'reconstruction_period', 'replay_capacity', 'min_replay_size',
                  'queue_capacity', 'learning_rate_decay_timesteps',
-                 'variable_update_period', 'prefetch_size', 'num_fetch_workers'):
+                 'variable_update_period', 'num_fetch_workers'):
       value = getattr(self, name)
       if value < 1:
         raise ValueError(f'{name} must be a positive integer, not {value}.')
@@ -115,7 +116,7 @@ class ImpalaPPOConfig:
       if not value > 0:
         raise ValueError(f'{name} must be positive, not {value}.')
     for name in ('baseline_cost', 'entropy_cost', 'reconstruction_cost',
-                 'final_learning_rate', 'priority_exponent'):
+                 'final_learning_rate', 'priority_exponent', 'prefetch_size'):
       value = getattr(self, name)
       if not value >= 0:
         raise ValueError(f'{name} must not be negative, not {value}.')

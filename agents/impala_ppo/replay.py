@@ -7,7 +7,7 @@ stacks of S frames: the frames before the first observation, the T timesteps,
 and the step that they bootstrap from.
 """
 
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from acme import specs
 import reverb
@@ -129,12 +129,12 @@ def stack_frames(frames: tf.Tensor, is_first: tf.Tensor,
 
 
 def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
-                   max_in_flight: int) -> tf.data.Dataset:
+                   num_parallel_calls: Optional[int]) -> tf.data.Dataset:
   """Streams single trajectories ({column: [T, ...]}) of all shards' tables."""
   def of_shard(shard: tf.Tensor, address: tf.Tensor) -> tf.data.Dataset:
     items = reverb.TrajectoryDataset(
         address, table, dtypes, shapes,
-        max_in_flight_samples_per_worker=max_in_flight,
+        max_in_flight_samples_per_worker=1,
         num_workers_per_iterator=num_workers)
 
     def split(sample: reverb.ReplaySample) -> Dict[str, tf.Tensor]:
@@ -150,8 +150,7 @@ def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
       columns['shard'] = tf.repeat(shard, num_envs)
       return columns
 
-    return items.map(split, num_parallel_calls=num_workers,
-                     deterministic=True).unbatch()
+    return items.map(split, num_parallel_calls=num_parallel_calls).unbatch()
 
   info = reverb.Client(addresses[0]).server_info()
   table_signature = info[table].signature
@@ -187,13 +186,16 @@ def make_dataset(addresses: Sequence[str],
   Returns:
     A dataset of `Trajectories` with a static batch size.
   """
-  # A queue is read by one worker, or its order would be lost.
-  streams = [_table_dataset(addresses, QUEUE_TABLE, 1, 1).batch(
+  # A queue is read by one worker, or its order would be lost, and not ahead:
+  # what waits in the pipeline grows stale.
+  streams = [_table_dataset(addresses, QUEUE_TABLE, 1, None).batch(
       config.online_batch_size, drop_remainder=True)]
   if config.uses_replay:
     workers = 1 if config.replay_sampler == 'fifo' else config.num_fetch_workers
     streams.append(
-        _table_dataset(addresses, REPLAY_TABLE, workers, 1).batch(
+        _table_dataset(
+            addresses, REPLAY_TABLE, workers,
+            workers if config.prefetch_size else None).batch(
             config.replay_batch_size, drop_remainder=True))
 
   def to_trajectories(*batches: Dict[str, tf.Tensor]) -> Trajectories:
@@ -209,9 +211,11 @@ def make_dataset(addresses: Sequence[str],
         observation=frames, key=key, shard=shard,
         **{name: column[:, steps] for name, column in columns.items()})
 
+  # With one batch to prefetch, the thread that does so makes it.
   dataset = tf.data.Dataset.zip(tuple(streams)).map(
-      to_trajectories, num_parallel_calls=config.prefetch_size,
-      deterministic=True)
+      to_trajectories,
+      num_parallel_calls=(config.prefetch_size if config.prefetch_size > 1
+                          else None))
   options = tf.data.Options()
   options.experimental_distribute.auto_shard_policy = (
       tf.data.experimental.AutoShardPolicy.OFF)

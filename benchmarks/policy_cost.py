@@ -1,0 +1,111 @@
+"""What acting costs, against a Nature-CNN trunk: `python -m benchmarks.policy_cost`.
+
+Counts the multiply-adds of the actor's graph for one observation and times
+the policy on one core, at batches of 1 and 32, with this agent's small latent
+and with the convolutions and dense layer of the Nature DQN, at both frame
+sizes. Times are medians over rounds in which the networks take turns.
+"""
+
+import argparse
+import time
+from typing import Callable, Dict, Tuple
+
+from acme import specs
+import numpy as np
+import tensorflow as tf
+
+from agents import environments
+from agents.impala_ppo import acting
+from agents.impala_ppo import ImpalaPPOBuilder
+from agents.impala_ppo import ImpalaPPOConfig
+from agents.impala_ppo import networks as networks_lib
+
+BATCH_SIZES = (1, 32)
+FRAME_SIZES = (42, 84)
+NETWORKS = {
+    'latent': {},
+    'nature': {'conv_channels': (32, 64, 64), 'latent_size': 512},
+}
+
+
+def multiply_adds(actor_critic: networks_lib.ActorCritic,
+                  observation_spec: specs.Array) -> int:
+  """Counts multiplications with a weight, for one observation."""
+  graph = tf.function(actor_critic).get_concrete_function(tf.TensorSpec(
+      [1, *observation_spec.shape], observation_spec.dtype)).graph
+  total = 0
+  for op in graph.get_operations():
+    if op.type == 'Conv2D':
+      # Each output pixel takes the whole kernel once.
+      _, height, width, _ = op.outputs[0].shape
+      total += height * width * op.inputs[1].shape.num_elements()
+    elif op.type == 'MatMul':
+      total += op.inputs[1].shape.num_elements()
+  return total
+
+
+def make_policy(game: str, frame_size: int,
+                network: str) -> Tuple[acting.Policy, int, np.ndarray]:
+  """Returns a policy, its multiply-adds, and real observations [32, ...]."""
+  environment = environments.make_environment(
+      game, max(BATCH_SIZES), seed=0, frame_size=frame_size)
+  environment_spec = specs.make_environment_spec(environment)
+  builder = ImpalaPPOBuilder(ImpalaPPOConfig(
+      frame_stack=environments.ATARI_FRAME_STACK, **NETWORKS[network]))
+  networks = builder.make_networks(environment_spec)
+  networks.create_variables()
+  observation = environment.reset().observation
+  environment.close()
+  return (builder.make_policy(networks, environment_spec),
+          multiply_adds(networks.actor_critic, environment_spec.observations),
+          np.ascontiguousarray(observation))
+
+
+def time_calls(call: Callable[[], object], seconds: float) -> float:
+  """Returns the mean milliseconds of a call over some seconds."""
+  start, calls = time.perf_counter(), 0
+  while time.perf_counter() - start < seconds:
+    call()
+    calls += 1
+  return 1e3 * (time.perf_counter() - start) / calls
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--game', default='pong')
+  parser.add_argument('--rounds', type=int, default=9)
+  parser.add_argument('--seconds', type=float, default=0.5,
+                      help='of each measurement')
+  flags = parser.parse_args()
+  tf.config.set_visible_devices([], 'GPU')
+  tf.config.threading.set_intra_op_parallelism_threads(1)
+  tf.config.threading.set_inter_op_parallelism_threads(1)
+
+  print('| frames | trunk | multiply-adds | '
+        + ' | '.join(f'batch {size}, ms' for size in BATCH_SIZES) + ' |')
+  print('| --- ' * (3 + len(BATCH_SIZES)) + '|')
+  for frame_size in FRAME_SIZES:
+    made = {name: make_policy(flags.game, frame_size, name)
+            for name in NETWORKS}
+    times: Dict[Tuple[str, int], list] = {}
+    for round_ in range(flags.rounds + 1):
+      for name, (policy, _, observations) in made.items():
+        for size in BATCH_SIZES:
+          batch, seed = observations[:size], np.array([0, round_], np.int64)
+          elapsed = time_calls(lambda p=policy, b=batch, s=seed: p(b, s),
+                               flags.seconds if round_ else 0.1)
+          if round_:  # The first one traces.
+            times.setdefault((name, size), []).append(elapsed)
+    for name, (_, count, _) in made.items():
+      print(f'| {frame_size}x{frame_size} | {name} | {count:,} | ' + ' | '.join(
+          f'{np.median(times[name, size]):.3f}' for size in BATCH_SIZES) + ' |')
+    ratios = [made['latent'][1] / made['nature'][1]] + [
+        np.median(np.divide(times['latent', size], times['nature', size]))
+        for size in BATCH_SIZES]
+    print(f'| {frame_size}x{frame_size} | latent / nature | '
+          + ' | '.join(f'{ratio:.2f}' for ratio in ratios) + ' |')
+
+
+if __name__ == '__main__':
+  main()

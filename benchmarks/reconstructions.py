@@ -1,0 +1,82 @@
+"""Draws frames beside their reconstructions, from a trained checkpoint.
+
+    python -m benchmarks.reconstructions --run_dir runs/pong --out picture.png
+
+Plays the newest policy of the run and takes frames spread over the play.
+Needs matplotlib.
+"""
+
+import argparse
+import sys
+
+from acme import specs
+import numpy as np
+import tensorflow as tf
+
+from agents import checkpoints
+from agents.impala_ppo import ImpalaPPOBuilder
+from launch import settings as settings_lib
+
+_ENVS = 8
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--run_dir', required=True)
+  parser.add_argument('--out', required=True, help='the PNG to write')
+  parser.add_argument('--steps', type=int, default=200,
+                      help='timesteps to play first, in each environment')
+  parser.add_argument('--seed', type=int, default=1)
+  flags = parser.parse_args()
+  import matplotlib  # Only for drawing.
+  matplotlib.use('Agg')
+  from matplotlib import pyplot as plt
+
+  try:
+    settings = settings_lib.load(flags.run_dir)
+    path = checkpoints.latest(flags.run_dir)
+    if path is None:
+      raise ValueError(f'{flags.run_dir} holds no whole checkpoint.')
+    if not settings.agent.autoencoder or settings.agent.frame_stack == 1:
+      raise ValueError(f'{flags.run_dir} reconstructs no frames.')
+  except ValueError as e:
+    sys.exit(f'reconstructions: error: {e}')
+  environment = settings.environment.make(_ENVS, flags.seed)
+  environment_spec = specs.make_environment_spec(environment)
+  builder = ImpalaPPOBuilder(settings.agent)
+  networks = builder.make_networks(environment_spec)
+  networks.create_variables()
+  learner = tf.train.Checkpoint(actor_critic=networks.actor_critic,
+                                decoder=networks.decoder)
+  tf.train.Checkpoint(learner=learner).restore(path).expect_partial()
+  actor = builder.make_actor(flags.seed,
+                             builder.make_policy(networks, environment_spec))
+  timestep = environment.reset()
+  for _ in range(flags.steps):
+    timestep = environment.step(actor.select_action(timestep.observation))
+  environment.close()
+
+  observation = timestep.observation
+  encoder = networks.actor_critic.encoder
+  reconstruction = networks.decoder(encoder(observation))
+  # The decoder draws the newest frame, as the normaliser gives it.
+  reconstruction = encoder.normalizer.denormalize(
+      tf.repeat(reconstruction, observation.shape[-1], axis=-1))
+  figure, axes = plt.subplots(2, _ENVS, figsize=(1.6 * _ENVS, 3.6))
+  for row, (name, images) in enumerate((
+      ('frame', observation), ('reconstruction', reconstruction.numpy()))):
+    for axis, image in zip(axes[row], images):
+      axis.imshow(np.clip(image[..., -1], 0, 255), cmap='gray', vmin=0, vmax=255)
+      axis.set_xticks([])
+      axis.set_yticks([])
+    axes[row, 0].set_ylabel(name)
+  figure.suptitle(f'{settings.environment.game}, after '
+                  f'{checkpoints.learner_steps(path):,} learner steps')
+  figure.tight_layout()
+  figure.savefig(flags.out, dpi=110)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
