@@ -31,11 +31,14 @@ _NO_AUTOENCODER = ('--no-autoencoder',)
 VARIANTS = {
     'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
     'ppo': _NO_REPLAY + _NO_AUTOENCODER,
+    # The same as the full agent without the auto-encoder.
     'ppo_replay': _NO_AUTOENCODER,
     'full': (),
     'full_without_ppo': _NO_PPO,
     'full_without_replay': _NO_REPLAY,
-    'full_without_autoencoder': _NO_AUTOENCODER,
+    # The trunk of the Nature DQN: what acting would cost without the latent.
+    'nature_cnn': _NO_AUTOENCODER + (
+        '--conv_channels', '32,64,64', '--latent_size', '512'),
 }
 
 

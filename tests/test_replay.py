@@ -220,9 +220,10 @@ def test_learner_reads_all_shards():
     server.stop()
 
 
-def test_fifo_replays_each_trajectory_the_same_number_of_times():
+@pytest.mark.parametrize('prefetch_size', [0, 1, 3])
+def test_fifo_replays_each_trajectory_the_same_number_of_times(prefetch_size):
   config = make_config(samples_per_insert=3., batch_size=3,
-                       replay_sampler='fifo')
+                       replay_sampler='fifo', prefetch_size=prefetch_size)
   server = make_server(config)
   fill(make_adder(server, config), Stream(1), 8 * 4 + 1)
   batches = list(itertools.islice(
