@@ -7,7 +7,7 @@ stacks of S frames: the frames before the first observation, the T timesteps,
 and the step that they bootstrap from.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Sequence
 
 from acme import specs
 import reverb
@@ -129,7 +129,7 @@ def stack_frames(frames: tf.Tensor, is_first: tf.Tensor,
 
 
 def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
-                   num_parallel_calls: Optional[int]) -> tf.data.Dataset:
+                   ahead: bool) -> tf.data.Dataset:
   """Streams single trajectories ({column: [T, ...]}) of all shards' tables."""
   def of_shard(shard: tf.Tensor, address: tf.Tensor) -> tf.data.Dataset:
     items = reverb.TrajectoryDataset(
@@ -150,7 +150,8 @@ def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
       columns['shard'] = tf.repeat(shard, num_envs)
       return columns
 
-    return items.map(split, num_parallel_calls=num_parallel_calls).unbatch()
+    return items.map(split,
+                     num_parallel_calls=num_workers if ahead else None).unbatch()
 
   info = reverb.Client(addresses[0]).server_info()
   table_signature = info[table].signature
@@ -186,16 +187,14 @@ def make_dataset(addresses: Sequence[str],
   Returns:
     A dataset of `Trajectories` with a static batch size.
   """
-  # A queue is read by one worker, or its order would be lost, and not ahead:
-  # what waits in the pipeline grows stale.
-  streams = [_table_dataset(addresses, QUEUE_TABLE, 1, None).batch(
+  ahead = config.prefetch_size > 0
+  # A queue is read by one worker, or its order would be lost.
+  streams = [_table_dataset(addresses, QUEUE_TABLE, 1, ahead).batch(
       config.online_batch_size, drop_remainder=True)]
   if config.uses_replay:
     workers = 1 if config.replay_sampler == 'fifo' else config.num_fetch_workers
     streams.append(
-        _table_dataset(
-            addresses, REPLAY_TABLE, workers,
-            workers if config.prefetch_size else None).batch(
+        _table_dataset(addresses, REPLAY_TABLE, workers, ahead).batch(
             config.replay_batch_size, drop_remainder=True))
 
   def to_trajectories(*batches: Dict[str, tf.Tensor]) -> Trajectories:
@@ -211,11 +210,8 @@ def make_dataset(addresses: Sequence[str],
         observation=frames, key=key, shard=shard,
         **{name: column[:, steps] for name, column in columns.items()})
 
-  # With one batch to prefetch, the thread that does so makes it.
   dataset = tf.data.Dataset.zip(tuple(streams)).map(
-      to_trajectories,
-      num_parallel_calls=(config.prefetch_size if config.prefetch_size > 1
-                          else None))
+      to_trajectories, num_parallel_calls=config.prefetch_size or None)
   options = tf.data.Options()
   options.experimental_distribute.auto_shard_policy = (
       tf.data.experimental.AutoShardPolicy.OFF)
