@@ -11,9 +11,9 @@ A cell is stopped once it is solved, or at 3,000,000 timesteps. Its
 import argparse
 import csv
 import dataclasses
+import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,7 +83,13 @@ def run_cell(game: str, variant: str, seed: int, max_timesteps: int,
       return code
     kept = _directory(game, variant, seed)
     kept.mkdir(parents=True, exist_ok=True)
-    shutil.copy(os.path.join(run_dir, 'config.json'), kept)
+    with open(os.path.join(run_dir, 'config.json')) as f:
+      config = json.load(f)
+    # Where it ran says nothing to others.
+    config['run']['run_dir'] = os.path.basename(run_dir)
+    with open(kept / 'config.json', 'w') as f:
+      json.dump(config, f, indent=2)
+      f.write('\n')
     rows = _read_rows(pathlib.Path(run_dir) / 'progress.csv')
     period = -(-len(rows) // _ROWS_KEPT)
     thinned = rows[:-1:period] + rows[-1:]
