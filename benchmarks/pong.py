@@ -26,7 +26,7 @@ _ROWS_KEPT = 300
 
 _NO_PPO = ('--loss', 'vtrace')
 # The online part of each batch stays the same: replay comes on top of it.
-_NO_REPLAY = ('--samples_per_insert', '1', '--batch_size', '8')
+_NO_REPLAY = ('--samples_per_insert', '1', '--batch_size', '4')
 _NO_AUTOENCODER = ('--no-autoencoder',)
 VARIANTS = {
     'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,

@@ -217,8 +217,8 @@ def _make_program(cell: Cell, environment_spec: specs.EnvironmentSpec):
   with program.group('actor'):
     for i in range(_CLIENT_PROCESSES):
       program.add_node(lp.PyNode(
-          _clients, cell, range(i, cell.num_clients, _CLIENT_PROCESSES), shards,
-          learner))
+          _clients, cell, list(range(i, cell.num_clients, _CLIENT_PROCESSES)),
+          shards, learner))
   with program.group('counter'):
     program.add_node(lp.PyNode(_clock, cell, learner))
   return program

@@ -30,7 +30,9 @@ from agents.impala_ppo import builder as builder_lib
 EnvironmentFactory = Callable[[int, int], environments.VectorEnvironment]
 
 _EVALUATION_ENVS = 4
-_EVALUATOR_NICENESS = 10
+# Where cores are short the learner goes first: what waits for it grows stale.
+_ACTOR_NICENESS = 10
+_EVALUATOR_NICENESS = 15
 # Each process that draws random numbers has a seed of its own, spaced so that
 # no two runs with neighbouring seeds share any.
 _SEEDS_PER_RUN = 100_000
@@ -60,7 +62,7 @@ class RunConfig:
   run_dir: str
   seed: int = 0
   num_actors: int = dataclasses.field(default_factory=os.cpu_count)
-  envs_per_actor: int = 16
+  envs_per_actor: int = 8
   num_gpus: Optional[int] = None
   num_replay_shards: int = 1
   replay_port: int = 0
@@ -196,7 +198,7 @@ def _learner(builder, environment_spec, config: RunConfig, shards,
 def _act(builder, environment_factory, environment_spec, config: RunConfig,
          index: int, shard, learner, counter):
   if _own_process():
-    _use_one_core()
+    _use_one_core(_ACTOR_NICENESS)
   seed = config.seed * _SEEDS_PER_RUN + 1 + index
   should_stop = lp.stop_event()
   adder = builder.make_adder(shard)
@@ -216,8 +218,7 @@ def _act(builder, environment_factory, environment_spec, config: RunConfig,
 def _evaluate(builder, environment_factory, environment_spec,
               config: RunConfig, learner, counter):
   if _own_process():
-    _use_one_core()
-    os.nice(_EVALUATOR_NICENESS)
+    _use_one_core(_EVALUATOR_NICENESS)
   seed = config.seed * _SEEDS_PER_RUN
   should_stop = lp.stop_event()
 
@@ -240,8 +241,9 @@ def _own_process() -> bool:
   return threading.current_thread() is threading.main_thread()
 
 
-def _use_one_core():
+def _use_one_core(niceness: int):
   """Keeps an acting process off the learner's GPUs and cores."""
+  os.nice(niceness)
   tf.config.set_visible_devices([], 'GPU')
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -48,9 +48,10 @@ class Policy:
             logits, 1, seed, dtype=tf.int32)[:, 0]
       return action, logits
 
-    self._step = tf.function(step, input_signature=[
+    # Called as it is: looking for the trace that fits costs a tenth of a call.
+    self._step = tf.function(step).get_concrete_function(
         tf.TensorSpec([None, *observation_spec.shape], observation_spec.dtype),
-        tf.TensorSpec([2], tf.int64)])
+        tf.TensorSpec([2], tf.int64))
 
   def __call__(self, observation: np.ndarray,
                seed: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -60,7 +61,7 @@ class Policy:
       observation: [E, ...].
       seed: [2] int64; the same seed draws the same actions.
     """
-    action, logits = self._step(observation, seed)
+    action, logits = self._step(tf.constant(observation), tf.constant(seed))
     return action.numpy(), logits.numpy()
 
 

@@ -77,13 +77,13 @@ class ImpalaPPOConfig:
   # Networks.
   autoencoder: bool = True
   reconstruction_cost: float = 0.1
-  reconstruction_period: int = 4
+  reconstruction_period: int = 8
   conv_channels: Tuple[int, ...] = (16, 32)
   latent_size: int = 256
   frame_stack: int = 1
   # Data.
   sequence_length: int = 32
-  batch_size: int = 24
+  batch_size: int = 12
   samples_per_insert: float = 3.0
   replay_sampler: str = 'uniform'
   replay_capacity: int = 16
