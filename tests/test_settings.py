@@ -189,7 +189,7 @@ def test_replay_settings_do_not_matter_without_replay():
   config = agent_config.ImpalaPPOConfig()
   assert config.uses_replay
   assert (config.online_batch_size, config.replay_batch_size) == (4, 8)
-  assert config.timesteps_per_learner_step == 8 * 32
+  assert config.timesteps_per_learner_step == 4 * 32
 
 
 @pytest.mark.parametrize('name, value', [
