@@ -7,6 +7,8 @@ acting and learning take turns, and replay is of the kind that draws no random
 numbers, since Reverb's random selectors take no seed.
 """
 
+import agents  # noqa: F401, I001  Before TensorFlow, for its fast CPU kernels.
+
 import argparse
 from typing import List
 
