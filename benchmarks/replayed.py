@@ -1,0 +1,224 @@
+"""A program of real shards and learner, and of clients that replay a recording.
+
+`benchmarks.scale` measures with it. The nodes leave what they measured as .npz
+files of (time, value) in the cell's directory.
+"""
+
+import dataclasses
+import functools
+import itertools
+import os
+import sys
+import threading
+import time
+from typing import Dict, List, Optional, Sequence
+
+from acme import specs
+import launchpad as lp
+import numpy as np
+import psutil
+import reverb
+import tensorflow as tf
+
+from agents import stopping
+from agents.impala_ppo import acting
+from agents.impala_ppo import ImpalaPPOBuilder
+from benchmarks import parts
+from launch import settings as settings_lib
+from launch import train
+
+_CLIENT_PROCESSES = 4
+WARM_UP_SECONDS = 10.
+MEMORY_SECONDS = 5.
+
+
+@dataclasses.dataclass
+class Cell:
+  """One configuration to run.
+
+  Attributes:
+    settings: of the agent, and the environments of each client.
+    num_clients: concurrent actor clients.
+    num_shards: Reverb servers.
+    timesteps_per_second: that all clients together try to write.
+    learner_delay: seconds in place of a step's compute; None for the real one.
+    pull_variables: whether clients ask for variables.
+    seconds: how long to measure.
+    out: directory for what the processes measure.
+  """
+  settings: settings_lib.Settings
+  num_clients: int
+  num_shards: int
+  timesteps_per_second: float
+  learner_delay: Optional[float]
+  pull_variables: bool
+  seconds: float
+  out: str = ''
+
+
+class _Log:
+  """Times at which something happened, and how long it took or how much it was."""
+
+  def __init__(self, path: str):
+    self._path = path
+    self._entries: Dict[str, List] = {}
+    self._lock = threading.Lock()
+
+  def add(self, name: str, value: float):
+    with self._lock:
+      self._entries.setdefault(name, []).append((time.time(), value))
+
+  def save(self):
+    with self._lock:
+      np.savez(self._path, **{k: np.array(v) for k, v in self._entries.items()})
+
+
+class _LearnerNode:
+  """Steps the learner and serves its variables."""
+
+  def __init__(self, cell: Cell, environment_spec: specs.EnvironmentSpec,
+               shards: Sequence[reverb.Client]):
+    cpu, = tf.config.list_physical_devices('CPU')
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(2)])
+    self._cell = cell
+    builder = ImpalaPPOBuilder(cell.settings.agent, ('/cpu:0', '/cpu:1'))
+    self._learner = builder.make_learner(
+        0, builder.make_networks(environment_spec),
+        builder.make_dataset_iterator(shards))
+    if cell.learner_delay is not None:
+      # Everything else stays: batches are split over the replicas, and the
+      # weights are published after each step.
+      self._learner._distributed_step = self._delay  # pylint: disable=protected-access
+
+  def _delay(self, batch):
+    time.sleep(self._cell.learner_delay)
+    steps = self._learner._num_steps.assign_add(1)  # pylint: disable=protected-access
+    versions = self._learner._strategy.experimental_local_results(  # pylint: disable=protected-access
+        batch.policy_version)[0]
+    # The first trajectories of a batch are the online ones.
+    return {'policy_lag': tf.reduce_mean(
+        tf.cast(steps - versions[:1], tf.float32))}, None
+
+  def get_variables(self, names: Sequence[str]):
+    return self._learner.get_variables(names)
+
+  def run(self):
+    log = _Log(os.path.join(self._cell.out, 'learner.npz'))
+    should_stop = lp.stop_event()
+
+    def learn():
+      while not should_stop.is_set():
+        start = time.perf_counter()
+        self._learner.step()
+        elapsed = time.perf_counter() - start
+        metrics = self._learner.metrics()
+        log.add('waited', elapsed * metrics['wait_fraction'])
+        log.add('computed', elapsed * (1. - metrics['wait_fraction']))
+        log.add('lag', metrics['policy_lag'])
+
+    stopping.run_until_stopped(learn, should_stop)
+    log.save()
+
+
+def _act(cell: Cell, steps: List[parts.Step], shard: reverb.Client, learner,
+         log: _Log, should_stop: threading.Event, start: float):
+  """Writes recorded steps at an actor's pace until stopped."""
+  adder = ImpalaPPOBuilder(cell.settings.agent).make_adder(shard)
+  envs = cell.settings.run.envs_per_actor
+  period = envs * cell.num_clients / cell.timesteps_per_second
+  version = np.int64(0)
+  adder.add_first(steps[0][1])
+  due = start
+  for count, (action, timestep, extras) in enumerate(itertools.cycle(steps[1:])):
+    due += period
+    if should_stop.wait(max(0., due - time.monotonic())):
+      return
+    # Who is late does not hurry afterwards; nor does an actor.
+    due = max(due, time.monotonic() - period)
+    if (cell.pull_variables and
+        count % cell.settings.agent.variable_update_period == 0):
+      began = time.perf_counter()
+      version = learner.get_variables([acting.POLICY])[0][-1]
+      log.add('pull', time.perf_counter() - began)
+    began = time.perf_counter()
+    adder.add(action, timestep, {**extras, 'policy_version': version})
+    log.add('append', time.perf_counter() - began)
+
+
+def _clients(cell: Cell, indices: Sequence[int], shards, learner):
+  """Runs some of the clients, each in a thread, until stopped."""
+  should_stop = lp.stop_event()
+  steps, _ = parts.record(cell.settings,
+                          2 * cell.settings.agent.sequence_length)
+  log = _Log(os.path.join(cell.out, f'clients{indices[0]}.npz'))
+  period = (cell.settings.run.envs_per_actor * cell.num_clients /
+            cell.timesteps_per_second)
+  trajectory_seconds = period * cell.settings.agent.sequence_length
+
+  def act(index: int):
+    # Spread evenly over the time that a trajectory takes.
+    _act(cell, steps, shards[index % len(shards)], learner, log, should_stop,
+         time.monotonic() + trajectory_seconds * index / cell.num_clients)
+
+  def run():
+    threads = [threading.Thread(target=act, args=(index,), daemon=True)
+               for index in indices]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+
+  stopping.run_until_stopped(run, should_stop)
+  log.save()
+  os._exit(0)  # Without waiting for threads that the replay holds up.
+
+
+def _clock(cell: Cell, learner):
+  """Waits for the learner's first steps, samples memory, ends the program."""
+  log = _Log(os.path.join(cell.out, 'memory.npz'))
+  should_stop = lp.stop_event()
+
+  def run():
+    while learner.get_variables([acting.POLICY])[0][-1] < 2:
+      time.sleep(0.5)
+    end = time.monotonic() + WARM_UP_SECONDS + cell.seconds
+    launcher = psutil.Process(int(os.environ['SCALE_LAUNCHER']))
+    while time.monotonic() < end and not should_stop.is_set():
+      log.add('gib', parts.memory_gib(launcher))
+      time.sleep(MEMORY_SECONDS)
+    log.save()
+    lp.stop()
+
+  stopping.run_until_stopped(run, should_stop)
+
+
+def _make_program(cell: Cell, environment_spec: specs.EnvironmentSpec):
+  program = lp.Program('scale')
+  builder = ImpalaPPOBuilder(cell.settings.agent)
+  with program.group('replay'):
+    shards = [program.add_node(lp.ReverbNode(functools.partial(
+        builder.make_replay_tables, environment_spec)))
+              for _ in range(cell.num_shards)]
+  with program.group('learner'):
+    learner = program.add_node(
+        lp.CourierNode(_LearnerNode, cell, environment_spec, shards))
+  with program.group('actor'):
+    for i in range(_CLIENT_PROCESSES):
+      program.add_node(lp.PyNode(
+          _clients, cell, list(range(i, cell.num_clients, _CLIENT_PROCESSES)),
+          shards, learner))
+  with program.group('counter'):
+    program.add_node(lp.PyNode(_clock, cell, learner))
+  return program
+
+
+def launch(cell: Cell):
+  """Runs a cell to its end, in a process of its own."""
+  os.environ['SCALE_LAUNCHER'] = str(os.getpid())
+  # What nodes say goes to the standard output; a failure goes elsewhere.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  environment = cell.settings.environment.make(1, 0)
+  environment_spec = specs.make_environment_spec(environment)
+  environment.close()
+  sys.exit(train.run_program(_make_program(cell, environment_spec), 'local_mp'))
