@@ -98,7 +98,7 @@ def main() -> None:
   parser.add_argument('--shards', type=int, nargs='+', default=[1, 2, 4])
   parser.add_argument('--rate', type=float, default=10_000.,
                       help='timesteps a second that the clients try to write')
-  parser.add_argument('--learner_delay', type=float, default=0.02,
+  parser.add_argument('--learner_delay', type=float, default=0.01,
                       help='seconds in place of the compute of a learner step')
   parser.add_argument('--real_learner', action='store_true',
                       help='compute learner steps on two logical CPU devices')
