@@ -66,6 +66,7 @@ class RunProgress(counting.Counter):
     self._start = time.monotonic()
     self._walltime_before = 0.
     self._last_row = (self._start, 0)
+    self._saved: Mapping[str, Any] = {}
 
   def record_acting(self, timesteps: int, returns: Sequence[float]):
     """Adds timesteps, and the raw returns of episodes that have ended."""
@@ -86,9 +87,8 @@ class RunProgress(counting.Counter):
     return {**super().get_counts(), 'walltime': self._walltime()}
 
   def save(self) -> Mapping[str, Any]:
-    with self._lock:
-      return {'counts': dict(self._counts), 'returns': list(self._returns),
-              'walltime': self._walltime()}
+    self._saved = self._state()
+    return self._saved
 
   def restore(self, state: Mapping[str, Any]):
     with self._lock:
@@ -105,15 +105,21 @@ class RunProgress(counting.Counter):
       if self._timesteps() == 0:
         continue  # Nodes are still starting.
       if time.monotonic() >= next_row:
-        self._write_row()
+        self._write_row(self._state())
         next_row += self._period_seconds
       if self._is_finished():
         self._stop_program()
         break
     self._should_stop.wait()
     if self._timesteps():
-      self._learner_done.wait(_FAREWELL_SECONDS)
-      self._write_row()
+      # A resumed run goes on from the checkpoint, so the last row is as that.
+      saved = self._learner_done.wait(_FAREWELL_SECONDS) and self._saved
+      self._write_row(saved or self._state())
+
+  def _state(self) -> Mapping[str, Any]:
+    with self._lock:
+      return {'counts': dict(self._counts), 'returns': list(self._returns),
+              'walltime': self._walltime()}
 
   def _timesteps(self) -> int:
     return self._counts.get('actor_steps', 0)
@@ -121,19 +127,15 @@ class RunProgress(counting.Counter):
   def _walltime(self) -> float:
     return self._walltime_before + time.monotonic() - self._start
 
-  def _mean_return(self) -> float:
-    with self._lock:
-      return float(np.mean(self._returns)) if self._returns else float('nan')
-
   def _is_finished(self) -> bool:
     if self._timesteps() >= self._max_timesteps:
       return True
     return (self._target_return is not None and
             len(self._returns) == _EPISODES_IN_MEAN and
-            self._mean_return() >= self._target_return)
+            _mean(self._state()['returns']) >= self._target_return)
 
-  def _write_row(self):
-    counts = self.get_counts()
+  def _write_row(self, state: Mapping[str, Any]):
+    counts = state['counts']
     timesteps = counts.get('actor_steps', 0)
     now = time.monotonic()
     last_time, last_timesteps = self._last_row
@@ -141,9 +143,9 @@ class RunProgress(counting.Counter):
     metrics = dict(self._learner_metrics)
     row = {
         'timesteps': timesteps,
-        'walltime_seconds': round(counts['walltime'], 2),
+        'walltime_seconds': round(state['walltime'], 2),
         'episodes': counts.get('actor_episodes', 0),
-        'episode_return_mean_100': round(self._mean_return(), 4),
+        'episode_return_mean_100': round(_mean(state['returns']), 4),
         'timesteps_per_second': round(
             (timesteps - last_timesteps) / max(now - last_time, 1e-6), 1),
         'learner_steps': counts.get('learner_steps', 0),
@@ -164,3 +166,7 @@ class RunProgress(counting.Counter):
             f'return {row["episode_return_mean_100"]:>9.2f}  '
             f'({row["episodes"]:,} episodes, {row["learner_steps"]:,} learner '
             f'steps, waiting {row["learner_wait_fraction"]:.0%})', flush=True)
+
+
+def _mean(returns: Sequence[float]) -> float:
+  return float(np.mean(returns)) if returns else float('nan')
