@@ -93,7 +93,7 @@ class VectorEnvironment(dm_env.Environment):
 
   def _observation(self, observation: np.ndarray) -> np.ndarray:
     if self._frames_first:
-      return np.moveaxis(observation, 1, -1)
+      return observation.transpose(0, 2, 3, 1)
     return observation.astype(self._dtype, copy=False)
 
   def observation_spec(self) -> specs.Array:

@@ -149,6 +149,18 @@ def test_reconstruction_trains_the_encoder_and_can_be_left_out():
   assert plain.metrics()['reconstruction_loss'] == 0.
 
 
+def test_statistics_are_of_every_so_many_timesteps():
+  batch = make_batch()
+  learner = make_learner(make_config(reconstruction_period=2), [batch])
+  learner.step()
+  normalizer = learner.state['actor_critic'].encoder.normalizer
+  picked = batch.observation[:, [0, 2, 4]].reshape(-1, 16, 16, 4)
+  mean = picked.mean(axis=0)
+  np.testing.assert_allclose(normalizer.mean, mean, rtol=1e-5)
+  np.testing.assert_allclose(normalizer.variance,
+                             np.square(picked - mean).mean(), rtol=1e-5)
+
+
 def test_learning_rate_follows_the_steps():
   config = make_config(learning_rate=1e-3, final_learning_rate=1e-4,
                        learning_rate_decay_timesteps=4 * (B // 2) * T)

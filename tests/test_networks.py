@@ -122,6 +122,18 @@ def test_actors_get_no_decoder():
   assert not acting & {id(v) for v in networks.decoder.variables}
 
 
+def test_actions_come_with_the_version_of_their_weights():
+  builder = builder_lib.ImpalaPPOBuilder(config_lib.ImpalaPPOConfig())
+  spec = make_spec((16, 16, 1))
+  policy = builder.make_policy(builder.make_networks(spec), spec)
+  policy.version.assign(7)
+  action, logits, version = policy(np.zeros((3, 16, 16, 1), np.uint8),
+                                   np.array([0, 1], np.int64))
+  assert action.shape == (3,) and action.dtype == np.int32
+  assert logits.shape == (3, NUM_ACTIONS) and logits.dtype == np.float32
+  assert version == 7 and version.dtype == np.int64
+
+
 @pytest.mark.parametrize('spec, settings, told', [
     (make_spec((4,), np.float32,
                specs.BoundedArray((2,), np.float32, -1., 1.)), {}, 'actions'),

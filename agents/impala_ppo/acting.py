@@ -46,23 +46,30 @@ class Policy:
       else:
         action = tf.random.stateless_categorical(
             logits, 1, seed, dtype=tf.int32)[:, 0]
-      return action, logits
+      # With the step, so that no other call has to read it.
+      return action, logits, tf.identity(self.version)
 
     # Called as it is: looking for the trace that fits costs a tenth of a call.
     self._step = tf.function(step).get_concrete_function(
         tf.TensorSpec([None, *observation_spec.shape], observation_spec.dtype),
         tf.TensorSpec([2], tf.int64))
 
-  def __call__(self, observation: np.ndarray,
-               seed: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Returns actions [E] int32 and logits [E, A] for observations [E, ...].
+  def __call__(
+      self, observation: np.ndarray,
+      seed: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chooses actions.
 
     Args:
       observation: [E, ...].
       seed: [2] int64; the same seed draws the same actions.
+
+    Returns:
+      Actions [E] int32, their logits [E, A] float32, and the version [] int64
+      of the weights that made them.
     """
-    action, logits = self._step(tf.constant(observation), tf.constant(seed))
-    return action.numpy(), logits.numpy()
+    action, logits, version = self._step(tf.constant(observation),
+                                         tf.constant(seed))
+    return action.numpy(), logits.numpy(), version.numpy()
 
 
 class ImpalaPPOActor(core.Actor):
@@ -95,15 +102,12 @@ class ImpalaPPOActor(core.Actor):
 
   def select_action(self, observation: types.NestedArray) -> types.NestedArray:
     self._seed[1] += 1
-    if np.ndim(observation) > self._policy.observation_rank:
-      action, logits = self._policy(observation, self._seed)
-      selected = action
-    else:
-      action, logits = self._policy(np.asarray(observation)[None], self._seed)
-      selected = action[0]
-    self._extras = {'behaviour_logits': logits,
-                    'policy_version': self._policy.version.numpy()}
-    return selected
+    is_batched = np.ndim(observation) > self._policy.observation_rank
+    if not is_batched:
+      observation = np.asarray(observation)[None]
+    action, logits, version = self._policy(observation, self._seed)
+    self._extras = {'behaviour_logits': logits, 'policy_version': version}
+    return action if is_batched else action[0]
 
   def observe_first(self, timestep: dm_env.TimeStep):
     if self._adder:
