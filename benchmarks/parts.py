@@ -3,7 +3,9 @@
 Every part is the one that the real program runs, with the same settings and
 batch sizes, on real frames; it is measured in a process of its own, with a
 Reverb server in another where there is one. Core-seconds are the processor
-time of all of its threads and of the server.
+time of all of its threads and of the server. What actors do runs once for each
+actor at the same time, as it does in the program: a core costs more per
+timestep when the others are busy too.
 """
 
 from concurrent import futures
@@ -11,6 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import multiprocessing
+import threading
 import time
 from typing import Callable, Dict, Iterator, List, Tuple
 
@@ -26,6 +29,8 @@ from agents.impala_ppo import replay
 from launch import settings as settings_lib
 
 _SPAWN = multiprocessing.get_context('spawn')
+# Of the processes that measure the same part at the same time.
+_barrier = threading.Barrier(1)
 _WARM_UP_SECONDS = 2.
 # Vector steps that are recorded from the game and written again and again.
 _RECORDED_TRAJECTORIES = 4
@@ -45,10 +50,34 @@ class Cost:
   wait_fraction: float = 0.
 
 
-def measure(part: Callable[..., Cost], *args) -> Cost:
-  """Runs one of the functions below in a process of its own."""
-  with futures.ProcessPoolExecutor(1, mp_context=_SPAWN) as executor:
-    return executor.submit(part, *args).result()
+def measure(part: Callable[..., Cost], settings: settings_lib.Settings,
+            seconds: float) -> Cost:
+  """Runs one of the functions below in processes of its own.
+
+  Args:
+    part: what to measure.
+    settings: of the program.
+    seconds: to measure for.
+
+  Returns:
+    The mean cost of all processes, and the sum of their rates.
+  """
+  copies = settings.run.num_actors if part in _ACTING else 1
+  with futures.ProcessPoolExecutor(
+      copies, mp_context=_SPAWN, initializer=_start_together,
+      initargs=(_SPAWN.Barrier(copies),)) as executor:
+    running = [executor.submit(part, settings, seconds) for _ in range(copies)]
+    costs = [future.result() for future in running]
+  return Cost(
+      core_seconds=float(np.mean([cost.core_seconds for cost in costs])),
+      timesteps_per_second=sum(cost.timesteps_per_second for cost in costs),
+      wait_fraction=costs[0].wait_fraction)
+
+
+def _start_together(barrier):
+  """Makes this process wait for the others before it measures."""
+  global _barrier
+  _barrier = barrier
 
 
 def environment(settings: settings_lib.Settings, seconds: float) -> Cost:
@@ -108,11 +137,13 @@ def learner_with_data(settings: settings_lib.Settings, seconds: float) -> Cost:
     made = builder.make_learner(
         settings.run.seed, builder.make_networks(environment_spec),
         builder.make_dataset_iterator(client))
-    _repeat(made.step, 1, _WARM_UP_SECONDS)
-    made.metrics()
-    cost = _repeat(made.step, _learner_frames(settings), seconds, [process])
+    cost = _repeat(made.step, _learner_frames(settings), seconds, [process],
+                   when_warm=made.metrics)  # Its counts start anew.
     cost.wait_fraction = made.metrics()['wait_fraction']
     return cost
+
+
+_ACTING = (environment, policy, insertion)
 
 
 def memory_gib(process: psutil.Process) -> float:
@@ -137,7 +168,8 @@ def _use_one_core():
 
 
 def _repeat(step: Callable[[], object], timesteps: int, seconds: float,
-            others: List[psutil.Process] = ()) -> Cost:
+            others: List[psutil.Process] = (),
+            when_warm: Callable[[], object] = lambda: None) -> Cost:
   """Measures a step of so many timesteps, counting other processes' time."""
   def cpu_seconds():
     return time.process_time() + sum(
@@ -146,6 +178,8 @@ def _repeat(step: Callable[[], object], timesteps: int, seconds: float,
   warm = time.monotonic() + _WARM_UP_SECONDS
   while time.monotonic() < warm:
     step()
+  when_warm()
+  _barrier.wait()
   count, cpu, start = 0, cpu_seconds(), time.monotonic()
   while time.monotonic() < start + seconds:
     step()

@@ -3,8 +3,9 @@
 Measures what each part of the system costs alone, in core-milliseconds for a
 timestep; from these, the rate at which the machine's cores could train if they
 did nothing else; and then the real command on Pong, with its default settings,
-once the learner is under way. `efficiency` is the whole over the bound. Flags
-after `--` go to the training command.
+once the learner is under way. `efficiency` is the whole over the bound. All of
+it is measured in turn, several times, and the medians are printed. Flags after
+`--` go to the training command.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Dict, List
+from typing import Any, Dict, List
 
 import numpy as np
 import psutil
@@ -125,55 +126,80 @@ def measure_whole(seconds: float, train_flags: List[str]) -> Dict[str, float]:
   }
 
 
+def measure_round(settings: settings_lib.Settings, part_seconds: float,
+                  seconds: float, train_flags: List[str]) -> Dict[str, Any]:
+  """Measures everything once; returns what the JSON file holds of a round."""
+  costs = measure_parts(settings, part_seconds)
+  limit = bound(costs, settings.agent.samples_per_insert)
+  loading = compare_loading(settings, part_seconds)
+  whole = measure_whole(seconds, train_flags)
+  return {
+      'efficiency': whole['timesteps_per_second'] / limit,
+      **whole,
+      'bound': limit,
+      'parts': {name: dataclasses.asdict(c) for name, c in costs.items()},
+      'loading': {name: dataclasses.asdict(c) for name, c in loading.items()}}
+
+
+def summarize(rounds: List[Any]) -> Any:
+  """Returns the median of each figure over rounds of the same structure."""
+  if isinstance(rounds[0], dict):
+    return {name: summarize([r[name] for r in rounds]) for name in rounds[0]}
+  return float(np.median(rounds))
+
+
+def _print_tables(result: Dict[str, Any], rounds: List[Dict[str, Any]],
+                  samples_per_insert: float):
+  print('| part alone | core-ms a timestep | times | timesteps a second |')
+  print('| --- | --- | --- | --- |')
+  for name, cost in result['parts'].items():
+    times = samples_per_insert if name in ('sampling', 'learner') else 1
+    print(f'| {name} | {1e3 * cost["core_seconds"]:.4f} | {times:g} | '
+          f'{cost["timesteps_per_second"]:,.0f} |')
+  print(f'| bound, {os.cpu_count()} cores | '
+        f'{1e3 * os.cpu_count() / result["bound"]:.4f} | 1 | '
+        f'{result["bound"]:,.0f} |\n')
+  print('| learner with data in the tables | waits | timesteps a second |')
+  print('| --- | --- | --- |')
+  for name, cost in result['loading'].items():
+    print(f'| {name} loading | {cost["wait_fraction"]:.2%} | '
+          f'{cost["timesteps_per_second"]:,.0f} |')
+  print(f'\n| whole | median of {len(rounds)} | from | to |')
+  print('| --- | --- | --- | --- |')
+  for name, value in result.items():
+    if isinstance(value, float):
+      values = [r[name] for r in rounds]
+      print(f'| {name} | {value:,.3f} | {min(values):,.3f} | '
+            f'{max(values):,.3f} |')
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--seconds', type=float, default=60.,
+  parser.add_argument('--rounds', type=int, default=3,
+                      help='how often to measure everything')
+  parser.add_argument('--seconds', type=float, default=40.,
                       help='to measure the whole for')
-  parser.add_argument('--part_seconds', type=float, default=10.,
+  parser.add_argument('--part_seconds', type=float, default=5.,
                       help='to measure each part for')
   parser.add_argument('--json', help='also write the figures to this file')
   parser.add_argument('train_flags', nargs='*',
                       help='flags of launch.train, after --')
   flags = parser.parse_args()
+  for name in ('rounds', 'seconds', 'part_seconds'):
+    if not getattr(flags, name) > 0:
+      parser.error(f'--{name} must be positive, not {getattr(flags, name)}.')
   settings = settings_lib.from_train_flags(flags.train_flags)
-
-  costs = measure_parts(settings, flags.part_seconds)
-  limit = bound(costs, settings.agent.samples_per_insert)
-  print('| part alone | core-ms a timestep | times | timesteps a second |')
-  print('| --- | --- | --- | --- |')
-  for name, cost in costs.items():
-    times = (settings.agent.samples_per_insert
-             if name in ('sampling', 'learner') else 1)
-    print(f'| {name} | {1e3 * cost.core_seconds:.4f} | {times:g} | '
-          f'{cost.timesteps_per_second:,.0f} |')
-  print(f'| bound, {os.cpu_count()} cores | {1e3 * os.cpu_count() / limit:.4f} | '
-        f'1 | {limit:,.0f} |\n')
-
-  loading = compare_loading(settings, flags.part_seconds)
-  print('| learner with data in the tables | waits | timesteps a second |')
-  print('| --- | --- | --- |')
-  for name, cost in loading.items():
-    print(f'| {name} loading | {cost.wait_fraction:.1%} | '
-          f'{cost.timesteps_per_second:,.0f} |')
-  print()
-
   try:
-    whole = measure_whole(flags.seconds, flags.train_flags)
+    rounds = [measure_round(settings, flags.part_seconds, flags.seconds,
+                            flags.train_flags) for _ in range(flags.rounds)]
   except RuntimeError as e:
     sys.exit(f'throughput: error: {e}')
-  whole['efficiency'] = whole['timesteps_per_second'] / limit
-  print('| whole | |')
-  print('| --- | --- |')
-  for name, value in whole.items():
-    print(f'| {name} | {value:,.3f} |')
+  result = summarize(rounds)
+  _print_tables(result, rounds, settings.agent.samples_per_insert)
   if flags.json:
-    figures = {
-        **whole, 'bound': limit,
-        'parts': {name: dataclasses.asdict(c) for name, c in costs.items()},
-        'loading': {name: dataclasses.asdict(c) for name, c in loading.items()}}
     with open(flags.json, 'w') as f:
-      json.dump(figures, f, indent=2)
+      json.dump({**result, 'rounds': rounds}, f, indent=2)
 
 
 if __name__ == '__main__':
