@@ -213,6 +213,8 @@ def make_dataset(addresses: Sequence[str],
   dataset = tf.data.Dataset.zip(tuple(streams)).map(
       to_trajectories, num_parallel_calls=config.prefetch_size or None)
   options = tf.data.Options()
+  # tf.data would make any map parallel, and so read ahead where told not to.
+  options.experimental_optimization.map_parallelization = False
   options.experimental_distribute.auto_shard_policy = (
       tf.data.experimental.AutoShardPolicy.OFF)
   return dataset.prefetch(config.prefetch_size).with_options(options)
