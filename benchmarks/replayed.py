@@ -28,6 +28,8 @@ from launch import settings as settings_lib
 from launch import train
 
 _CLIENT_PROCESSES = 4
+# What the nodes say, for when one fails.
+OUTPUT_FILE = 'output.txt'
 WARM_UP_SECONDS = 10.
 MEMORY_SECONDS = 5.
 
@@ -188,9 +190,9 @@ def _clock(cell: Cell, learner):
       log.add('gib', parts.memory_gib(launcher))
       time.sleep(MEMORY_SECONDS)
     log.save()
-    lp.stop()
 
   stopping.run_until_stopped(run, should_stop)
+  lp.stop()  # Launchpad knows the program in this thread only.
 
 
 def _make_program(cell: Cell, environment_spec: specs.EnvironmentSpec):
@@ -216,8 +218,9 @@ def _make_program(cell: Cell, environment_spec: specs.EnvironmentSpec):
 def launch(cell: Cell):
   """Runs a cell to its end, in a process of its own."""
   os.environ['SCALE_LAUNCHER'] = str(os.getpid())
-  # What nodes say goes to the standard output; a failure goes elsewhere.
-  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  output = os.open(os.path.join(cell.out, OUTPUT_FILE),
+                   os.O_WRONLY | os.O_CREAT)
+  os.dup2(output, sys.stdout.fileno())
   environment = cell.settings.environment.make(1, 0)
   environment_spec = specs.make_environment_spec(environment)
   environment.close()

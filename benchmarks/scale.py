@@ -87,7 +87,9 @@ def run_cell(cell: replayed.Cell, row_seconds: float) -> List[Dict[str, float]]:
       process.join()
       raise
     if process.exitcode:
-      sys.exit('scale: error: the program failed, as printed above.')
+      with open(os.path.join(out, replayed.OUTPUT_FILE)) as f:
+        tail = f.read()[-2000:]
+      sys.exit(f'scale: error: the program failed; its nodes said last:\n{tail}')
     return list(_rows(cell, out, row_seconds))
 
 
