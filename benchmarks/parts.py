@@ -32,6 +32,8 @@ _SPAWN = multiprocessing.get_context('spawn')
 # Of the processes that measure the same part at the same time.
 _barrier = threading.Barrier(1)
 _WARM_UP_SECONDS = 2.
+# If one of them has failed, the others must not wait for it forever.
+_START_SECONDS = 120.
 # Vector steps that are recorded from the game and written again and again.
 _RECORDED_TRAJECTORIES = 4
 
@@ -65,7 +67,7 @@ def measure(part: Callable[..., Cost], settings: settings_lib.Settings,
   copies = settings.run.num_actors if part in _ACTING else 1
   with futures.ProcessPoolExecutor(
       copies, mp_context=_SPAWN, initializer=_start_together,
-      initargs=(_SPAWN.Barrier(copies),)) as executor:
+      initargs=(_SPAWN.Barrier(copies, timeout=_START_SECONDS),)) as executor:
     running = [executor.submit(part, settings, seconds) for _ in range(copies)]
     costs = [future.result() for future in running]
   return Cost(

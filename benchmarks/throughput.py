@@ -60,10 +60,14 @@ def compare_loading(settings: settings_lib.Settings,
           for name, changed in (('parallel', settings), ('plain', plain))}
 
 
+def _times(part: str, samples_per_insert: float) -> float:
+  """Returns how often a part is done for each timestep."""
+  return samples_per_insert if part in ('sampling', 'learner') else 1.
+
+
 def bound(costs: Dict[str, parts.Cost], samples_per_insert: float) -> float:
   """Returns the timesteps a second of all cores doing nothing but the parts."""
-  seconds = sum(cost.core_seconds * (
-      samples_per_insert if name in ('sampling', 'learner') else 1.)
+  seconds = sum(cost.core_seconds * _times(name, samples_per_insert)
                 for name, cost in costs.items())
   return os.cpu_count() / seconds
 
@@ -153,8 +157,8 @@ def _print_tables(result: Dict[str, Any], rounds: List[Dict[str, Any]],
   print('| part alone | core-ms a timestep | times | timesteps a second |')
   print('| --- | --- | --- | --- |')
   for name, cost in result['parts'].items():
-    times = samples_per_insert if name in ('sampling', 'learner') else 1
-    print(f'| {name} | {1e3 * cost["core_seconds"]:.4f} | {times:g} | '
+    print(f'| {name} | {1e3 * cost["core_seconds"]:.4f} | '
+          f'{_times(name, samples_per_insert):g} | '
           f'{cost["timesteps_per_second"]:,.0f} |')
   print(f'| bound, {os.cpu_count()} cores | '
         f'{1e3 * os.cpu_count() / result["bound"]:.4f} | 1 | '
