@@ -192,7 +192,8 @@ def main() -> None:
   flags = parser.parse_args()
   for name in ('rounds', 'seconds', 'part_seconds'):
     if not getattr(flags, name) > 0:
-      parser.error(f'--{name} must be positive, not {getattr(flags, name)}.')
+      sys.exit(f'throughput: error: --{name} must be positive, not '
+               f'{getattr(flags, name)}.')
   settings = settings_lib.from_train_flags(flags.train_flags)
   try:
     rounds = [measure_round(settings, flags.part_seconds, flags.seconds,

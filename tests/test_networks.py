@@ -1,5 +1,8 @@
 """Shapes, cost and errors of the networks."""
 
+import time
+
+from acme import core
 from acme import specs
 import numpy as np
 import pytest
@@ -132,6 +135,51 @@ def test_actions_come_with_the_version_of_their_weights():
   assert action.shape == (3,) and action.dtype == np.int32
   assert logits.shape == (3, NUM_ACTIONS) and logits.dtype == np.float32
   assert version == 7 and version.dtype == np.int64
+
+
+def test_an_actor_takes_over_the_weights_of_a_source():
+  builder = builder_lib.ImpalaPPOBuilder(
+      config_lib.ImpalaPPOConfig(variable_update_period=2))
+  spec = make_spec((16, 16, 1))
+  policy = builder.make_policy(builder.make_networks(spec), spec)
+  rng = np.random.default_rng(0)
+  weights = [rng.normal(size=v.shape).astype(v.dtype.as_numpy_dtype)
+             for v in policy.variables[:-1]]
+
+  class Source(core.VariableSource):
+    version = 3
+
+    def get_variables(self, names):
+      assert names == ['policy']
+      return [[*(w + self.version for w in weights), self.version]]
+
+  actor = builder.make_actor(0, policy, variable_source=Source())
+
+  def check(version):
+    for variable, weight in zip(policy.variables, weights):
+      np.testing.assert_array_equal(variable, weight + version)
+    assert policy.version == version
+
+  check(3)  # It does not act before.
+  Source.version = 4
+  actor.update()
+  check(3)
+  deadline = time.monotonic() + 30
+  while policy.version == 3 and time.monotonic() < deadline:
+    actor.update()
+  check(4)
+
+
+def test_weights_of_another_network_are_refused_and_change_nothing():
+  builder = builder_lib.ImpalaPPOBuilder(config_lib.ImpalaPPOConfig())
+  spec = make_spec((16, 16, 1))
+  policy = builder.make_policy(builder.make_networks(spec), spec)
+  weights = [v.numpy() for v in policy.variables]
+  for foreign in (weights[1:], [w[..., None] for w in weights]):
+    with pytest.raises(ValueError, match='this policy has'):
+      policy.set_weights([w + 1 for w in foreign])
+  for variable, weight in zip(policy.variables, weights):
+    np.testing.assert_array_equal(variable, weight)
 
 
 @pytest.mark.parametrize('spec, settings, told', [

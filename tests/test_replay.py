@@ -1,6 +1,7 @@
 """Adder, tables and data pipeline, through real Reverb servers."""
 
 import itertools
+import time
 
 from acme import specs
 import dm_env
@@ -230,6 +231,31 @@ def test_fifo_replays_each_trajectory_the_same_number_of_times(prefetch_size):
       replay.make_dataset([f'localhost:{server.port}'], config), 8))
   replayed = np.concatenate([b.policy_version[1:, 0] for b in batches])
   np.testing.assert_array_equal(replayed, np.repeat(np.arange(8) * 4, 2))
+  server.stop()
+
+
+@pytest.mark.parametrize('prefetch_size', [0, 8])
+def test_only_prefetching_reads_ahead(prefetch_size):
+  config = make_config(samples_per_insert=1., batch_size=1,
+                       prefetch_size=prefetch_size)
+  server = make_server(config)
+  client = reverb.Client(f'localhost:{server.port}')
+  num_items = 20
+  fill(make_adder(server, config), Stream(1), num_items * 4 + 1)
+  iterator = iter(replay.make_dataset([f'localhost:{server.port}'], config))
+  next(iterator)
+
+  def ahead():
+    queue = client.server_info()[replay.QUEUE_TABLE]
+    return num_items - queue.current_size - 1
+
+  deadline = time.monotonic() + (30. if prefetch_size else 1.)
+  while ahead() < max(prefetch_size, 2) and time.monotonic() < deadline:
+    time.sleep(0.05)
+  if prefetch_size:
+    assert ahead() >= prefetch_size
+  else:
+    assert ahead() <= 1  # Reverb's own stream keeps one in flight.
   server.stop()
 
 

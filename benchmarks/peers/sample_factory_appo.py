@@ -22,7 +22,12 @@ _SMALL_MACHINE = ['--num_workers=2', '--num_envs_per_worker=16',
 
 
 class Observer(AlgoObserver):
-  """Passes the runner's counts on."""
+  """Passes the runner's counts on.
+
+  Environments first play at random for up to 1,920 timesteps each, so that they
+  do not move in step; these are in no count of the runner's. The games begun
+  then are given whole, like all others, which the runner's own sums are not.
+  """
 
   def __init__(self, path: str):
     self._path = path
@@ -39,7 +44,8 @@ class Observer(AlgoObserver):
 
   def _on_episode(self, runner: Runner, message: Dict, policy_id: int):
     del runner, policy_id
-    self._recorder.record(self._timesteps, [message[EPISODIC]['reward']])
+    self._recorder.record(self._timesteps, [
+        message[EPISODIC]['RecordEpisodeStatistics_reward']])
 
 
 def main(path: str, seed: str):
