@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from agents import checkpoints
+from launch import train
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = ['--num_actors', '2', '--envs_per_actor', '4', '--batch_size', '12',
@@ -209,8 +210,17 @@ def test_a_dead_node_ends_the_run_with_an_error(tmp_path):
   assert psutil.wait_procs(family, timeout=5)[1] == []
 
 
+def test_an_unknown_game_gets_one_line(tmp_path):
+  run_dir = tmp_path / 'run'
+  result = run('launch.train', '--run_dir', run_dir, '--game', 'pongg')
+  assert result.returncode == 2
+  assert 'close matches: pong' in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert not run_dir.exists()
+
+
+# Without processes of their own, each of which would import for seconds.
 @pytest.mark.parametrize('args, message', [
-    (['--game', 'pongg'], 'close matches: pong'),
     (['--game', 'Pendulum-v1'], 'Discrete action space'),
     (['--num_actors', '-1'], 'num_actors must be positive'),
     (['--max_timesteps', '0'], 'max_timesteps must be positive'),
@@ -220,12 +230,14 @@ def test_a_dead_node_ends_the_run_with_an_error(tmp_path):
     (['--no_such_flag', '1'], 'unrecognized arguments'),
     (['--resume'], 'holds no run'),
 ])
-def test_bad_input_gets_one_line(tmp_path, args, message):
+def test_bad_input_gets_one_line(tmp_path, capsys, args, message):
   run_dir = tmp_path / 'run'
-  result = run('launch.train', '--run_dir', run_dir, *args)
-  assert result.returncode == 2
-  assert message in result.stderr
-  assert len(result.stderr.strip().splitlines()) == 1
+  with pytest.raises(SystemExit) as ended:
+    train.main(['--run_dir', str(run_dir), *args])
+  assert ended.value.code == 2
+  stderr = capsys.readouterr().err
+  assert message in stderr
+  assert len(stderr.strip().splitlines()) == 1
   assert not run_dir.exists()
 
 
