@@ -59,10 +59,9 @@ class Normalizer(snt.Module):
   def __call__(self, observation: tf.Tensor) -> tf.Tensor:
     """Normalises [N, ...] of any type to float32, at most 10 in magnitude."""
     self._create_variables()
-    # One pass over the pixels, where `tf.clip_by_value` takes two.
-    return tf.raw_ops.ClipByValue(
-        t=(tf.cast(observation, tf.float32) - self.mean) * self._scale(),
-        clip_value_min=-_MAX_NORMALIZED, clip_value_max=_MAX_NORMALIZED)
+    return tf.clip_by_value(
+        (tf.cast(observation, tf.float32) - self.mean) * self._scale(),
+        -_MAX_NORMALIZED, _MAX_NORMALIZED)
 
   def denormalize(self, normalized: tf.Tensor) -> tf.Tensor:
     """Takes [N, ...] back to the units of observations."""
