@@ -170,18 +170,6 @@ def test_an_actor_takes_over_the_weights_of_a_source():
   check(4)
 
 
-def test_weights_of_another_network_are_refused_and_change_nothing():
-  builder = builder_lib.ImpalaPPOBuilder(config_lib.ImpalaPPOConfig())
-  spec = make_spec((16, 16, 1))
-  policy = builder.make_policy(builder.make_networks(spec), spec)
-  weights = [v.numpy() for v in policy.variables]
-  for foreign in (weights[1:], [w[..., None] for w in weights]):
-    with pytest.raises(ValueError, match='this policy has'):
-      policy.set_weights([w + 1 for w in foreign])
-  for variable, weight in zip(policy.variables, weights):
-    np.testing.assert_array_equal(variable, weight)
-
-
 @pytest.mark.parametrize('spec, settings, told', [
     (make_spec((4,), np.float32,
                specs.BoundedArray((2,), np.float32, -1., 1.)), {}, 'actions'),

@@ -1,6 +1,6 @@
 """The policy and the actor that runs it for many environments at once."""
 
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional, Tuple
 
 from acme import adders
 from acme import core
@@ -54,13 +54,6 @@ class Policy:
         tf.TensorSpec([None, *observation_spec.shape], observation_spec.dtype),
         tf.TensorSpec([2], tf.int64))
 
-    def assign(*weights):
-      for variable, weight in zip(self.variables, weights):
-        variable.assign(weight)
-
-    self._assign = tf.function(assign).get_concrete_function(
-        *[tf.TensorSpec(v.shape, v.dtype) for v in self.variables])
-
   def __call__(
       self, observation: np.ndarray,
       seed: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,46 +70,6 @@ class Policy:
     action, logits, version = self._step(tf.constant(observation),
                                          tf.constant(seed))
     return action.numpy(), logits.numpy(), version.numpy()
-
-  def set_weights(self, weights: Sequence[np.ndarray]):
-    """Takes over new values of all `variables`.
-
-    Args:
-      weights: one for each variable, of its shape.
-
-    Raises:
-      ValueError: where they are another network's.
-    """
-    shapes = [np.shape(weight) for weight in weights]
-    expected = [tuple(variable.shape) for variable in self.variables]
-    if shapes != expected:
-      raise ValueError(f'weights are of shapes {shapes}; this policy has '
-                       f'{expected}.')
-    self._assign(*[tf.constant(weight, variable.dtype)
-                   for weight, variable in zip(weights, self.variables)])
-
-
-class VariableClient(variable_utils.VariableClient):
-  """Acme's client, which sets all of a policy's weights in one call.
-
-  Variable by variable that takes three times as long.
-  """
-
-  def __init__(self, source: core.VariableSource, policy: Policy,
-               update_period: int):
-    """Makes a client.
-
-    Args:
-      source: serves weights under the name 'policy'.
-      policy: what gets them.
-      update_period: calls of `update` between two requests.
-    """
-    super().__init__(source, {POLICY: policy.variables}, update_period)
-    self._policy = policy
-
-  def _copy(self, new_variables: List[List[np.ndarray]]):
-    weights, = new_variables
-    self._policy.set_weights(weights)
 
 
 class ImpalaPPOActor(core.Actor):
