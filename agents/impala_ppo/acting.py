@@ -52,6 +52,8 @@ class Policy:
     self._step = tf.function(step).get_concrete_function(
         tf.TensorSpec([None, *observation_spec.shape], observation_spec.dtype),
         tf.TensorSpec([2], tf.int64))
+    # Looked up once: the property flattens them anew each time.
+    self._captured = self._step.captured_inputs
 
   def __call__(
       self, observation: np.ndarray,
@@ -69,8 +71,7 @@ class Policy:
     # Not `self._step(...)`: the checks around it, whose code the environments
     # have driven out of the caches, cost a third of a call.
     action, logits, version = tf.raw_ops.PartitionedCall(
-        args=[tf.constant(observation), tf.constant(seed),
-              *self._step.captured_inputs],
+        args=[tf.constant(observation), tf.constant(seed), *self._captured],
         Tout=[tf.int32, tf.float32, tf.int64], f=self._step)
     return action.numpy(), logits.numpy(), version.numpy()
 
