@@ -1,21 +1,20 @@
 """What each part of the system costs alone: `benchmarks.throughput` uses it.
 
 Every part is the one that the real program runs, with the same settings and
-batch sizes, on real frames; it is measured in a process of its own, with a
-Reverb server in another where there is one. Core-seconds are the processor
-time of all of its threads and of the server. What actors do runs once for each
-actor at the same time, as it does in the program: a core costs more per
-timestep when the others are busy too.
+batch sizes, on real frames; it has a process of its own, with a Reverb server
+in another where there is one, and is idle but while it is measured.
+Core-seconds are the processor time of all of its threads and of the server.
+What actors do runs once for each actor at the same time, as it does in the
+program: a core costs more per timestep when the others are busy too.
 """
 
-from concurrent import futures
 import contextlib
 import dataclasses
 import itertools
 import multiprocessing
-import threading
+from multiprocessing import connection
 import time
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from acme import specs
 import dm_env
@@ -29,11 +28,9 @@ from agents.impala_ppo import replay
 from launch import settings as settings_lib
 
 _SPAWN = multiprocessing.get_context('spawn')
-# Of the processes that measure the same part at the same time.
-_barrier = threading.Barrier(1)
-_WARM_UP_SECONDS = 2.
-# If one of them has failed, the others must not wait for it forever.
-_START_SECONDS = 120.
+# To trace and compile in, once, and to fill caches, before each measurement.
+_FIRST_SECONDS = 2.
+_WARM_UP_SECONDS = 0.3
 # Vector steps that are recorded from the game and written again and again.
 _RECORDED_TRAJECTORIES = 4
 
@@ -52,97 +49,172 @@ class Cost:
   wait_fraction: float = 0.
 
 
-def measure(part: Callable[..., Cost], settings: settings_lib.Settings,
-            seconds: float) -> Cost:
-  """Runs one of the functions below in processes of its own.
+@dataclasses.dataclass
+class Work:
+  """What a part does again and again.
 
-  Args:
-    part: what to measure.
-    settings: of the program.
-    seconds: to measure for.
-
-  Returns:
-    The mean cost of all processes, and the sum of their rates.
+  Attributes:
+    step: does it once.
+    timesteps: that one step is for.
+    server: the process whose time counts too.
+    metrics: returns a learner's metrics since its last call.
   """
-  copies = settings.run.num_actors if part in _ACTING else 1
-  with futures.ProcessPoolExecutor(
-      copies, mp_context=_SPAWN, initializer=_start_together,
-      initargs=(_SPAWN.Barrier(copies, timeout=_START_SECONDS),)) as executor:
-    running = [executor.submit(part, settings, seconds) for _ in range(copies)]
-    costs = [future.result() for future in running]
-  return Cost(
-      core_seconds=float(np.mean([cost.core_seconds for cost in costs])),
-      timesteps_per_second=sum(cost.timesteps_per_second for cost in costs),
-      wait_fraction=costs[0].wait_fraction)
+  step: Callable[[], Any]
+  timesteps: int
+  server: Optional[psutil.Process] = None
+  metrics: Callable[[], Dict[str, float]] = dict
+
+  def measure(self, seconds: float) -> Cost:
+    """Repeats the step for some seconds."""
+    self._repeat(_WARM_UP_SECONDS)
+    self.metrics()
+    cpu, start = self._cpu_seconds(), time.monotonic()
+    timesteps = self._repeat(seconds)
+    elapsed = time.monotonic() - start
+    return Cost((self._cpu_seconds() - cpu) / timesteps, timesteps / elapsed,
+                self.metrics().get('wait_fraction', 0.))
+
+  def _repeat(self, seconds: float) -> int:
+    """Returns how many timesteps were done."""
+    timesteps, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+      self.step()
+      timesteps += self.timesteps
+    return timesteps
+
+  def _cpu_seconds(self) -> float:
+    server = sum(self.server.cpu_times()[:2]) if self.server else 0.
+    return time.process_time() + server
 
 
-def _start_together(barrier):
-  """Makes this process wait for the others before it measures."""
-  global _barrier
-  _barrier = barrier
+_MakeWork = Callable[[settings_lib.Settings],
+                     contextlib.AbstractContextManager[Work]]
 
 
-def environment(settings: settings_lib.Settings, seconds: float) -> Cost:
+class Part:
+  """One of the functions below, in processes of its own, to be measured."""
+
+  def __init__(self, part: _MakeWork, settings: settings_lib.Settings):
+    """Starts a part, and waits until it is ready.
+
+    Args:
+      part: what to measure.
+      settings: of the program.
+
+    Raises:
+      RuntimeError: if it does not start.
+    """
+    self._name = part.__name__
+    self._pipes: List[connection.Connection] = []
+    self._processes = []
+    for _ in range(settings.run.num_actors if part in _ACTING else 1):
+      ours, theirs = _SPAWN.Pipe()
+      process = _SPAWN.Process(target=_work, args=(part, settings, theirs))
+      process.start()
+      theirs.close()  # Or its end would not be noticed.
+      self._pipes.append(ours)
+      self._processes.append(process)
+    self._receive()
+
+  def measure(self, seconds: float) -> Cost:
+    """Returns the mean cost of all processes, and the sum of their rates."""
+    for pipe in self._pipes:
+      pipe.send(seconds)
+    costs = self._receive()
+    return Cost(
+        core_seconds=float(np.mean([cost.core_seconds for cost in costs])),
+        timesteps_per_second=sum(cost.timesteps_per_second for cost in costs),
+        wait_fraction=costs[0].wait_fraction)
+
+  def _receive(self) -> List[Any]:
+    try:
+      return [pipe.recv() for pipe in self._pipes]
+    except EOFError:
+      self.close()
+      raise RuntimeError(f'{self._name} could not be measured.') from None
+
+  def close(self) -> None:
+    """Ends the processes."""
+    for pipe in self._pipes:
+      pipe.close()
+    for process in self._processes:
+      process.join()
+
+
+def _work(part: _MakeWork, settings: settings_lib.Settings,
+          pipe: connection.Connection):
+  """Measures a part whenever the pipe says for how many seconds."""
+  with part(settings) as work:
+    work.measure(_FIRST_SECONDS)
+    pipe.send(None)  # Ready.
+    with contextlib.suppress(EOFError):
+      while True:
+        pipe.send(work.measure(pipe.recv()))
+
+
+@contextlib.contextmanager
+def environment(settings: settings_lib.Settings) -> Iterator[Work]:
   """Steps an actor's environments with random actions."""
   envs = settings.run.envs_per_actor
   env = settings.environment.make(envs, settings.run.seed)
   rng = np.random.default_rng(settings.run.seed)
   num_actions = env.action_spec().num_values
   env.reset()
-  return _repeat(
+  yield Work(
       lambda: env.step(rng.integers(num_actions, size=envs, dtype=np.int32)),
-      envs, seconds)
+      envs)
 
 
-def policy(settings: settings_lib.Settings, seconds: float) -> Cost:
+@contextlib.contextmanager
+def policy(settings: settings_lib.Settings) -> Iterator[Work]:
   """Chooses the actions of an actor's environments."""
   _use_one_core()
   steps, environment_spec = record(settings, 1)
   builder = ImpalaPPOBuilder(settings.agent)
   actor = builder.make_actor(settings.run.seed, builder.make_policy(
       builder.make_networks(environment_spec), environment_spec))
-  return _repeat(lambda: actor.select_action(steps[0][1].observation),
-                 settings.run.envs_per_actor, seconds)
+  yield Work(lambda: actor.select_action(steps[0][1].observation),
+             settings.run.envs_per_actor)
 
 
-def insertion(settings: settings_lib.Settings, seconds: float) -> Cost:
+@contextlib.contextmanager
+def insertion(settings: settings_lib.Settings) -> Iterator[Work]:
   """Writes trajectories of recorded steps to a server."""
   _use_one_core()
   steps, environment_spec = record(
       settings, _RECORDED_TRAJECTORIES * settings.agent.sequence_length)
   with _server(settings, environment_spec) as (client, process):
-    return _repeat(_writer(settings, client, steps),
-                   settings.run.envs_per_actor, seconds, [process])
+    yield Work(_writer(settings, client, steps), settings.run.envs_per_actor,
+               process)
 
 
-def sampling(settings: settings_lib.Settings, seconds: float) -> Cost:
+@contextlib.contextmanager
+def sampling(settings: settings_lib.Settings) -> Iterator[Work]:
   """Makes learner batches from full tables."""
   with _full_tables(settings) as (builder, _, client, process):
     iterator = builder.make_dataset_iterator(client)
-    return _repeat(lambda: next(iterator), _learner_frames(settings), seconds,
-                   [process])
+    yield Work(lambda: next(iterator), _learner_frames(settings), process)
 
 
-def learner(settings: settings_lib.Settings, seconds: float) -> Cost:
+@contextlib.contextmanager
+def learner(settings: settings_lib.Settings) -> Iterator[Work]:
   """Learns from one real batch again and again."""
   with _full_tables(settings) as (builder, environment_spec, client, _):
     batch = next(builder.make_dataset_iterator(client))
   made = builder.make_learner(
       settings.run.seed, builder.make_networks(environment_spec),
       itertools.repeat(batch))
-  return _repeat(made.step, _learner_frames(settings), seconds)
+  yield Work(made.step, _learner_frames(settings))
 
 
-def learner_with_data(settings: settings_lib.Settings, seconds: float) -> Cost:
+@contextlib.contextmanager
+def learner_with_data(settings: settings_lib.Settings) -> Iterator[Work]:
   """Learns from full tables, through the data pipeline."""
   with _full_tables(settings) as (builder, environment_spec, client, process):
     made = builder.make_learner(
         settings.run.seed, builder.make_networks(environment_spec),
         builder.make_dataset_iterator(client))
-    cost = _repeat(made.step, _learner_frames(settings), seconds, [process],
-                   when_warm=made.metrics)  # Its counts start anew.
-    cost.wait_fraction = made.metrics()['wait_fraction']
-    return cost
+    yield Work(made.step, _learner_frames(settings), process, made.metrics)
 
 
 _ACTING = (environment, policy, insertion)
@@ -167,27 +239,6 @@ def _use_one_core():
   """As actors do."""
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
-def _repeat(step: Callable[[], object], timesteps: int, seconds: float,
-            others: List[psutil.Process] = (),
-            when_warm: Callable[[], object] = lambda: None) -> Cost:
-  """Measures a step of so many timesteps, counting other processes' time."""
-  def cpu_seconds():
-    return time.process_time() + sum(
-        sum(p.cpu_times()[:2]) for p in others)
-
-  warm = time.monotonic() + _WARM_UP_SECONDS
-  while time.monotonic() < warm:
-    step()
-  when_warm()
-  _barrier.wait()
-  count, cpu, start = 0, cpu_seconds(), time.monotonic()
-  while time.monotonic() < start + seconds:
-    step()
-    count += timesteps
-  elapsed = time.monotonic() - start
-  return Cost((cpu_seconds() - cpu) / count, count / elapsed)
 
 
 Step = Tuple[np.ndarray, dm_env.TimeStep, Dict[str, np.ndarray]]

@@ -2,15 +2,21 @@
 
 Measures what each part of the system costs alone, in core-milliseconds for a
 timestep; from these, the rate at which the machine's cores could train if they
-did nothing else; and then the real command on Pong, with its default settings,
-once the learner is under way. `efficiency` is the whole over the bound. All of
-it is measured in turn, several times, and the medians are printed. Flags after
+did nothing else; and the real command on Pong, with its default settings, once
+the learner is under way. `efficiency` is the whole over the bound. Flags after
 `--` go to the training command.
+
+Everything is started once and then measured in turn, for some seconds, round
+after round; the training program is stopped in its tracks meanwhile. So a
+round's figures are of the same half minute, and a machine that is slow for a
+while is slow for all of them. Medians over rounds are printed.
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -18,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 import psutil
@@ -28,36 +34,23 @@ from launch import settings as settings_lib
 
 _START_SECONDS = 120
 _WARM_UP_ROWS = 3
+# After a stop the program catches up on rows, which are of no use.
+_RESUME_SECONDS = 1.
+_LOADING = ('parallel', 'plain')
 
 
-def _rows(run_dir: str) -> List[Dict[str, str]]:
-  path = os.path.join(run_dir, 'progress.csv')
-  if not os.path.exists(path):
-    return []
-  with open(path, newline='') as f:
-    return list(csv.DictReader(f))
-
-
-def _learning_rows(run_dir: str) -> List[Dict[str, str]]:
-  rows = [row for row in _rows(run_dir) if int(row['learner_steps']) > 0]
-  return rows[_WARM_UP_ROWS:]
-
-
-def measure_parts(settings: settings_lib.Settings,
-                  seconds: float) -> Dict[str, parts.Cost]:
-  """Measures each part for some seconds; the learner's are of one sample."""
-  return {part.__name__: parts.measure(part, settings, seconds)
-          for part in (parts.environment, parts.policy, parts.insertion,
-                       parts.sampling, parts.learner)}
-
-
-def compare_loading(settings: settings_lib.Settings,
-                    seconds: float) -> Dict[str, parts.Cost]:
-  """Measures the learner with the parallel data pipeline and a plain one."""
+def parts_to_measure(
+    settings: settings_lib.Settings
+) -> Dict[str, Callable[[], parts.Part]]:
+  """Returns what starts each part, and the learner with its data either way."""
   plain = dataclasses.replace(settings, agent=dataclasses.replace(
       settings.agent, prefetch_size=0, num_fetch_workers=1))
-  return {name: parts.measure(parts.learner_with_data, changed, seconds)
-          for name, changed in (('parallel', settings), ('plain', plain))}
+  return {
+      **{part.__name__: functools.partial(parts.Part, part, settings)
+         for part in (parts.environment, parts.policy, parts.insertion,
+                      parts.sampling, parts.learner)},
+      **{name: functools.partial(parts.Part, parts.learner_with_data, changed)
+         for name, changed in zip(_LOADING, (settings, plain))}}
 
 
 def _times(part: str, samples_per_insert: float) -> float:
@@ -72,74 +65,107 @@ def bound(costs: Dict[str, parts.Cost], samples_per_insert: float) -> float:
   return os.cpu_count() / seconds
 
 
-def measure_whole(seconds: float, train_flags: List[str]) -> Dict[str, float]:
-  """Runs the program and measures it for some seconds of learning.
+class Whole:
+  """The training program, which runs only while it is measured."""
 
-  Args:
-    seconds: how long to measure.
-    train_flags: flags of the training command.
+  def __init__(self, train_flags: List[str]):
+    """Starts training and waits until it learns.
 
-  Returns:
-    Overall and median timesteps a second (over the rows), the learner's rate
-    and waiting, the policy lag and the peak memory.
+    Args:
+      train_flags: flags of the training command.
 
-  Raises:
-    RuntimeError: if training does not start or does not last.
-  """
-  with tempfile.TemporaryDirectory() as scratch:
-    run_dir = os.path.join(scratch, 'run')
-    process = subprocess.Popen(
+    Raises:
+      RuntimeError: if training does not start.
+    """
+    self._scratch = tempfile.TemporaryDirectory()
+    run_dir = os.path.join(self._scratch.name, 'run')
+    self._path = os.path.join(run_dir, 'progress.csv')
+    self._process = subprocess.Popen(
         [sys.executable, '-m', 'launch.train', '--game', 'pong', '--run_dir',
          run_dir, '--evaluation_interval', '0', *train_flags],
         stdout=subprocess.DEVNULL)
     try:
       deadline = time.monotonic() + _START_SECONDS
-      while not _learning_rows(run_dir):
-        if process.poll() is not None or time.monotonic() > deadline:
+      while sum(r['learner_steps'] > 0 for r in self._rows()) <= _WARM_UP_ROWS:
+        if self._process.poll() is not None or time.monotonic() > deadline:
           raise RuntimeError('training did not start; try the same flags with '
                              'python -m launch.train.')
         time.sleep(0.5)
-      memory = 0.
-      deadline = time.monotonic() + seconds
-      while time.monotonic() < deadline and process.poll() is None:
-        memory = max(memory, parts.memory_gib(psutil.Process(process.pid)))
-        time.sleep(5.)
-      if process.poll() is not None:
+    except BaseException:
+      self.close()
+      raise
+    self._signal(signal.SIGSTOP)
+
+  def measure(self, seconds: float) -> Dict[str, float]:
+    """Lets training go on for at least some seconds.
+
+    Returns:
+      Timesteps a second, the learner's rate, its waiting and the policy lag, and
+      the program's memory.
+
+    Raises:
+      RuntimeError: if training ends meanwhile.
+    """
+    self._signal(signal.SIGCONT)
+    time.sleep(_RESUME_SECONDS)
+    first = len(self._rows())
+    rows = []
+    while not rows or (rows[-1]['walltime_seconds'] <
+                       rows[0]['walltime_seconds'] + seconds):
+      if self._process.poll() is not None:
         raise RuntimeError('training ended while it was being measured.')
-      rows = _learning_rows(run_dir)
-    finally:
-      if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-      process.wait()
+      time.sleep(0.2)
+      rows = self._rows()[first:]
+    self._signal(signal.SIGSTOP)
+    elapsed = rows[-1]['walltime_seconds'] - rows[0]['walltime_seconds']
 
-  def column(name: str) -> np.ndarray:
-    return np.array([float(row[name]) for row in rows])
+    def mean(column: str) -> float:
+      return float(np.mean([row[column] for row in rows[1:]]))
 
-  elapsed = column('walltime_seconds')[-1] - column('walltime_seconds')[0]
-  return {
-      'timesteps_per_second': float(
-          (column('timesteps')[-1] - column('timesteps')[0]) / elapsed),
-      'timesteps_per_second_median': float(
-          np.median(column('timesteps_per_second'))),
-      'learner_frames_per_second': float(
-          np.median(column('learner_frames_per_second'))),
-      'learner_wait_fraction': float(np.median(column('learner_wait_fraction'))),
-      'policy_lag': float(np.median(column('policy_lag'))),
-      'peak_memory_gib': memory,
-      'seconds': float(elapsed),
-  }
+    return {
+        'timesteps_per_second': (
+            rows[-1]['timesteps'] - rows[0]['timesteps']) / elapsed,
+        'learner_frames_per_second': mean('learner_frames_per_second'),
+        'learner_wait_fraction': mean('learner_wait_fraction'),
+        'policy_lag': mean('policy_lag'),
+        'memory_gib': parts.memory_gib(psutil.Process(self._process.pid)),
+    }
+
+  def close(self) -> None:
+    """Ends training."""
+    if self._process.poll() is None:
+      self._signal(signal.SIGCONT)
+      self._process.send_signal(signal.SIGTERM)
+    self._process.wait()
+    self._scratch.cleanup()
+
+  def _rows(self) -> List[Dict[str, float]]:
+    if not os.path.exists(self._path):
+      return []
+    with open(self._path, newline='') as f:
+      # The last row may be half written.
+      return [{name: float(value) for name, value in row.items()}
+              for row in csv.DictReader(f) if None not in row.values()]
+
+  def _signal(self, signal_number: int):
+    """Sends a signal to the launcher and to its nodes."""
+    launcher = psutil.Process(self._process.pid)
+    for process in [launcher, *launcher.children(recursive=True)]:
+      with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal_number)
 
 
-def measure_round(settings: settings_lib.Settings, part_seconds: float,
-                  seconds: float, train_flags: List[str]) -> Dict[str, Any]:
+def measure_round(running: Dict[str, parts.Part], whole: Whole,
+                  samples_per_insert: float, part_seconds: float,
+                  seconds: float) -> Dict[str, Any]:
   """Measures everything once; returns what the JSON file holds of a round."""
-  costs = measure_parts(settings, part_seconds)
-  limit = bound(costs, settings.agent.samples_per_insert)
-  loading = compare_loading(settings, part_seconds)
-  whole = measure_whole(seconds, train_flags)
+  costs = {name: part.measure(part_seconds) for name, part in running.items()}
+  loading = {name: costs.pop(name) for name in _LOADING}
+  limit = bound(costs, samples_per_insert)
+  measured = whole.measure(seconds)
   return {
-      'efficiency': whole['timesteps_per_second'] / limit,
-      **whole,
+      'efficiency': measured['timesteps_per_second'] / limit,
+      **measured,
       'bound': limit,
       'parts': {name: dataclasses.asdict(c) for name, c in costs.items()},
       'loading': {name: dataclasses.asdict(c) for name, c in loading.items()}}
@@ -168,24 +194,25 @@ def _print_tables(result: Dict[str, Any], rounds: List[Dict[str, Any]],
   for name, cost in result['loading'].items():
     print(f'| {name} loading | {cost["wait_fraction"]:.2%} | '
           f'{cost["timesteps_per_second"]:,.0f} |')
-  print(f'\n| whole | median of {len(rounds)} | from | to |')
-  print('| --- | --- | --- | --- |')
+  print(f'\n| whole | median of {len(rounds)} | a quarter below | '
+        'a quarter above | from | to |')
+  print('| --- | --- | --- | --- | --- | --- |')
   for name, value in result.items():
     if isinstance(value, float):
-      values = [r[name] for r in rounds]
-      print(f'| {name} | {value:,.3f} | {min(values):,.3f} | '
-            f'{max(values):,.3f} |')
+      spread = np.percentile([r[name] for r in rounds], [25, 75, 0, 100])
+      print(f'| {name} | {value:,.3f} | ' +
+            ' | '.join(f'{s:,.3f}' for s in spread) + ' |')
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--rounds', type=int, default=3,
+  parser.add_argument('--rounds', type=int, default=12,
                       help='how often to measure everything')
-  parser.add_argument('--seconds', type=float, default=40.,
-                      help='to measure the whole for')
-  parser.add_argument('--part_seconds', type=float, default=5.,
-                      help='to measure each part for')
+  parser.add_argument('--seconds', type=float, default=15.,
+                      help='to measure the whole for, in each round')
+  parser.add_argument('--part_seconds', type=float, default=1.5,
+                      help='to measure each part for, in each round')
   parser.add_argument('--json', help='also write the figures to this file')
   parser.add_argument('train_flags', nargs='*',
                       help='flags of launch.train, after --')
@@ -195,11 +222,16 @@ def main() -> None:
       sys.exit(f'throughput: error: --{name} must be positive, not '
                f'{getattr(flags, name)}.')
   settings = settings_lib.from_train_flags(flags.train_flags)
-  try:
-    rounds = [measure_round(settings, flags.part_seconds, flags.seconds,
-                            flags.train_flags) for _ in range(flags.rounds)]
-  except RuntimeError as e:
-    sys.exit(f'throughput: error: {e}')
+  with contextlib.ExitStack() as stack:
+    try:
+      running = {name: stack.enter_context(contextlib.closing(start()))
+                 for name, start in parts_to_measure(settings).items()}
+      whole = stack.enter_context(contextlib.closing(Whole(flags.train_flags)))
+      rounds = [measure_round(running, whole, settings.agent.samples_per_insert,
+                              flags.part_seconds, flags.seconds)
+                for _ in range(flags.rounds)]
+    except RuntimeError as e:
+      sys.exit(f'throughput: error: {e}')
   result = summarize(rounds)
   _print_tables(result, rounds, settings.agent.samples_per_insert)
   if flags.json:
