@@ -28,18 +28,22 @@ _NO_PPO = ('--loss', 'vtrace')
 # The online part of each batch stays the same: replay comes on top of it.
 _NO_REPLAY = ('--samples_per_insert', '1', '--batch_size', '4')
 _NO_AUTOENCODER = ('--no-autoencoder',)
+# IMPALA's own, and the default when all but `full` were run.
+_BASELINE_COST = ('--baseline_cost', '0.5')
 VARIANTS = {
-    'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
-    'ppo': _NO_REPLAY + _NO_AUTOENCODER,
-    # The same as the full agent without the auto-encoder.
-    'ppo_replay': _NO_AUTOENCODER,
     'full': (),
-    'full_without_ppo': _NO_PPO,
-    'full_without_replay': _NO_REPLAY,
-    # The trunk of the Nature DQN: what acting would cost without the latent.
-    'nature_cnn': _NO_AUTOENCODER + (
-        '--conv_channels', '32,64,64', '--latent_size', '512'),
-}
+    **{name: flags + _BASELINE_COST for name, flags in {
+        'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
+        'ppo': _NO_REPLAY + _NO_AUTOENCODER,
+        # The same as the full agent without the auto-encoder.
+        'ppo_replay': _NO_AUTOENCODER,
+        'full_baseline_half': (),
+        'full_without_ppo': _NO_PPO,
+        'full_without_replay': _NO_REPLAY,
+        # The trunk of the Nature DQN: what acting would cost without the latent.
+        'nature_cnn': _NO_AUTOENCODER + (
+            '--conv_channels', '32,64,64', '--latent_size', '512'),
+    }.items()}}
 
 
 @dataclasses.dataclass

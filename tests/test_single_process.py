@@ -21,7 +21,7 @@ def load_example():
 def run(game, seed, learner_steps):
   config = ImpalaPPOConfig(
       frame_stack=environments.EnvironmentConfig(game).frame_stack,
-      sequence_length=8, batch_size=4, samples_per_insert=2.,
+      sequence_length=4, batch_size=4, samples_per_insert=2.,
       replay_sampler='fifo', queue_capacity=64, variable_update_period=1)
   return np.array(load_example().train(game, seed, learner_steps, config))
 

@@ -23,7 +23,9 @@ class ImpalaPPOConfig:
     clip_epsilon: the PPO ratio is clipped to [1 - eps, 1 + eps].
     normalize_advantages: whether advantages are standardised over the batch
       ('ppo' only).
-    baseline_cost: weight of the value loss.
+    baseline_cost: weight of the value loss. Standardising makes advantages
+      several times as large, and with a smaller weight the policy's gradient
+      leaves the values little of the encoder they share.
     entropy_cost: weight of the entropy bonus.
     max_abs_reward: rewards are clipped to this magnitude in the losses only.
     autoencoder: whether the latent is also trained to reconstruct the newest
@@ -71,7 +73,7 @@ class ImpalaPPOConfig:
   vtrace_lambda: float = 0.95
   clip_epsilon: float = 0.2
   normalize_advantages: bool = True
-  baseline_cost: float = 0.5
+  baseline_cost: float = 2.0
   entropy_cost: float = 0.01
   max_abs_reward: float = 1.0
   # Networks.
