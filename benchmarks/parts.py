@@ -9,10 +9,12 @@ program: a core costs more per timestep when the others are busy too.
 """
 
 import contextlib
+import csv
 import dataclasses
 import itertools
 import multiprocessing
 from multiprocessing import connection
+import os
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -218,6 +220,16 @@ def learner_with_data(settings: settings_lib.Settings) -> Iterator[Work]:
 
 
 _ACTING = (environment, policy, insertion)
+
+
+def read_progress(path: str) -> List[Dict[str, float]]:
+  """Returns the whole rows of a progress file, none where there is no file."""
+  if not os.path.exists(path):
+    return []
+  with open(path, newline='') as f:
+    # The last row may be half written.
+    return [{name: float(value) for name, value in row.items()}
+            for row in csv.DictReader(f) if None not in row.values()]
 
 
 def memory_gib(process: psutil.Process) -> float:

@@ -14,7 +14,6 @@ while is slow for all of them. Medians over rounds are printed.
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import functools
 import json
@@ -86,7 +85,8 @@ class Whole:
         stdout=subprocess.DEVNULL)
     try:
       deadline = time.monotonic() + _START_SECONDS
-      while sum(r['learner_steps'] > 0 for r in self._rows()) <= _WARM_UP_ROWS:
+      while sum(row['learner_steps'] > 0 for row in
+                parts.read_progress(self._path)) <= _WARM_UP_ROWS:
         if self._process.poll() is not None or time.monotonic() > deadline:
           raise RuntimeError('training did not start; try the same flags with '
                              'python -m launch.train.')
@@ -108,14 +108,14 @@ class Whole:
     """
     self._signal(signal.SIGCONT)
     time.sleep(_RESUME_SECONDS)
-    first = len(self._rows())
+    first = len(parts.read_progress(self._path))
     rows = []
     while not rows or (rows[-1]['walltime_seconds'] <
                        rows[0]['walltime_seconds'] + seconds):
       if self._process.poll() is not None:
         raise RuntimeError('training ended while it was being measured.')
       time.sleep(0.2)
-      rows = self._rows()[first:]
+      rows = parts.read_progress(self._path)[first:]
     self._signal(signal.SIGSTOP)
     elapsed = rows[-1]['walltime_seconds'] - rows[0]['walltime_seconds']
 
@@ -138,14 +138,6 @@ class Whole:
       self._process.send_signal(signal.SIGTERM)
     self._process.wait()
     self._scratch.cleanup()
-
-  def _rows(self) -> List[Dict[str, float]]:
-    if not os.path.exists(self._path):
-      return []
-    with open(self._path, newline='') as f:
-      # The last row may be half written.
-      return [{name: float(value) for name, value in row.items()}
-              for row in csv.DictReader(f) if None not in row.values()]
 
   def _signal(self, signal_number: int):
     """Sends a signal to the launcher and to its nodes."""

@@ -11,7 +11,6 @@ sticky actions; their size is the peer's choice. Prints a row of a table.
 """
 
 import argparse
-import csv
 import json
 import os
 import pathlib
@@ -48,14 +47,8 @@ def _command(peer: str, environment: Optional[str], scratch: str, seed: int,
 
 
 def _rows(scratch: str) -> List[Dict[str, float]]:
-  for path in (os.path.join(scratch, 'progress.csv'),
-               os.path.join(scratch, 'run', 'progress.csv')):
-    if os.path.exists(path):
-      with open(path, newline='') as f:
-        # A peer may be writing the last row.
-        return [{name: float(value) for name, value in row.items()}
-                for row in csv.DictReader(f) if None not in row.values()]
-  return []
+  return (parts.read_progress(os.path.join(scratch, 'progress.csv')) or
+          parts.read_progress(os.path.join(scratch, 'run', 'progress.csv')))
 
 
 def _solved_row(rows: List[Dict[str, float]]) -> Optional[Dict[str, float]]:
