@@ -116,7 +116,11 @@ class Part:
       theirs.close()  # Or its end would not be noticed.
       self._pipes.append(ours)
       self._processes.append(process)
-    self._receive()
+    try:
+      self._receive()
+    except BaseException:
+      self.close()
+      raise
 
   def measure(self, seconds: float) -> Cost:
     """Returns the mean cost of all processes, and the sum of their rates."""
@@ -132,7 +136,6 @@ class Part:
     try:
       return [pipe.recv() for pipe in self._pipes]
     except EOFError:
-      self.close()
       raise RuntimeError(f'{self._name} could not be measured.') from None
 
   def close(self) -> None:

@@ -82,7 +82,13 @@ def run_cell(game: str, variant: str, seed: int, max_timesteps: int,
                str(max_timesteps), *VARIANTS.get(variant, ()), *train_flags]
     if target_return is not None:
       command += ['--target_return', str(target_return)]
-    code = subprocess.run(command, check=False).returncode
+    training = subprocess.Popen(command)
+    try:
+      code = training.wait()
+    except KeyboardInterrupt:
+      training.terminate()
+      training.wait()
+      raise
     if code:
       return code
     kept = _directory(game, variant, seed)

@@ -112,6 +112,8 @@ def main() -> None:
   parser.add_argument('train_flags', nargs='*',
                       help='flags of launch.train, after --')
   flags = parser.parse_args()
+  # As Ctrl-C does: what was started ends too.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   settings = settings_lib.from_train_flags(flags.train_flags)
   rows = []
   cells = itertools.product(flags.clients, flags.shards)

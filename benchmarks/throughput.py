@@ -209,6 +209,8 @@ def main() -> None:
   parser.add_argument('train_flags', nargs='*',
                       help='flags of launch.train, after --')
   flags = parser.parse_args()
+  # As Ctrl-C does: what was started ends too.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   for name in ('rounds', 'seconds', 'part_seconds'):
     if not getattr(flags, name) > 0:
       sys.exit(f'throughput: error: --{name} must be positive, not '

@@ -174,7 +174,7 @@ def test_batches_mix_the_tables_and_the_queue_passes_everything_once():
 
 
 def test_rate_limiter_holds_actors_to_the_ratio():
-  config = make_config(samples_per_insert=2., queue_capacity=10_000,
+  config = make_config(samples_per_insert=2., queue_capacity=100,
                        num_fetch_workers=1, batch_size=2)
   table = replay.make_tables(make_spec(), config)[1]
   limiter = table.info.rate_limiter_info

@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from agents import checkpoints
+from launch import evaluate
 from launch import train
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SMALL = ['--num_actors', '2', '--envs_per_actor', '4', '--batch_size', '12',
+SMALL = ['--num_actors', '1', '--envs_per_actor', '8', '--batch_size', '12',
          '--sequence_length', '8', '--latent_size', '32',
          '--evaluation_interval', '0', '--progress_seconds', '1']
 
@@ -89,6 +90,18 @@ def handles_sigterm(process):
   return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
+def refusal(capsys, main, *args):
+  """Returns the one line in which a command refuses its arguments.
+
+  Without a process of its own, which would import for seconds.
+  """
+  with pytest.raises(SystemExit) as ended:
+    main([*map(str, args)])
+  assert ended.value.code == 2
+  line, = capsys.readouterr().err.strip().splitlines()
+  return line
+
+
 def interrupt(process):
   """Ctrl-C in a terminal signals the whole foreground process group."""
   os.killpg(process.pid, signal.SIGINT)
@@ -99,7 +112,7 @@ def terminate(process):
 
 
 @pytest.mark.timeout(280)
-def test_train_stop_resume_finish_and_evaluate(tmp_path):
+def test_train_stop_resume_finish_and_evaluate(tmp_path, capsys):
   run_dir = str(tmp_path / 'run')
   game = ['--game', 'pong', '--run_dir', run_dir, *SMALL]
   port = 29_481
@@ -119,14 +132,9 @@ def test_train_stop_resume_finish_and_evaluate(tmp_path):
   config = json.load(open(os.path.join(run_dir, 'config.json')))
   assert config['run']['seed'] == 3 and config['versions']['tensorflow']
 
-  again = run('launch.train', *game)
-  assert again.returncode == 2 and 'holds another run' in again.stderr
-  assert len(again.stderr.strip().splitlines()) == 1
-
-  other = run('launch.train', '--run_dir', run_dir, '--resume',
-              '--latent_size', 48)
-  assert other.returncode == 2 and 'another network' in other.stderr
-  assert len(other.stderr.strip().splitlines()) == 1
+  assert 'holds another run' in refusal(capsys, train.main, *game)
+  assert 'another network' in refusal(
+      capsys, train.main, '--run_dir', run_dir, '--resume', '--latent_size', 48)
   assert checkpoints.latest(run_dir) == path
 
   process = start('--run_dir', run_dir, '--resume')
@@ -219,7 +227,6 @@ def test_an_unknown_game_gets_one_line(tmp_path):
   assert not run_dir.exists()
 
 
-# Without processes of their own, each of which would import for seconds.
 @pytest.mark.parametrize('args, message', [
     (['--game', 'Pendulum-v1'], 'Discrete action space'),
     (['--num_actors', '-1'], 'num_actors must be positive'),
@@ -232,29 +239,18 @@ def test_an_unknown_game_gets_one_line(tmp_path):
 ])
 def test_bad_input_gets_one_line(tmp_path, capsys, args, message):
   run_dir = tmp_path / 'run'
-  with pytest.raises(SystemExit) as ended:
-    train.main(['--run_dir', str(run_dir), *args])
-  assert ended.value.code == 2
-  stderr = capsys.readouterr().err
-  assert message in stderr
-  assert len(stderr.strip().splitlines()) == 1
+  assert message in refusal(capsys, train.main, '--run_dir', run_dir, *args)
   assert not run_dir.exists()
 
 
-def test_a_port_in_use_gets_one_line(tmp_path):
+def test_a_port_in_use_gets_one_line(tmp_path, capsys):
   with socket.socket() as taken:
     taken.bind(('', 0))
     taken.listen()
     port = taken.getsockname()[1]
-    result = run('launch.train', '--run_dir', tmp_path / 'run',
-                 '--replay_port', port)
-  assert result.returncode == 2
-  assert f'replay port {port}' in result.stderr
-  assert len(result.stderr.strip().splitlines()) == 1
+    assert f'replay port {port}' in refusal(
+        capsys, train.main, '--run_dir', tmp_path / 'run', '--replay_port', port)
 
 
-def test_evaluating_nothing_gets_one_line(tmp_path):
-  result = run('launch.evaluate', '--run_dir', tmp_path)
-  assert result.returncode == 2
-  assert 'holds no run' in result.stderr
-  assert len(result.stderr.strip().splitlines()) == 1
+def test_evaluating_nothing_gets_one_line(tmp_path, capsys):
+  assert 'holds no run' in refusal(capsys, evaluate.main, '--run_dir', tmp_path)

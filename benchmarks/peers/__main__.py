@@ -135,6 +135,8 @@ def main() -> int:
   parser.add_argument('train_flags', nargs='*',
                       help='flags of launch.train, after --; ours only')
   flags = parser.parse_args()
+  # As Ctrl-C does: what was started ends too.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   if flags.peer != OURS and not (flags.environment and os.path.exists(
       os.path.join(flags.environment, 'bin', 'python'))):
     sys.exit(f'peers: error: --environment {flags.environment} holds no Python; '
