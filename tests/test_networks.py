@@ -170,6 +170,37 @@ def test_an_actor_takes_over_the_weights_of_a_source():
   check(4)
 
 
+def test_weights_of_another_network_are_refused_and_change_nothing():
+  builder = builder_lib.ImpalaPPOBuilder(config_lib.ImpalaPPOConfig())
+  spec = make_spec((16, 16, 1))
+  policy = builder.make_policy(builder.make_networks(spec), spec)
+  weights = [v.numpy() for v in policy.variables]
+
+  class Source(core.VariableSource):
+
+    def get_variables(self, names):
+      return [self.weights]
+
+  source = Source()
+  for foreign in (weights[1:], [w[..., None] for w in weights]):
+    source.weights = [w + 1 for w in foreign]
+    with pytest.raises(ValueError, match='this policy has'):
+      builder.make_actor(0, policy, variable_source=source)
+  for variable, weight in zip(policy.variables, weights):
+    np.testing.assert_array_equal(variable, weight)
+
+
+def test_a_policy_takes_observations_in_any_layout():
+  builder = builder_lib.ImpalaPPOBuilder(
+      config_lib.ImpalaPPOConfig(frame_stack=4))
+  spec = make_spec((16, 16, 4))
+  policy = builder.make_policy(builder.make_networks(spec), spec)
+  observation = np.random.default_rng(0).integers(
+      0, 256, (3, 4, 16, 16)).astype(np.uint8).transpose(0, 2, 3, 1)
+  seed = np.array([0, 1], np.int64)
+  for x, y in zip(policy(observation, seed), policy(observation.copy('C'), seed)):
+    np.testing.assert_array_equal(x, y)
+
 @pytest.mark.parametrize('spec, settings, told', [
     (make_spec((4,), np.float32,
                specs.BoundedArray((2,), np.float32, -1., 1.)), {}, 'actions'),

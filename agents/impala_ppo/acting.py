@@ -1,6 +1,6 @@
 """The policy and the actor that runs it for many environments at once."""
 
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 from acme import adders
 from acme import core
@@ -68,12 +68,40 @@ class Policy:
       Actions [E] int32, their logits [E, A] float32, and the version [] int64
       of the weights that made them.
     """
-    # Not `self._step(...)`: the checks around it, whose code the environments
-    # have driven out of the caches, cost a third of a call.
+    # Not `self._step(...)`, nor `tf.constant`: the checks in them, whose code the
+    # environments have driven out of the caches, cost half of a call.
     action, logits, version = tf.raw_ops.PartitionedCall(
-        args=[tf.constant(observation), tf.constant(seed), *self._captured],
+        args=[_contiguous(observation), seed, *self._captured],
         Tout=[tf.int32, tf.float32, tf.int64], f=self._step)
     return action.numpy(), logits.numpy(), version.numpy()
+
+
+def _contiguous(observation: np.ndarray) -> np.ndarray:
+  """Copies an observation [..., C] if it is a view of planes, as Atari's is."""
+  if observation.flags.c_contiguous:
+    return observation
+  # Plane by plane, which is twice as fast as pixel by pixel.
+  copy = np.empty(observation.shape, observation.dtype)
+  for channel in range(copy.shape[-1]):
+    copy[..., channel] = observation[..., channel]
+  return copy
+
+
+class VariableClient(variable_utils.VariableClient):
+  """Acme's client, which takes weights over in a third of its time."""
+
+  def _copy(self, new_variables: Sequence[Sequence[np.ndarray]]):
+    weights, = new_variables
+    shapes = [np.shape(weight) for weight in weights]
+    expected = [tuple(variable.shape) for variable in self._variables]
+    if shapes != expected:
+      raise ValueError(f'weights are of shapes {shapes}; this policy has '
+                       f'{expected}.')
+    for variable, weight in zip(self._variables, weights):
+      # Without the checks of `variable.assign(weight)`.
+      tf.raw_ops.AssignVariableOp(
+          resource=variable.handle,
+          value=np.asarray(weight, variable.dtype.as_numpy_dtype))
 
 
 class ImpalaPPOActor(core.Actor):

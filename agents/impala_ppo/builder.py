@@ -4,7 +4,6 @@ from typing import Iterator, List, Optional, Sequence, Union
 
 from acme import core
 from acme import specs
-from acme.tf import variable_utils
 from acme.utils import counting
 import reverb
 import tensorflow as tf
@@ -88,7 +87,7 @@ class ImpalaPPOBuilder:
     """Makes an actor, waiting for its first weights from `variable_source`."""
     variable_client = None
     if variable_source is not None:
-      variable_client = variable_utils.VariableClient(
+      variable_client = acting.VariableClient(
           variable_source, {acting.POLICY: policy_network.variables},
           update_period=self._config.variable_update_period)
       variable_client.update_and_wait()
