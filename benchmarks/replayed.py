@@ -94,8 +94,9 @@ class _LearnerNode:
         builder.make_dataset_iterator(shards))
     if cell.learner_delay is not None:
       # Everything else stays: batches are split over the replicas, and the
-      # weights are published after each step.
+      # weights are read and published after each step.
       self._learner._distributed_step = self._delay  # pylint: disable=protected-access
+      self._weights = tf.function(self._learner._weights)  # pylint: disable=protected-access
 
   def _delay(self, batch):
     time.sleep(self._cell.learner_delay)
@@ -104,7 +105,7 @@ class _LearnerNode:
         batch.policy_version)[0]
     # The first trajectories of a batch are the online ones.
     return {'policy_lag': tf.reduce_mean(
-        tf.cast(steps - versions[:1], tf.float32))}, None
+        tf.cast(steps - versions[:1], tf.float32))}, None, self._weights()
 
   def get_variables(self, names: Sequence[str]):
     return self._learner.get_variables(names)

@@ -87,28 +87,32 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     self._wait_seconds = 0.
     self._step_seconds = 0.
     self._steps_since_metrics = 0
-    self._publish()
+    self._publish(self._weights())
 
   def step(self):
     """Takes the next batch, waiting for it if need be, and learns from it."""
     start = time.perf_counter()
     batch = next(self._iterator)
     fetched = time.perf_counter()
-    self._metrics, priorities = self._distributed_step(batch)
+    self._metrics, priorities, weights = self._distributed_step(batch)
     if priorities is not None:
       self._update_priorities(batch, priorities)
-    self._publish()
+    self._publish(weights)
     if self._counter is not None:
       self._counter.increment(steps=1)
     self._wait_seconds += fetched - start
     self._step_seconds += time.perf_counter() - start
     self._steps_since_metrics += 1
 
-  def _publish(self):
+  def _weights(self) -> List[tf.Tensor]:
+    """Reads what actors get."""
+    return [v.read_value()
+            for v in (*self._actor_critic.variables, self._num_steps)]
+
+  def _publish(self, weights: Sequence[tf.Tensor]):
     """Copies the weights for `get_variables`, so that serving them is free."""
     # One assignment, since other threads read it.
-    self._published = [
-        v.numpy() for v in (*self._actor_critic.variables, self._num_steps)]
+    self._published = [weight.numpy() for weight in weights]
 
   def get_variables(self, names: Sequence[str]) -> List[List[np.ndarray]]:
     """Returns the weights of the latest step and its number."""
@@ -155,7 +159,7 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
 
   def on_restore(self):
     """To be called after `state` was restored from a checkpoint."""
-    self._publish()
+    self._publish(self._weights())
 
   def _update_priorities(self, batch: replay.Trajectories,
                          priorities: tf.Tensor):
@@ -184,7 +188,8 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
         lambda m: self._strategy.experimental_local_results(m)[0], metrics)
     if self._config.replay_sampler != 'prioritized':
       priorities = None
-    return metrics, priorities
+    # Read in here: outside, each variable takes a call through the strategy.
+    return metrics, priorities, self._weights()
 
   def _replica_step(self, batch: replay.Trajectories):
     """Learns from this replica's part of a batch.
