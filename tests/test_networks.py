@@ -190,6 +190,33 @@ def test_weights_of_another_network_are_refused_and_change_nothing():
     np.testing.assert_array_equal(variable, weight)
 
 
+def test_weights_taken_over_are_copies():
+  builder = builder_lib.ImpalaPPOBuilder(config_lib.ImpalaPPOConfig())
+  spec = make_spec((16, 16, 1))
+  policy = builder.make_policy(builder.make_networks(spec), spec)
+
+  def aligned(value):
+    # TensorFlow shares only memory that begins on such a boundary.
+    raw = np.zeros(value.nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    array = raw[start:start + value.nbytes].view(value.dtype).reshape(value.shape)
+    array[...] = value
+    return array
+
+  class Source(core.VariableSource):
+    weights = [aligned(v.numpy()) for v in policy.variables]
+
+    def get_variables(self, names):
+      return [self.weights]
+
+  before = [weight.copy() for weight in Source.weights]
+  builder.make_actor(0, policy, variable_source=Source())
+  for variable in policy.variables:
+    variable.assign_add(tf.ones_like(variable))
+  for weight, old in zip(Source.weights, before):
+    np.testing.assert_array_equal(weight, old)
+
+
 def test_a_policy_takes_observations_in_any_layout():
   builder = builder_lib.ImpalaPPOBuilder(
       config_lib.ImpalaPPOConfig(frame_stack=4))

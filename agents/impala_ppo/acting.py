@@ -98,7 +98,7 @@ class VariableClient(variable_utils.VariableClient):
       raise ValueError(f'weights are of shapes {shapes}; this policy has '
                        f'{expected}.')
     for variable, weight in zip(self._variables, weights):
-      # Without the checks of `variable.assign(weight)`.
+      # Without the checks of `variable.assign(weight)`; it copies, too.
       tf.raw_ops.AssignVariableOp(
           resource=variable.handle,
           value=np.asarray(weight, variable.dtype.as_numpy_dtype))
