@@ -170,20 +170,23 @@ def test_an_actor_takes_over_the_weights_of_a_source():
   check(4)
 
 
+class FixedSource(core.VariableSource):
+  """Serves the same arrays again and again."""
+
+  def __init__(self, weights):
+    self.weights = weights
+
+  def get_variables(self, names):
+    return [self.weights]
+
+
 def test_weights_of_another_network_are_refused_and_change_nothing():
   builder = builder_lib.ImpalaPPOBuilder(config_lib.ImpalaPPOConfig())
   spec = make_spec((16, 16, 1))
   policy = builder.make_policy(builder.make_networks(spec), spec)
   weights = [v.numpy() for v in policy.variables]
-
-  class Source(core.VariableSource):
-
-    def get_variables(self, names):
-      return [self.weights]
-
-  source = Source()
   for foreign in (weights[1:], [w[..., None] for w in weights]):
-    source.weights = [w + 1 for w in foreign]
+    source = FixedSource([w + 1 for w in foreign])
     with pytest.raises(ValueError, match='this policy has'):
       builder.make_actor(0, policy, variable_source=source)
   for variable, weight in zip(policy.variables, weights):
@@ -203,17 +206,12 @@ def test_weights_taken_over_are_copies():
     array[...] = value
     return array
 
-  class Source(core.VariableSource):
-    weights = [aligned(v.numpy()) for v in policy.variables]
-
-    def get_variables(self, names):
-      return [self.weights]
-
-  before = [weight.copy() for weight in Source.weights]
-  builder.make_actor(0, policy, variable_source=Source())
+  source = FixedSource([aligned(v.numpy()) for v in policy.variables])
+  before = [weight.copy() for weight in source.weights]
+  builder.make_actor(0, policy, variable_source=source)
   for variable in policy.variables:
     variable.assign_add(tf.ones_like(variable))
-  for weight, old in zip(Source.weights, before):
+  for weight, old in zip(source.weights, before):
     np.testing.assert_array_equal(weight, old)
 
 
@@ -227,6 +225,7 @@ def test_a_policy_takes_observations_in_any_layout():
   seed = np.array([0, 1], np.int64)
   for x, y in zip(policy(observation, seed), policy(observation.copy('C'), seed)):
     np.testing.assert_array_equal(x, y)
+
 
 @pytest.mark.parametrize('spec, settings, told', [
     (make_spec((4,), np.float32,
