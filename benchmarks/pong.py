@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -184,6 +185,8 @@ def main() -> int:
   parser.add_argument('train_flags', nargs='*',
                       help='further flags of launch.train, after --')
   flags = parser.parse_args()
+  # As Ctrl-C does: the training ends too.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   if flags.report:
     report(flags.game)
     return 0

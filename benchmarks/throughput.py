@@ -31,6 +31,7 @@ import psutil
 from benchmarks import parts
 from launch import settings as settings_lib
 
+CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _START_SECONDS = 120
 _WARM_UP_ROWS = 3
 # After a stop the program catches up on rows, which are of no use.
@@ -67,11 +68,12 @@ def bound(costs: Dict[str, parts.Cost], samples_per_insert: float) -> float:
 class Whole:
   """The training program, which runs only while it is measured."""
 
-  def __init__(self, train_flags: List[str]):
+  def __init__(self, train_flags: List[str], checkout: str = CHECKOUT):
     """Starts training and waits until it learns.
 
     Args:
       train_flags: flags of the training command.
+      checkout: the directory of the code to train with.
 
     Raises:
       RuntimeError: if training does not start.
@@ -82,6 +84,7 @@ class Whole:
     self._process = subprocess.Popen(
         [sys.executable, '-m', 'launch.train', '--game', 'pong', '--run_dir',
          run_dir, '--evaluation_interval', '0', *train_flags],
+        cwd=checkout, env={**os.environ, 'PYTHONPATH': os.path.abspath(checkout)},
         stdout=subprocess.DEVNULL)
     try:
       deadline = time.monotonic() + _START_SECONDS
