@@ -279,3 +279,34 @@ def test_acting_costs_at_most_half_of_the_nature_network():
       20 * 20 * 8 * 8 * 4 * 16 + 9 * 9 * 4 * 4 * 16 * 32 +
       9 * 9 * 32 * 256 + 256 * (NUM_ACTIONS + 1))
   assert ours <= nature_multiply_adds / 2
+
+
+@pytest.mark.parametrize('shape, dtype', [((9, 10, 4), np.uint8),
+                                          ((5,), np.float32)])
+def test_a_graph_normalises_as_eagerly(shape, dtype):
+  normalizer = networks_lib.Normalizer(shape)
+  rng = np.random.default_rng(0)
+  observation = rng.integers(0, 255, (7, *shape)).astype(dtype)
+  normalizer(observation)  # Makes the variables.
+  # A small variance, so that some of it is cut off.
+  normalizer.mean.assign(rng.uniform(50, 150, shape))
+  normalizer.variance.assign(tf.fill(normalizer.variance.shape, 25.))
+  eagerly = normalizer(observation)
+  assert 0.1 < np.mean(np.abs(eagerly) == 10.) < 0.9
+  np.testing.assert_allclose(tf.function(normalizer)(observation), eagerly,
+                             rtol=1e-6)
+
+
+@pytest.mark.parametrize('wrap', [lambda f: f, tf.function])
+def test_gradient_of_relu(wrap):
+  x = tf.constant([[-2., -0., 0., 1e-30, 3.]])
+
+  def gradient(x):
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      y = networks_lib.relu(x) * tf.range(1., 6.)
+    return y, tape.gradient(y, x)
+
+  y, dx = wrap(gradient)(x)
+  np.testing.assert_allclose(y, [[0., 0., 0., 4e-30, 15.]], rtol=1e-6)
+  np.testing.assert_array_equal(dx, [[0., 0., 0., 4., 5.]])

@@ -15,6 +15,7 @@ from agents.impala_ppo import acting
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import losses
 from agents.impala_ppo import networks as networks_lib
+from agents.impala_ppo import optimizers
 from agents.impala_ppo import replay
 
 _SLOWEST_STATISTICS_RATE = 1e-3
@@ -75,8 +76,8 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
       networks.create_variables()
       self._num_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
       self._learning_rate = tf.Variable(config.learning_rate, trainable=False)
-      self._optimizer = snt.optimizers.Adam(self._learning_rate,
-                                            epsilon=config.adam_epsilon)
+      self._optimizer = optimizers.Adam(self._learning_rate,
+                                        epsilon=config.adam_epsilon)
       self._variables = self._actor_critic.trainable_variables
       if self._decoder is not None:
         self._variables += self._decoder.trainable_variables

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 from acme import specs
 import sonnet as snt
@@ -29,6 +29,31 @@ def _convolutions(image_size: int, num_layers: int) -> Sequence[Tuple[int, int]]
   else:
     first = (3, 1)
   return (first, (4, 2), *[(3, 1)] * num_layers)[:num_layers]
+
+
+def _in_one_loop(function: Callable[..., tf.Tensor],
+                 *tensors: tf.Tensor) -> tf.Tensor:
+  """Calls a function of element-wise operations, on a CPU as one loop.
+
+  TensorFlow passes over memory for each operation, and some of its loops, from
+  uint8 to float32 or in the gradient of `relu`, use no vector instructions:
+  compiled by XLA they take a quarter to half of the time. On GPUs XLA would
+  need more of CUDA than TensorFlow itself does.
+  """
+  if tf.executing_eagerly() or tf.config.list_logical_devices('GPU'):
+    return function(*tensors)
+  return tf.function(function, jit_compile=True)(*tensors)
+
+
+@tf.custom_gradient
+def relu(x: tf.Tensor):
+  """`tf.nn.relu`, with a faster gradient on CPUs."""
+  y = tf.nn.relu(x)
+
+  def gradient(dy):
+    return _in_one_loop(lambda dy, y: tf.where(y > 0., dy, 0.), dy, y)
+
+  return y, gradient
 
 
 class Normalizer(snt.Module):
@@ -59,9 +84,14 @@ class Normalizer(snt.Module):
   def __call__(self, observation: tf.Tensor) -> tf.Tensor:
     """Normalises [N, ...] of any type to float32, at most 10 in magnitude."""
     self._create_variables()
-    return tf.clip_by_value(
-        (tf.cast(observation, tf.float32) - self.mean) * self._scale(),
-        -_MAX_NORMALIZED, _MAX_NORMALIZED)
+
+    def normalize(observation, mean, scale):
+      return tf.clip_by_value(
+          (tf.cast(observation, tf.float32) - mean) * scale,
+          -_MAX_NORMALIZED, _MAX_NORMALIZED)
+
+    return _in_one_loop(normalize, observation, self.mean.read_value(),
+                        self._scale())
 
   def denormalize(self, normalized: tf.Tensor) -> tf.Tensor:
     """Takes [N, ...] back to the units of observations."""
@@ -114,7 +144,7 @@ class Encoder(snt.Module):
           conv_channels,
           _convolutions(min(observation_shape[:2]), len(conv_channels))):
         layers += [snt.Conv2D(channels, kernel, stride, padding='VALID',
-                              w_init=w_init), tf.nn.relu]
+                              w_init=w_init), relu]
       self._torso = snt.Sequential([*layers, snt.Flatten()])
     else:
       self._torso = snt.nets.MLP(_MLP_SIZES, w_init=w_init,
@@ -123,7 +153,7 @@ class Encoder(snt.Module):
 
   def __call__(self, observation: tf.Tensor) -> tf.Tensor:
     x = self.normalizer(observation)
-    return tf.nn.relu(self._to_latent(self._torso(x)))
+    return relu(self._to_latent(self._torso(x)))
 
 
 class Decoder(snt.Module):
@@ -151,11 +181,11 @@ class Decoder(snt.Module):
     channels = 16
     self._net = snt.Sequential([
         snt.Linear(small[0] * small[1] * channels, w_init=w_init),
-        tf.nn.relu,
+        relu,
         snt.Reshape([*small, channels]),
         snt.Conv2DTranspose(channels, kernel2, output_shape=middle,
                             stride=stride2, padding='VALID', w_init=w_init),
-        tf.nn.relu,
+        relu,
         snt.Conv2DTranspose(target_channels, kernel1, output_shape=size,
                             stride=stride1, padding='VALID'),
     ])
