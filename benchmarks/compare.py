@@ -40,10 +40,7 @@ def main() -> None:
   flags = parser.parse_args()
   # As Ctrl-C does: what was started ends too.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  for name in ('rounds', 'seconds'):
-    if not getattr(flags, name) > 0:
-      sys.exit(f'compare: error: --{name} must be positive, not '
-               f'{getattr(flags, name)}.')
+  throughput.check_positive('compare', flags, 'rounds', 'seconds')
   if not os.path.exists(os.path.join(flags.checkout, 'launch', 'train.py')):
     sys.exit(f'compare: error: --checkout {flags.checkout} has no '
              'launch/train.py; give a checkout of this project.')
@@ -64,12 +61,7 @@ def main() -> None:
   rates = {name: np.array([r[name]['timesteps_per_second'] for r in rounds])
            for name in (_HERE, _OTHER)}
   rates[_RATIO] = rates[_HERE] / rates[_OTHER]
-  print(f'| timesteps/s | median of {flags.rounds} | a quarter below | '
-        'a quarter above | from | to |')
-  print('| --- | --- | --- | --- | --- | --- |')
-  for name, values in rates.items():
-    print(f'| {name} | ' + ' | '.join(
-        f'{v:,.4g}' for v in np.percentile(values, [50, 25, 75, 0, 100])) + ' |')
+  throughput.print_spread('timesteps/s', rates, ',.4g')
   if flags.json:
     with open(flags.json, 'w') as f:
       json.dump({'ratio': float(np.median(rates[_RATIO])), 'rounds': rounds}, f,

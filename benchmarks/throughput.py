@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 import psutil
@@ -84,8 +84,7 @@ class Whole:
     self._process = subprocess.Popen(
         [sys.executable, '-m', 'launch.train', '--game', 'pong', '--run_dir',
          run_dir, '--evaluation_interval', '0', *train_flags],
-        cwd=checkout, env={**os.environ, 'PYTHONPATH': os.path.abspath(checkout)},
-        stdout=subprocess.DEVNULL)
+        cwd=checkout, stdout=subprocess.DEVNULL)
     try:
       deadline = time.monotonic() + _START_SECONDS
       while sum(row['learner_steps'] > 0 for row in
@@ -173,6 +172,27 @@ def summarize(rounds: List[Any]) -> Any:
   return float(np.median(rounds))
 
 
+def print_spread(title: str, figures: Dict[str, Sequence[float]],
+                 number_format: str) -> None:
+  """Prints a table of each figure's median over rounds, and of its spread."""
+  num_rounds = len(next(iter(figures.values())))
+  print(f'| {title} | median of {num_rounds} | a quarter below | '
+        'a quarter above | from | to |')
+  print('| --- | --- | --- | --- | --- | --- |')
+  for name, values in figures.items():
+    print(f'| {name} | ' + ' | '.join(
+        format(value, number_format)
+        for value in np.percentile(values, [50, 25, 75, 0, 100])) + ' |')
+
+
+def check_positive(program: str, flags: argparse.Namespace, *names: str) -> None:
+  """Exits with one line where a flag is not positive."""
+  for name in names:
+    if not getattr(flags, name) > 0:
+      sys.exit(f'{program}: error: --{name} must be positive, not '
+               f'{getattr(flags, name)}.')
+
+
 def _print_tables(result: Dict[str, Any], rounds: List[Dict[str, Any]],
                   samples_per_insert: float):
   print('| part alone | core-ms a timestep | times | timesteps a second |')
@@ -189,14 +209,10 @@ def _print_tables(result: Dict[str, Any], rounds: List[Dict[str, Any]],
   for name, cost in result['loading'].items():
     print(f'| {name} loading | {cost["wait_fraction"]:.2%} | '
           f'{cost["timesteps_per_second"]:,.0f} |')
-  print(f'\n| whole | median of {len(rounds)} | a quarter below | '
-        'a quarter above | from | to |')
-  print('| --- | --- | --- | --- | --- | --- |')
-  for name, value in result.items():
-    if isinstance(value, float):
-      spread = np.percentile([r[name] for r in rounds], [25, 75, 0, 100])
-      print(f'| {name} | {value:,.3f} | ' +
-            ' | '.join(f'{s:,.3f}' for s in spread) + ' |')
+  print()
+  print_spread('whole', {name: [r[name] for r in rounds]
+                         for name, value in result.items()
+                         if isinstance(value, float)}, ',.3f')
 
 
 def main() -> None:
@@ -214,10 +230,7 @@ def main() -> None:
   flags = parser.parse_args()
   # As Ctrl-C does: what was started ends too.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  for name in ('rounds', 'seconds', 'part_seconds'):
-    if not getattr(flags, name) > 0:
-      sys.exit(f'throughput: error: --{name} must be positive, not '
-               f'{getattr(flags, name)}.')
+  check_positive('throughput', flags, 'rounds', 'seconds', 'part_seconds')
   settings = settings_lib.from_train_flags(flags.train_flags)
   with contextlib.ExitStack() as stack:
     try:
