@@ -10,7 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from agents import progress as progress_lib
+from agents import shared_variables
 from agents import stopping
+from agents.impala_ppo import acting
 from agents.impala_ppo import learning
 
 _REPORT_SECONDS = 1.
@@ -64,9 +66,15 @@ class LearnerWorker(core.VariableSource, core.Worker):
         time_delta_minutes=checkpoint_minutes)
     learner.on_restore()
     self._first_step = self._reported_steps = learner.num_steps
+    self._shared = shared_variables.SharedVariables(
+        acting.POLICY, *self._learner.get_variables([acting.POLICY]))
 
   def get_variables(self, names: Sequence[str]) -> List[List[np.ndarray]]:
     return self._learner.get_variables(names)
+
+  def shared_variables(self) -> shared_variables.Handle:
+    """Where the processes of this machine find the policy."""
+    return self._shared.handle
 
   def run(self):
     """Learns until the program stops, and leaves a last checkpoint.
@@ -88,6 +96,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     next_report = time.monotonic() + _REPORT_SECONDS
     while not self._should_stop.is_set():
       self._learner.step()
+      self._shared.write(*self._learner.get_variables([acting.POLICY]))
       if time.monotonic() >= next_report:
         self._report()
         self._checkpointer.save()

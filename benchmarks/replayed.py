@@ -21,6 +21,7 @@ import psutil
 import reverb
 import tensorflow as tf
 
+from agents import shared_variables
 from agents import stopping
 from agents.impala_ppo import acting
 from agents.impala_ppo import ImpalaPPOBuilder
@@ -97,6 +98,8 @@ class _LearnerNode:
       # weights are read and published after each step.
       self._learner._distributed_step = self._delay  # pylint: disable=protected-access
       self._weights = tf.function(self._learner._weights)  # pylint: disable=protected-access
+    self._shared = shared_variables.SharedVariables(
+        acting.POLICY, *self._learner.get_variables([acting.POLICY]))
 
   def _delay(self, batch):
     time.sleep(self._cell.learner_delay)
@@ -110,6 +113,9 @@ class _LearnerNode:
   def get_variables(self, names: Sequence[str]):
     return self._learner.get_variables(names)
 
+  def shared_variables(self) -> shared_variables.Handle:
+    return self._shared.handle
+
   def run(self):
     log = _Log(os.path.join(self._cell.out, 'learner.npz'))
     should_stop = lp.stop_event()
@@ -118,6 +124,7 @@ class _LearnerNode:
       while not should_stop.is_set():
         start = time.perf_counter()
         self._learner.step()
+        self._shared.write(*self._learner.get_variables([acting.POLICY]))
         elapsed = time.perf_counter() - start
         metrics = self._learner.metrics()
         log.add('waited', elapsed * metrics['wait_fraction'])
@@ -132,6 +139,7 @@ def _act(cell: Cell, steps: List[parts.Step], shard: reverb.Client, learner,
          log: _Log, should_stop: threading.Event, start: float):
   """Writes recorded steps at an actor's pace until stopped."""
   adder = ImpalaPPOBuilder(cell.settings.agent).make_adder(shard)
+  source = shared_variables.nearest_source(learner)
   envs = cell.settings.run.envs_per_actor
   period = envs * cell.num_clients / cell.timesteps_per_second
   version = np.int64(0)
@@ -146,7 +154,7 @@ def _act(cell: Cell, steps: List[parts.Step], shard: reverb.Client, learner,
     if (cell.pull_variables and
         count % cell.settings.agent.variable_update_period == 0):
       began = time.perf_counter()
-      version = learner.get_variables([acting.POLICY])[0][-1]
+      version = source.get_variables([acting.POLICY])[0][-1]
       log.add('pull', time.perf_counter() - began)
     began = time.perf_counter()
     adder.add(action, timestep, {**extras, 'policy_version': version})

@@ -1,7 +1,7 @@
 """The program graph of the PPO-IMPALA agent.
 
     actor (n) --trajectories--> replay (shards) --batches--> learner
-    actor, evaluator <--weights-- learner
+    actor, evaluator <--weights-- learner (to actors in memory that they share)
     actor, learner --counts, returns, metrics--> counter
 """
 
@@ -23,6 +23,7 @@ from agents import environments
 from agents import evaluation
 from agents import learner_worker
 from agents import progress as progress_lib
+from agents import shared_variables
 from agents import stopping
 from agents.impala_ppo import builder as builder_lib
 
@@ -206,7 +207,8 @@ def _act(builder, environment_factory, environment_spec, config: RunConfig,
   def run():
     policy = builder.make_policy(builder.make_networks(environment_spec),
                                  environment_spec)
-    actor = builder.make_actor(seed, policy, adder, learner)
+    actor = builder.make_actor(seed, policy, adder,
+                               shared_variables.nearest_source(learner))
     environment = environment_factory(config.envs_per_actor, seed)
     environment_loop.VectorEnvironmentLoop(
         environment, actor, counter, should_stop).run()

@@ -1,6 +1,7 @@
 """The learner: its step, its replicas, what it serves and saves."""
 
 import dataclasses
+import time
 
 from acme import specs
 import numpy as np
@@ -207,6 +208,27 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
     second.step()
   for x, y in zip(weights(unbroken), weights(second)):
     np.testing.assert_array_equal(x, y)
+
+
+def test_waiting_is_counted():
+  def fraction(seconds):
+    def wait(batch):
+      tf.numpy_function(lambda: time.sleep(seconds), [], [])
+      return batch
+
+    batch = tf.nest.map_structure(tf.constant, make_batch())
+    dataset = tf.data.Dataset.from_tensors(batch).repeat().map(wait)
+    builder = builder_lib.ImpalaPPOBuilder(make_config(), ('/cpu:0',))
+    learner = builder.make_learner(0, builder.make_networks(make_spec()),
+                                   iter(dataset))
+    learner.step()  # Traces.
+    learner.metrics()
+    learner.step()
+    return learner.metrics()['wait_fraction']
+
+  # A step takes some milliseconds.
+  assert fraction(2.) > 0.5
+  assert fraction(0.) < 0.5
 
 
 def test_prioritised_replay_updates_the_items_it_has_sampled():

@@ -62,7 +62,8 @@ class ImpalaPPOConfig:
     final_learning_rate: step size from then on.
     adam_epsilon: Adam's denominator offset.
     max_gradient_norm: gradients are clipped to this global norm.
-    variable_update_period: actor steps between two requests for weights.
+    variable_update_period: actor steps between two requests for weights; more
+      pay where many actors ask a learner on another machine.
     prefetch_size: batches kept ready for the learner; 0 makes each one when
       the learner asks for it.
     num_fetch_workers: Reverb streams that fetch from each replay table.
@@ -99,7 +100,7 @@ class ImpalaPPOConfig:
   adam_epsilon: float = 1e-5
   max_gradient_norm: float = 0.5
   # Systems.
-  variable_update_period: int = 8
+  variable_update_period: int = 2
   prefetch_size: int = 1
   num_fetch_workers: int = 2
 
