@@ -169,6 +169,15 @@ def test_an_actor_takes_over_the_weights_of_a_source():
     actor.update()
   check(4)
 
+  # An evaluator waits for them, at once and each time.
+  rarely = config_lib.ImpalaPPOConfig(variable_update_period=1000)
+  evaluator = builder_lib.ImpalaPPOBuilder(rarely).make_actor(
+      0, policy, variable_source=Source())
+  for version in (5, 6):
+    Source.version = version
+    evaluator.update(wait=True)
+    check(version)
+
 
 class FixedSource(core.VariableSource):
   """Serves the same arrays again and again."""

@@ -155,6 +155,15 @@ class ImpalaPPOActor(core.Actor):
       self._adder.add(action, next_timestep, self._extras)
 
   def update(self, wait: bool = False):
-    """Asks for new weights every so often, and takes those that have come."""
-    if self._variable_client:
-      self._variable_client.update(wait)
+    """Asks for new weights every so often, and takes those that have come.
+
+    Args:
+      wait: ask now, and wait for them. Acme's client would only do so every
+        `update_period` calls, which evaluators do not make.
+    """
+    if not self._variable_client:
+      return
+    if wait:
+      self._variable_client.update_and_wait()
+    else:
+      self._variable_client.update()
