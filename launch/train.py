@@ -70,11 +70,11 @@ def _check_ports(run: impala_ppo.RunConfig):
                          '--replay_port.') from None
 
 
-def _devices(num_gpus: Optional[int]) -> Optional[List[str]]:
+def _devices(num_gpus: Optional[int]) -> List[str]:
   """Returns the learner's devices; raises ValueError where they are missing."""
-  if num_gpus is None:
-    return None
   there = len(tf.config.list_physical_devices('GPU'))
+  if num_gpus is None:
+    num_gpus = there
   if num_gpus > there:
     raise ValueError(f'num_gpus is {num_gpus}, but TensorFlow finds {there}; '
                      'give a number that it finds, or 0 for the CPU.')

@@ -210,6 +210,13 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
     np.testing.assert_array_equal(x, y)
 
 
+def test_batches_that_replicas_cannot_share_evenly_are_refused():
+  devices = ['/cpu:0', '/cpu:1']
+  config = make_config(batch_size=3, samples_per_insert=1.)
+  with pytest.raises(ValueError, match='batch_size.*2 devices.*not 3'):
+    builder_lib.ImpalaPPOBuilder(config, devices)
+
+
 def test_waiting_is_counted():
   def fraction(seconds):
     def wait(batch):

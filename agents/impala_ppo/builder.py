@@ -34,7 +34,14 @@ class ImpalaPPOBuilder:
       config: the agent's settings.
       devices: where the learner's replicas compute; by default all GPUs that
         its process sees, or else the CPU.
+
+    Raises:
+      ValueError: if batches cannot be split evenly over the devices.
     """
+    if devices and config.batch_size % len(devices):
+      raise ValueError(
+          f'batch_size must be a multiple of the {len(devices)} devices that the '
+          f'learner computes on, not {config.batch_size}.')
     self._config = config
     self._devices = devices
     self._strategy: Optional[tf.distribute.Strategy] = None
