@@ -29,13 +29,11 @@ _NO_PPO = ('--loss', 'vtrace')
 # The online part of each batch stays the same: replay comes on top of it.
 _NO_REPLAY = ('--samples_per_insert', '1', '--batch_size', '4')
 _NO_AUTOENCODER = ('--no-autoencoder',)
-# The defaults when all but `full` were run; the weight is IMPALA's own.
-_BATCH_12 = ('--batch_size', '12')
-_THEN = _BATCH_12 + ('--baseline_cost', '0.5')
+# IMPALA's own, and the default when all but `full` were run.
+_BASELINE_COST = ('--baseline_cost', '0.5')
 VARIANTS = {
     'full': (),
-    'full_batch_12': _BATCH_12,
-    **{name: _THEN + flags for name, flags in {
+    **{name: flags + _BASELINE_COST for name, flags in {
         'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
         'ppo': _NO_REPLAY + _NO_AUTOENCODER,
         # The same as the full agent without the auto-encoder.

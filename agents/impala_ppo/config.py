@@ -42,9 +42,7 @@ class ImpalaPPOConfig:
       frame once and the data pipeline rebuilds the stack. 1 stores
       observations as they are.
     sequence_length: timesteps in a trajectory.
-    batch_size: trajectories in a learner batch, over all replicas. With small
-      ones the learner takes more steps for the same timesteps, and learns
-      Atari in fewer.
+    batch_size: trajectories in a learner batch, over all replicas.
     samples_per_insert: how many times each timestep is learned from: once
       through the online queue and `samples_per_insert - 1` times, on average,
       from the replay table, whose rate limiter enforces it.
@@ -88,7 +86,7 @@ class ImpalaPPOConfig:
   frame_stack: int = 1
   # Data.
   sequence_length: int = 32
-  batch_size: int = 6
+  batch_size: int = 12
   samples_per_insert: float = 3.0
   replay_sampler: str = 'uniform'
   replay_capacity: int = 16
