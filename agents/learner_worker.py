@@ -66,8 +66,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
         time_delta_minutes=checkpoint_minutes)
     learner.on_restore()
     self._first_step = self._reported_steps = learner.num_steps
-    self._shared = shared_variables.SharedVariables(
-        acting.POLICY, *self._learner.get_variables([acting.POLICY]))
+    self._shared = shared_variables.SharedVariables(learner, acting.POLICY)
 
   def get_variables(self, names: Sequence[str]) -> List[List[np.ndarray]]:
     return self._learner.get_variables(names)
@@ -96,7 +95,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     next_report = time.monotonic() + _REPORT_SECONDS
     while not self._should_stop.is_set():
       self._learner.step()
-      self._shared.write(*self._learner.get_variables([acting.POLICY]))
+      self._shared.update()
       if time.monotonic() >= next_report:
         self._report()
         self._checkpointer.save()

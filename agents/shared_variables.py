@@ -37,19 +37,21 @@ def _layout(dtype: np.dtype) -> np.dtype:
 
 
 class SharedVariables:
-  """The side that writes; it may be written to by one thread at a time.
+  """The side that writes; one thread at a time may do so.
 
   Attributes:
     handle: for `SharedVariableSource`, in any process of this machine.
   """
 
-  def __init__(self, name: str, variables: Sequence[np.ndarray]):
+  def __init__(self, source: core.VariableSource, name: str):
     """Makes the memory, which the system frees after its last user.
 
     Args:
+      source: of the variables, whose shapes and dtypes stay the same.
       name: of the collection of variables.
-      variables: its first values; later ones have the same shapes and dtypes.
     """
+    self._source = source
+    variables, = source.get_variables([name])
     dtype = np.dtype([(str(i), np.asarray(v).dtype, np.shape(v))
                       for i, v in enumerate(variables)], align=True)
     file = os.memfd_create(name)
@@ -58,17 +60,17 @@ class SharedVariables:
     os.ftruncate(file, _layout(dtype).itemsize)
     self._memory = np.frombuffer(mmap.mmap(file, 0), _layout(dtype))[0]
     self._memory['token'] = self.handle.token
-    self._latest = -1
-    self.write(variables)
+    self.update()
 
-  def write(self, variables: Sequence[np.ndarray]):
-    """Replaces the variables; who is reading the last ones is not disturbed."""
-    self._latest += 1
+  def update(self):
+    """Copies the source's variables; who reads the last ones is not disturbed."""
+    variables, = self._source.get_variables([self.handle.name])
+    latest = self._memory['latest'] + 1
     slots = self._memory['slots']
     for field, variable in zip(self.handle.dtype.names, variables):
-      slots[field][self._latest % 2] = variable
+      slots[field][latest % 2] = variable
     # Last: the order of writes is the order that others see, on x86.
-    self._memory['latest'] = self._latest
+    self._memory['latest'] = latest
 
 
 class SharedVariableSource(core.VariableSource):

@@ -98,8 +98,7 @@ class _LearnerNode:
       # weights are read and published after each step.
       self._learner._distributed_step = self._delay  # pylint: disable=protected-access
       self._weights = tf.function(self._learner._weights)  # pylint: disable=protected-access
-    self._shared = shared_variables.SharedVariables(
-        acting.POLICY, *self._learner.get_variables([acting.POLICY]))
+    self._shared = shared_variables.SharedVariables(self._learner, acting.POLICY)
 
   def _delay(self, batch):
     time.sleep(self._cell.learner_delay)
@@ -124,7 +123,7 @@ class _LearnerNode:
       while not should_stop.is_set():
         start = time.perf_counter()
         self._learner.step()
-        self._shared.write(*self._learner.get_variables([acting.POLICY]))
+        self._shared.update()
         elapsed = time.perf_counter() - start
         metrics = self._learner.metrics()
         log.add('waited', elapsed * metrics['wait_fraction'])

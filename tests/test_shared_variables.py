@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 
+from acme import core
 import numpy as np
 import pytest
 
@@ -11,21 +12,24 @@ from agents import shared_variables
 _SPAWN = multiprocessing.get_context('spawn')
 
 
-def variables(version):
-  """Returns variables of which each element is the version."""
-  return [np.full([300, 200], version, np.float32),
-          np.full([5], version, np.float32), np.int64(version)]
+class Source(core.VariableSource):
+  """Serves variables of which each element is the version."""
+  version = 1
+
+  def get_variables(self, names):
+    assert names == ['policy']
+    return [[np.full([300, 200], self.version, np.float32),
+             np.full([5], self.version, np.float32), np.int64(self.version)]]
 
 
 def write_until_told(pipe):
-  shared = shared_variables.SharedVariables('policy', variables(0))
+  source = Source()
+  shared = shared_variables.SharedVariables(source, 'policy')
   pipe.send(shared.handle)
-  version = 0
   while not pipe.poll():
-    version += 1
-    shared.write(variables(version))
-  pipe.send(version)
-  pipe.recv()
+    source.version += 1
+    shared.update()
+  pipe.send(source.version)
 
 
 def test_another_process_reads_whole_versions_while_they_are_written():
@@ -55,11 +59,13 @@ def test_another_process_reads_whole_versions_while_they_are_written():
 
 
 def test_variables_are_the_same_list_until_there_are_others():
-  shared = shared_variables.SharedVariables('policy', variables(1))
+  learner = Source()
+  shared = shared_variables.SharedVariables(learner, 'policy')
   source = shared_variables.SharedVariableSource(shared.handle)
   first, = source.get_variables(['policy'])
   assert source.get_variables(['policy'])[0] is first
-  shared.write(variables(2))
+  learner.version = 2
+  shared.update()
   second, = source.get_variables(['policy'])
   assert second is not first
   assert first[-1] == 1 and (first[0] == 1).all()
@@ -78,7 +84,7 @@ class Worker:
 
 
 def test_a_worker_of_another_machine_is_asked_itself(tmp_path):
-  shared = shared_variables.SharedVariables('policy', variables(1))
+  shared = shared_variables.SharedVariables(Source(), 'policy')
   near = Worker(shared.handle)
   assert isinstance(shared_variables.nearest_source(near),
                     shared_variables.SharedVariableSource)
@@ -88,7 +94,7 @@ def test_a_worker_of_another_machine_is_asked_itself(tmp_path):
   os.mkfifo(pipe)
   with open(short, 'wb') as f:
     f.write(b'short')
-  other = shared_variables.SharedVariables('policy', variables(1)).handle.path
+  other = shared_variables.SharedVariables(Source(), 'policy').handle.path
   for path in (str(tmp_path / 'none'), pipe, short, other):
     far = Worker(shared.handle._replace(path=path))
     assert shared_variables.nearest_source(far) is far
