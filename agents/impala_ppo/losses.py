@@ -12,7 +12,6 @@ References:
 from typing import NamedTuple, Tuple
 
 import tensorflow as tf
-import trfl
 
 
 class VTrace(NamedTuple):
@@ -59,19 +58,24 @@ def vtrace(
     values: [T, B], V(x_s).
     bootstrap_value: [B], V(x_T).
     mask: [T, B], 1 for experience and 0 for resets.
-    lambda_: in (0, 1], scales the trace coefficients c_i [1, remark 2].
+    lambda_: in (0, 1], scales the trace coefficients: c_i = lambda min(1, rho_i)
+      [1, remark 2].
 
   Returns:
     The `VTrace` estimates; where mask is 0 the advantages mean nothing.
   """
   rhos = tf.where(mask > 0, tf.minimum(1., tf.exp(log_rhos)), 0.)
-  # TRFL has no lambda. Scaling every clipped rho by it scales both the c_i,
-  # as wanted, and the temporal differences, in which the estimate is linear.
-  scaled, _ = trfl.vtrace_from_importance_weights(
-      log_rhos=tf.math.log(lambda_ * rhos), discounts=discounts,
-      rewards=rewards, values=values, bootstrap_value=bootstrap_value)
-  corrections = (scaled - values) / lambda_
   next_values = tf.concat([values[1:], bootstrap_value[None]], axis=0)
+  deltas = rhos * (rewards + discounts * next_values - values)
+
+  def step(correction, inputs):
+    delta, discount, c = inputs
+    return delta + discount * c * correction
+
+  # v_s - V(x_s), from the last step to the first.
+  corrections = tf.scan(
+      step, (deltas, discounts, lambda_ * rhos),
+      initializer=tf.zeros_like(bootstrap_value), reverse=True)
   next_corrections = tf.concat(
       [corrections[1:], tf.zeros_like(bootstrap_value)[None]], axis=0)
   advantages = (rewards + discounts *
