@@ -24,6 +24,11 @@ _MID = int(dm_env.StepType.MID)
 _LAST = int(dm_env.StepType.LAST)
 
 
+def is_experience(next_timestep: dm_env.TimeStep) -> np.ndarray:
+  """Tells steps of the game [E] bool from resets, by what they led to."""
+  return next_timestep.step_type != _FIRST
+
+
 class VectorEnvironment(dm_env.Environment):
   """A next-step autoreset Gymnasium vector environment as batched time steps.
 
