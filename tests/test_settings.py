@@ -11,7 +11,7 @@ import pytest
 from agents import environments
 from agents.impala_ppo import config as agent_config
 from launch import settings as settings_lib
-from programs import impala_ppo
+from programs import config as run_config
 
 
 def parse(*argv):
@@ -43,7 +43,7 @@ def test_defaults_are_those_of_the_configs():
   # What follows from the game and where files go are settled here.
   assert settings.agent == agent_config.ImpalaPPOConfig(
       frame_stack=environments.ATARI_FRAME_STACK)
-  assert settings.run == impala_ppo.RunConfig(os.path.abspath('runs/pong'))
+  assert settings.run == run_config.RunConfig(os.path.abspath('runs/pong'))
 
 
 def test_absent_flags_are_not_parsed():
@@ -61,7 +61,7 @@ def test_flags_override_defaults(tmp_path):
       agent_config.ImpalaPPOConfig(
           loss='vtrace', discount=0.5, autoencoder=False,
           conv_channels=(8, 16, 32), frame_stack=1),
-      impala_ppo.RunConfig(str(tmp_path), seed=7, target_return=450.))
+      run_config.RunConfig(str(tmp_path), seed=7, target_return=450.))
   assert isinstance(settings.run.target_return, float)
 
 
@@ -200,7 +200,7 @@ def test_replay_settings_do_not_matter_without_replay():
     ('replay_port', 65536), ('num_replay_shards', 3),
 ])
 def test_run_settings_are_checked(name, value):
-  message = error_of(impala_ppo.RunConfig, 'run', **{name: value})
+  message = error_of(run_config.RunConfig, 'run', **{name: value})
   assert name in message
 
 

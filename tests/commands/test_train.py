@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -13,11 +14,11 @@ import time
 import psutil
 import pytest
 
-from agents import checkpoints
 from launch import evaluate
 from launch import train
+from programs.runtime import checkpoints
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ['--num_actors', '1', '--envs_per_actor', '8', '--batch_size', '12',
          '--sequence_length', '8', '--latent_size', '32',
          '--evaluation_interval', '0', '--progress_seconds', '1']
