@@ -39,7 +39,7 @@ class ReturnsWindow:
 
   def mean(self) -> float:
     """Returns the mean; NaN where there are none."""
-    return float(np.mean(self._returns)) if self._returns else float('nan')
+    return float(np.mean(self.tolist())) if self._returns else float('nan')
 
 
 class RunCounter(core.Worker, core.Saveable):
@@ -128,8 +128,8 @@ class RunCounter(core.Worker, core.Saveable):
       self._limiter.check(self._counter.get_counts(), mean)
     if self._timesteps():
       # A resumed run goes on from the checkpoint, so the last row is as that.
-      is_saved = self._learner_done.wait(_FAREWELL_SECONDS) and self._saved
-      self._logger.write(self._row(self._saved if is_saved else self._state()))
+      saved = self._saved if self._learner_done.wait(_FAREWELL_SECONDS) else None
+      self._logger.write(self._row(saved or self._state()))
     self._logger.close()
 
   def _state(self) -> Mapping[str, Any]:
