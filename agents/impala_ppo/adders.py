@@ -1,7 +1,7 @@
 """The adder: writes an actor's experience to Reverb as trajectories."""
 
 import math
-from typing import Optional
+from typing import Any, Optional
 
 from acme import adders
 from acme import types
@@ -48,9 +48,11 @@ class ImpalaPPOAdder(adders.Adder):
     self._tables = [replay.QUEUE_TABLE]
     if replay_table:
       self._tables.append(replay.REPLAY_TABLE)
-    self.reset()
-
-  _writer: Optional[reverb.TrajectoryWriter] = None
+    # Made by the first step: by then there is a server.
+    self._writer: Any = None
+    self._timestep: Optional[dm_env.TimeStep] = None
+    self._extras: types.NestedArray = None
+    self._steps = 0
 
   def add_first(self, timestep: dm_env.TimeStep) -> None:
     """Begins an episode in every environment.
@@ -91,9 +93,7 @@ class ImpalaPPOAdder(adders.Adder):
     """Drops what does not yet make a trajectory, and starts afresh."""
     if self._writer is not None:
       self._writer.close()
-    self._writer = None
-    self._timestep: Optional[dm_env.TimeStep] = None
-    self._extras: Optional[types.NestedArray] = None
+    self._writer = self._timestep = self._extras = None
     self._steps = 0
 
   def _append(self, action: np.ndarray, next_timestep: dm_env.TimeStep,

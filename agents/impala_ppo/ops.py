@@ -150,7 +150,11 @@ def assign(variables: Sequence[tf.Variable],
         value=np.asarray(value, variable.dtype.as_numpy_dtype))
 
 
-@_fast_path_of(np.ascontiguousarray)
+def _contiguous(array: np.ndarray) -> np.ndarray:
+  return np.ascontiguousarray(array)
+
+
+@_fast_path_of(_contiguous)
 def contiguous(array: np.ndarray) -> np.ndarray:
   """Copies [..., C] to C order if it is a view of C planes, as Atari's is.
 

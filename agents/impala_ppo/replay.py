@@ -4,7 +4,7 @@ Each shard has two tables of the same items (see `trajectories`): `queue`,
 through which every one passes once in order, and `replay`, sampled at random.
 """
 
-from typing import Iterator, Sequence
+from typing import Iterator, Sequence, Union
 
 from acme import specs
 import reverb
@@ -31,7 +31,8 @@ def make_tables(environment_spec: specs.EnvironmentSpec,
   # margin has to exceed it, or actors and learner wait for each other.
   in_flight = (config.num_fetch_workers + config.prefetch_size *
                config.batch_size + config.queue_capacity + 1)
-  error_buffer = 2 * max(1., replays_per_insert) * in_flight
+  margin: Union[float, tuple[float, float]] = (
+      2 * max(1., replays_per_insert) * in_flight)
   sampler = {
       'uniform': reverb.selectors.Uniform,
       'prioritized': lambda: reverb.selectors.Prioritized(
@@ -42,9 +43,9 @@ def make_tables(environment_spec: specs.EnvironmentSpec,
   if config.replay_sampler == 'fifo':
     max_times_sampled = int(replays_per_insert)
     # Nothing is evicted before its last sample: actors wait instead.
-    error_buffer = (0., replays_per_insert * config.replay_capacity)
+    margin = (0., replays_per_insert * config.replay_capacity)
   rate_limiter = reverb.rate_limiters.SampleToInsertRatio(
-      replays_per_insert, config.min_replay_size, error_buffer)
+      replays_per_insert, config.min_replay_size, margin)
   tables.append(reverb.Table(
       REPLAY_TABLE, sampler, reverb.selectors.Fifo(), config.replay_capacity,
       rate_limiter, max_times_sampled, signature=signature))

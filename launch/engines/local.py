@@ -60,6 +60,6 @@ def _kill_starting_nodes():
       if process.exe() != this.exe():
         continue  # Passes a node's output on, and ends with it.
       with open(f'/proc/{process.pid}/status') as f:
-        ignored = int(re.search(r'SigIgn:\s*(\w+)', f.read()).group(1), 16)
-      if ignored >> (signal.SIGTERM - 1) & 1:
+        ignored = re.search(r'SigIgn:\s*(\w+)', f.read())
+      if ignored and int(ignored[1], 16) >> (signal.SIGTERM - 1) & 1:
         process.kill()
