@@ -46,7 +46,8 @@ def make_batch(seed=0):
 
 def make_config(**kwargs):
   defaults = dict(frame_stack=4, sequence_length=T, batch_size=B,
-                  samples_per_insert=2., latent_size=32, conv_channels=(8, 8))
+                  samples_per_insert=2., latent_size=32, conv_channels=(8, 8),
+                  autoencoder=False)
   return config_lib.ImpalaPPOConfig(**{**defaults, **kwargs})
 
 
@@ -85,7 +86,7 @@ def test_two_replicas_are_one_with_the_same_batch(loss):
   assert len(tf.config.list_logical_devices('CPU')) == 2
   batches = [make_batch(seed) for seed in range(10)]
   # A large epsilon keeps Adam from blowing rounding errors up.
-  config = make_config(loss=loss, adam_epsilon=1e-3)
+  config = make_config(loss=loss, autoencoder=True, adam_epsilon=1e-3)
   one = make_learner(config, batches)
   two = make_learner(config, batches, devices=('/cpu:0', '/cpu:1'))
   for x, y in zip(weights(one), weights(two)):
@@ -156,7 +157,8 @@ def test_rewards_are_clipped_for_learning():
 
 
 def test_reconstruction_trains_the_encoder_and_can_be_left_out():
-  config = make_config(baseline_cost=0., entropy_cost=0., learning_rate=3e-3)
+  config = make_config(autoencoder=True, baseline_cost=0., entropy_cost=0.,
+                       learning_rate=3e-3)
   batch = make_batch()
   learner = make_learner(config, [batch])
   learner.step()
@@ -213,7 +215,7 @@ def test_serves_its_version_with_its_weights():
 
 def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
   batches = [make_batch(seed) for seed in range(6)]
-  config = make_config(learning_rate_decay_timesteps=200)
+  config = make_config(autoencoder=True, learning_rate_decay_timesteps=200)
   unbroken = make_learner(config, batches)
   first = make_learner(config, batches)
   for _ in range(3):
@@ -293,7 +295,8 @@ def test_a_step_is_what_numpy_makes_of_it(loss, autoencoder, max_gradient_norm):
 def test_plain_operations_learn_the_same(monkeypatch):
   batches = [make_batch(seed) for seed in range(3)]
   # A large epsilon keeps Adam from blowing rounding errors up.
-  config = make_config(adam_epsilon=1e-3, reconstruction_period=2)
+  config = make_config(autoencoder=True, adam_epsilon=1e-3,
+                       reconstruction_period=2)
   learned = []
   for plain in ('0', '1'):
     monkeypatch.setenv(ops.PLAIN_VARIABLE, plain)
