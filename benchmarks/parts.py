@@ -9,12 +9,10 @@ program: a core costs more per timestep when the others are busy too.
 """
 
 import contextlib
-import csv
 import dataclasses
 import itertools
 import multiprocessing
 from multiprocessing import connection
-import os
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -173,7 +171,7 @@ def environment(settings: settings_lib.Settings) -> Iterator[Work]:
 @contextlib.contextmanager
 def policy(settings: settings_lib.Settings) -> Iterator[Work]:
   """Chooses the actions of an actor's environments."""
-  _use_one_core()
+  use_one_core()
   steps, environment_spec = record(settings, 1)
   builder = ImpalaPPOBuilder(settings.agent)
   actor = builder.make_actor(settings.run.seed, builder.make_policy(
@@ -185,7 +183,7 @@ def policy(settings: settings_lib.Settings) -> Iterator[Work]:
 @contextlib.contextmanager
 def insertion(settings: settings_lib.Settings) -> Iterator[Work]:
   """Writes trajectories of recorded steps to a server."""
-  _use_one_core()
+  use_one_core()
   steps, environment_spec = record(
       settings, _RECORDED_TRAJECTORIES * settings.agent.sequence_length)
   with _server(settings, environment_spec) as (client, process):
@@ -198,7 +196,7 @@ def sampling(settings: settings_lib.Settings) -> Iterator[Work]:
   """Makes learner batches from full tables."""
   with _full_tables(settings) as (builder, _, client, process):
     iterator = builder.make_dataset_iterator(client)
-    yield Work(lambda: next(iterator), _learner_frames(settings), process)
+    yield Work(lambda: next(iterator), _learner_timesteps(settings), process)
 
 
 @contextlib.contextmanager
@@ -209,7 +207,7 @@ def learner(settings: settings_lib.Settings) -> Iterator[Work]:
   made = builder.make_learner(
       settings.run.seed, builder.make_networks(environment_spec),
       itertools.repeat(batch))
-  yield Work(made.step, _learner_frames(settings))
+  yield Work(made.step, _learner_timesteps(settings))
 
 
 @contextlib.contextmanager
@@ -219,38 +217,17 @@ def learner_with_data(settings: settings_lib.Settings) -> Iterator[Work]:
     made = builder.make_learner(
         settings.run.seed, builder.make_networks(environment_spec),
         builder.make_dataset_iterator(client))
-    yield Work(made.step, _learner_frames(settings), process, made.metrics)
+    yield Work(made.step, _learner_timesteps(settings), process, made.metrics)
 
 
 _ACTING = (environment, policy, insertion)
 
 
-def read_progress(path: str) -> List[Dict[str, float]]:
-  """Returns the whole rows of a progress file, none where there is no file."""
-  if not os.path.exists(path):
-    return []
-  with open(path, newline='') as f:
-    # The last row may be half written.
-    return [{name: float(value) for name, value in row.items()}
-            for row in csv.DictReader(f) if None not in row.values()]
-
-
-def memory_gib(process: psutil.Process) -> float:
-  """Proportional set size of a process and all below it."""
-  total = 0
-  for p in [process, *process.children(recursive=True)]:
-    try:
-      total += p.memory_full_info().pss
-    except psutil.Error:
-      pass  # It has ended meanwhile.
-  return total / 2**30
-
-
-def _learner_frames(settings: settings_lib.Settings) -> int:
+def _learner_timesteps(settings: settings_lib.Settings) -> int:
   return settings.agent.batch_size * settings.agent.sequence_length
 
 
-def _use_one_core():
+def use_one_core():
   """As actors do."""
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -260,7 +237,7 @@ Step = Tuple[np.ndarray, dm_env.TimeStep, Dict[str, np.ndarray]]
 
 
 def record(settings: settings_lib.Settings,
-            num_steps: int) -> Tuple[List[Step], specs.EnvironmentSpec]:
+           num_steps: int) -> Tuple[List[Step], specs.EnvironmentSpec]:
   """Plays at random; returns (action, time step, extras), a reset being first."""
   envs = settings.run.envs_per_actor
   env = settings.environment.make(envs, settings.run.seed)

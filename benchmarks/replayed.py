@@ -25,6 +25,7 @@ from agents import shared_variables
 from agents import stopping
 from agents.impala_ppo import acting
 from agents.impala_ppo import ImpalaPPOBuilder
+from benchmarks import common
 from benchmarks import parts
 from launch import settings as settings_lib
 from launch import train
@@ -199,7 +200,7 @@ def _clock(cell: Cell, learner):
     end = time.monotonic() + WARM_UP_SECONDS + cell.seconds
     launcher = psutil.Process(int(os.environ['SCALE_LAUNCHER']))
     while time.monotonic() < end and not should_stop.is_set():
-      log.add('gib', parts.memory_gib(launcher))
+      log.add('gib', common.memory_gib(launcher))
       time.sleep(MEMORY_SECONDS)
     log.save()
 
