@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import re
-from typing import Optional
+from typing import Any, Optional
 
 from acme import specs
 from ale_py import roms
@@ -22,6 +22,11 @@ ATARI_FRAME_STACK = 4
 _FIRST = int(dm_env.StepType.FIRST)
 _MID = int(dm_env.StepType.MID)
 _LAST = int(dm_env.StepType.LAST)
+
+
+def is_experience(next_timestep: dm_env.TimeStep) -> np.ndarray:
+  """Tells steps of the game [E] bool from resets, by what they led to."""
+  return next_timestep.step_type != _FIRST
 
 
 class VectorEnvironment(dm_env.Environment):
@@ -56,12 +61,15 @@ class VectorEnvironment(dm_env.Environment):
     self._step_type = np.full(env.num_envs, _LAST, np.int32)
     space = env.single_observation_space
     self._dtype = np.uint8 if space.dtype == np.uint8 else np.float32
-    self._first_action = int(env.single_action_space.start)
+    action_space = env.single_action_space
+    assert isinstance(action_space, gymnasium.spaces.Discrete)
+    self._first_action = int(action_space.start)
+    self._num_actions = int(action_space.n)
 
   def reset(self) -> dm_env.TimeStep:
-    seeds = self._seeds
+    seeds: Any = self._seeds
     if not isinstance(self._env, vector_env.AtariVectorEnv):
-      seeds = [int(s) for s in seeds]
+      seeds = seeds.tolist()
     observation, _ = self._env.reset(seed=seeds)
     # Another reset starts other episodes.
     self._seeds = (self._seeds + self.num_envs) & 0x7fffffff
@@ -97,15 +105,14 @@ class VectorEnvironment(dm_env.Environment):
     return observation.astype(self._dtype, copy=False)
 
   def observation_spec(self) -> specs.Array:
-    space = self._env.single_observation_space
-    shape = space.shape
+    shape = self._env.single_observation_space.shape
+    assert shape is not None
     if self._frames_first:
       shape = shape[1:] + shape[:1]
     return specs.Array(shape, self._dtype, name='observation')
 
   def action_spec(self) -> specs.DiscreteArray:
-    return specs.DiscreteArray(int(self._env.single_action_space.n),
-                               dtype=np.int32, name='action')
+    return specs.DiscreteArray(self._num_actions, dtype=np.int32, name='action')
 
   def reward_spec(self) -> specs.Array:
     return specs.Array((), np.float32, name='reward')
@@ -234,12 +241,12 @@ def make_environment(
                      f'{repeat_action_probability}.')
   rom = atari_rom(game)
   if rom is not None:
-    env = vector_env.AtariVectorEnv(
+    atari = vector_env.AtariVectorEnv(
         rom, num_envs, num_threads=num_threads, img_height=frame_size,
         img_width=frame_size, stack_num=ATARI_FRAME_STACK, noop_max=30,
         repeat_action_probability=repeat_action_probability,
         reward_clipping=False, use_fire_reset=False)
-    return VectorEnvironment(env, seed, frames_first=True)
+    return VectorEnvironment(atari, seed, frames_first=True)
 
   spec = _gymnasium_spec(game)
   try:

@@ -22,6 +22,7 @@ import reverb
 from agents import environments
 from agents.impala_ppo import ImpalaPPOBuilder
 from agents.impala_ppo import ImpalaPPOConfig
+from agents.impala_ppo import SingleEnvironmentActor
 
 
 class Agent(core.Actor):
@@ -74,7 +75,8 @@ def train(game: str, seed: int, learner_steps: int,
   learner = builder.make_learner(
       seed, networks, builder.make_dataset_iterator(client), client)
   policy = builder.make_policy(networks, environment_spec)
-  actor = builder.make_actor(seed, policy, builder.make_adder(client), learner)
+  actor = SingleEnvironmentActor(builder.make_actor(
+      seed, policy, builder.make_adder(client), learner))
   agent = Agent(actor, learner, config)
 
   loop = acme.EnvironmentLoop(environment, agent, logger=loggers.NoOpLogger())

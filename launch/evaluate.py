@@ -12,12 +12,11 @@ from typing import List, Optional
 
 from acme import specs
 import numpy as np
-import tensorflow as tf
 
-from agents import checkpoints
-from agents import evaluation
 from agents.impala_ppo import builder as builder_lib
 from launch import settings as settings_lib
+from programs.nodes import evaluator
+from programs.runtime import checkpoints
 
 _MAX_ENVS = 16
 
@@ -53,11 +52,11 @@ def main(argv: Optional[List[str]] = None) -> int:
   except (ValueError, OSError) as e:
     settings_lib.fail(str(e))
 
-  learner = tf.train.Checkpoint(actor_critic=networks.actor_critic)
-  tf.train.Checkpoint(learner=learner).restore(path).expect_partial()
+  checkpoints.restore(path, checkpoints.checkpoint_of(
+      {'actor_critic': networks.actor_critic}))
   policy = builder.make_policy(networks, environment_spec, evaluation=True)
   actor = builder.make_actor(flags.seed, policy)
-  returns = evaluation.play_episodes(environment, actor, flags.episodes)
+  returns = evaluator.play_episodes(environment, actor, flags.episodes)
   environment.close()
   print(f'{settings.environment.game}, {path}, {len(returns)} episodes: '
         f'mean {np.mean(returns):.2f}, standard deviation '

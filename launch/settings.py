@@ -12,7 +12,7 @@ from typing import Any, Dict, NoReturn, Optional, Sequence
 
 from agents import environments
 from agents.impala_ppo import config as agent_config
-from programs import impala_ppo
+from programs import config as run_config
 
 CONFIG_FILE = 'config.json'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
@@ -30,7 +30,7 @@ class Settings:
   """
   environment: environments.EnvironmentConfig
   agent: agent_config.ImpalaPPOConfig
-  run: impala_ppo.RunConfig
+  run: run_config.RunConfig
 
 
 _SECTIONS = {field.name: field.type for field in dataclasses.fields(Settings)}
@@ -114,7 +114,7 @@ def from_flags(flags: Dict[str, Any],
   values['run']['run_dir'] = os.path.abspath(values['run']['run_dir'])
   return Settings(environment,
                   agent_config.ImpalaPPOConfig(**values['agent']),
-                  impala_ppo.RunConfig(**values['run']))
+                  run_config.RunConfig(**values['run']))
 
 
 def from_train_flags(argv: Sequence[str]) -> Settings:

@@ -9,20 +9,19 @@ if __name__ == '__main__':
 
 import contextlib
 import os
-import re
 import socket
 import sys
 from typing import Any, Dict, List, Optional
 
 from acme import specs
-import launchpad as lp
-import psutil
 import tensorflow as tf
 
-from agents import checkpoints
 from agents.impala_ppo import builder as builder_lib
 from launch import settings as settings_lib
+from launch.engines import local
+from programs import config as config_lib
 from programs import impala_ppo
+from programs.runtime import checkpoints
 
 _LAUNCH_TYPES = ('local_mp', 'local_mt')
 
@@ -56,7 +55,7 @@ def _prepare(flags: Dict[str, Any]) -> settings_lib.Settings:
   return settings
 
 
-def _check_ports(run: impala_ppo.RunConfig):
+def _check_ports(run: config_lib.RunConfig):
   if not run.replay_port:
     return
   for port in range(run.replay_port, run.replay_port + run.num_replay_shards):
@@ -123,61 +122,7 @@ def main(argv: Optional[List[str]] = None) -> int:
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
-  return run_program(program, flags['lp_launch_type'])
-
-
-def run_program(program: lp.Program, launch_type: str) -> int:
-  """Runs a program to its end; returns the exit code.
-
-  Once any node ends, so does the program: unless it was told to, the node has
-  failed, and the others would wait for it forever.
-  """
-  # Launchpad parses the command line for its own flags; ours are none of them.
-  lp.flags.FLAGS(sys.argv[:1])
-  # Nodes import this package from wherever it was imported here.
-  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-  os.environ['PYTHONPATH'] = os.pathsep.join(
-      filter(None, [root, os.environ.get('PYTHONPATH')]))
-  manager = lp.launch(program, launch_type, terminal='current_terminal')
-  lp.register_stop_handler(_kill_starting_nodes)
-  try:
-    manager.wait(return_on_first_completed=True)
-    failed = not manager.stop_event().is_set()
-  except Exception as e:  # pylint: disable=broad-except
-    _say(f'a node failed: {e}')
-    failed = True
-  if failed:
-    _say('a node failed, as printed above; stopping the others.')
-    signal.raise_signal(signal.SIGTERM)
-  manager.wait(raise_error=False)
-  return int(failed)
-
-
-def _say(error: str):
-  try:
-    print(f'train: error: {error}', file=sys.stderr, flush=True)
-  except BrokenPipeError:
-    # Nobody reads on, which is no reason to leave the nodes running.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.dup2(nowhere, sys.stderr.fileno())
-
-
-def _kill_starting_nodes():
-  """Ends the processes of nodes that cannot hear yet that they are to stop.
-
-  Launchpad starts them with SIGTERM ignored, and they handle it only once they
-  have imported everything. Until then they have nothing to lose.
-  """
-  this = psutil.Process()
-  for process in this.children(recursive=True):
-    with contextlib.suppress(OSError, psutil.Error):
-      if process.exe() != this.exe():
-        continue  # Passes a node's output on, and ends with it.
-      with open(f'/proc/{process.pid}/status') as f:
-        ignored = int(re.search(r'SigIgn:\s*(\w+)', f.read()).group(1), 16)
-      if ignored >> (signal.SIGTERM - 1) & 1:
-        process.kill()
+  return local.run_program(program, flags['lp_launch_type'])
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """The policy and the actor that runs it for many environments at once."""
 
-from typing import Optional, Sequence, Tuple
+from typing import Mapping, Optional, Sequence
 
 from acme import adders
 from acme import core
@@ -11,19 +11,20 @@ import numpy as np
 import tensorflow as tf
 
 from agents.impala_ppo import networks as networks_lib
+from agents.impala_ppo import ops
 
-# The collection of variables that learners serve and actors ask for.
+# The collections of variables that learners serve and actors ask for: the
+# weights, and the number of learner steps that made them.
 POLICY = 'policy'
+VERSION = 'version'
 
 
 class Policy:
   """What an actor needs to act: the encoder and heads, and no decoder.
 
   Attributes:
-    variables: weights, and last the `version` of the learner that they are
-      from, so that both always arrive together.
-    version: [] int64.
-    observation_rank: rank of one environment's observation.
+    variables: the collections `POLICY` and `VERSION`.
+    observation_spec: of one environment.
   """
 
   def __init__(self, actor_critic: networks_lib.ActorCritic,
@@ -35,9 +36,10 @@ class Policy:
       observation_spec: of one environment.
       greedy: whether to take the most likely action rather than sample.
     """
-    self.version = tf.Variable(0, dtype=tf.int64, trainable=False)
-    self.variables = (*actor_critic.variables, self.version)
-    self.observation_rank = observation_spec.shape.rank
+    version = tf.Variable(0, dtype=tf.int64, trainable=False)
+    self.variables: Mapping[str, Sequence[tf.Variable]] = {
+        POLICY: actor_critic.variables, VERSION: [version]}
+    self.observation_spec = observation_spec
 
     def step(observation, seed):
       logits, _ = actor_critic(observation)
@@ -47,17 +49,15 @@ class Policy:
         action = tf.random.stateless_categorical(
             logits, 1, seed, dtype=tf.int32)[:, 0]
       # With the step, so that no other call has to read it.
-      return action, logits, tf.identity(self.version)
+      return action, logits, tf.identity(version)
 
-    self._step = tf.function(step).get_concrete_function(
+    self._step = ops.caller(tf.function(step).get_concrete_function(
         tf.TensorSpec([None, *observation_spec.shape], observation_spec.dtype),
-        tf.TensorSpec([2], tf.int64))
-    # Looked up once: the property flattens them anew each time.
-    self._captured = self._step.captured_inputs
+        tf.TensorSpec([2], tf.int64)))
 
   def __call__(
       self, observation: np.ndarray,
-      seed: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+      seed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Chooses actions.
 
     Args:
@@ -68,52 +68,46 @@ class Policy:
       Actions [E] int32, their logits [E, A] float32, and the version [] int64
       of the weights that made them.
     """
-    # Not `self._step(...)`, nor `tf.constant`: the checks in them, whose code the
-    # environments have driven out of the caches, cost half of a call.
-    action, logits, version = tf.raw_ops.PartitionedCall(
-        args=[_contiguous(observation), seed, *self._captured],
-        Tout=[tf.int32, tf.float32, tf.int64], f=self._step)
+    action, logits, version = self._step(ops.contiguous(observation), seed)
     return action.numpy(), logits.numpy(), version.numpy()
 
 
-def _contiguous(observation: np.ndarray) -> np.ndarray:
-  """Copies an observation [..., C] if it is a view of planes, as Atari's is."""
-  if observation.flags.c_contiguous:
-    return observation
-  # Plane by plane, which is twice as fast as pixel by pixel.
-  copy = np.empty(observation.shape, observation.dtype)
-  for channel in range(copy.shape[-1]):
-    copy[..., channel] = observation[..., channel]
-  return copy
-
-
 class VariableClient(variable_utils.VariableClient):
-  """Acme's client, which takes weights over in a third of its time."""
+  """Acme's client; takes each version of a policy's variables over once."""
 
-  _taken: Optional[Sequence[np.ndarray]] = None
+  def __init__(self, source: core.VariableSource, policy: Policy,
+               update_period: int):
+    """Makes a client.
+
+    Args:
+      source: serves the collections `POLICY` and `VERSION`.
+      policy: whose variables to update.
+      update_period: calls of `update` between two requests.
+    """
+    super().__init__(source, policy.variables, update_period)
+    self._collections = policy.variables
+    self._version: Optional[int] = None
 
   def _copy(self, new_variables: Sequence[Sequence[np.ndarray]]):
-    weights, = new_variables
-    if weights is self._taken:  # There are no others yet.
+    served = dict(zip(self._collections, new_variables))
+    version = int(served[VERSION][0])
+    if version == self._version:
       return
-    shapes = [np.shape(weight) for weight in weights]
-    expected = [tuple(variable.shape) for variable in self._variables]
-    if shapes != expected:
-      raise ValueError(f'weights are of shapes {shapes}; this policy has '
-                       f'{expected}.')
-    for variable, weight in zip(self._variables, weights):
-      # Without the checks of `variable.assign(weight)`; it copies, too.
-      tf.raw_ops.AssignVariableOp(
-          resource=variable.handle,
-          value=np.asarray(weight, variable.dtype.as_numpy_dtype))
-    self._taken = weights
+    for name, variables in self._collections.items():
+      shapes = [np.shape(value) for value in served[name]]
+      expected = [tuple(variable.shape) for variable in variables]
+      if shapes != expected:
+        raise ValueError(f'{name} variables are of shapes {shapes}; this policy '
+                         f'has {expected}.')
+    for name, variables in self._collections.items():
+      ops.assign(variables, served[name])
+    self._version = version
 
 
 class ImpalaPPOActor(core.Actor):
-  """Acts with one policy call for all its environments.
+  """Acts with one policy call for all E environments, [E, ...] in each field.
 
-  Observations and time steps may be batched, [E, ...], or those of a single
-  environment, as Acme's own `EnvironmentLoop` gives them.
+  `SingleEnvironmentActor` makes it an actor of one plain environment.
   """
 
   def __init__(
@@ -135,26 +129,33 @@ class ImpalaPPOActor(core.Actor):
     self._adder = adder
     self._variable_client = variable_client
     self._seed = np.array([seed, 0], np.int64)
-    self._extras = None
+    self._extras: types.NestedArray = None
 
-  def select_action(self, observation: types.NestedArray) -> types.NestedArray:
+  def select_action(self, observation: np.ndarray) -> np.ndarray:
+    """Returns actions [E] int32 for observations [E, ...].
+
+    Raises:
+      ValueError: for the observation of one environment alone.
+    """
+    if observation.ndim != self._policy.observation_spec.shape.rank + 1:
+      raise ValueError(
+          f'observations are of shape {list(observation.shape)}; this actor '
+          f'needs [E, ...] of {list(self._policy.observation_spec.shape)}. For a '
+          'plain environment, wrap it in SingleEnvironmentActor.')
     self._seed[1] += 1
-    is_batched = np.ndim(observation) > self._policy.observation_rank
-    if not is_batched:
-      observation = np.asarray(observation)[None]
     action, logits, version = self._policy(observation, self._seed)
     self._extras = {'behaviour_logits': logits, 'policy_version': version}
-    return action if is_batched else action[0]
+    return action
 
-  def observe_first(self, timestep: dm_env.TimeStep):
+  def observe_first(self, timestep: dm_env.TimeStep) -> None:
     if self._adder:
       self._adder.add_first(timestep)
 
-  def observe(self, action: types.NestedArray, next_timestep: dm_env.TimeStep):
+  def observe(self, action: np.ndarray, next_timestep: dm_env.TimeStep) -> None:
     if self._adder:
       self._adder.add(action, next_timestep, self._extras)
 
-  def update(self, wait: bool = False):
+  def update(self, wait: bool = False) -> None:
     """Asks for new weights every so often, and takes those that have come.
 
     Args:
@@ -167,3 +168,30 @@ class ImpalaPPOActor(core.Actor):
       self._variable_client.update_and_wait()
     else:
       self._variable_client.update()
+
+
+class SingleEnvironmentActor(core.Actor):
+  """Lets an actor of [E, ...] act in one environment, as in Acme's own loop."""
+
+  def __init__(self, actor: core.Actor):
+    self._actor = actor
+
+  def select_action(self, observation: types.NestedArray) -> np.ndarray:
+    return self._actor.select_action(np.asarray(observation)[None])[0]
+
+  def observe_first(self, timestep: dm_env.TimeStep) -> None:
+    self._actor.observe_first(_batch_of_one(timestep))
+
+  def observe(self, action: types.NestedArray,
+              next_timestep: dm_env.TimeStep) -> None:
+    self._actor.observe(np.asarray(action, np.int32)[None],
+                        _batch_of_one(next_timestep))
+
+  def update(self, wait: bool = False) -> None:
+    self._actor.update(wait)
+
+
+def _batch_of_one(timestep: dm_env.TimeStep) -> dm_env.TimeStep:
+  # A FIRST step has neither reward nor discount.
+  return dm_env.TimeStep(*(np.asarray(0. if field is None else field)[None]
+                           for field in timestep))

@@ -1,7 +1,7 @@
 """The adder: writes an actor's experience to Reverb as trajectories."""
 
 import math
-from typing import Optional
+from typing import Any, Optional
 
 from acme import adders
 from acme import types
@@ -10,6 +10,7 @@ import numpy as np
 import reverb
 
 from agents.impala_ppo import replay
+from agents.impala_ppo import trajectories
 
 # How long a blocked write waits before it lets Python handle signals.
 _FLUSH_TIMEOUT_MS = 500
@@ -20,10 +21,8 @@ class ImpalaPPOAdder(adders.Adder):
 
   One append carries all E environments of the actor, so that an item is one
   trajectory of each: a call to Reverb for each environment would cost nine
-  times as much. Time steps may be batched ([E] in each field) or plain
-  (E = 1). Trajectories follow each other without a gap and run on across
-  episodes: the step from an episode's last observation to the next one's
-  first has mask 0 and discount 0.
+  times as much. Trajectories follow each other without a gap and run on across
+  episodes.
 
   Frames are written once: where observations are stacks, only the newest
   channel is stored, and an item reaches back to the frames before it. All
@@ -45,129 +44,92 @@ class ImpalaPPOAdder(adders.Adder):
     self._client = client
     self._sequence_length = sequence_length
     self._frame_stack = frame_stack
+    self._num_rows = trajectories.num_rows(sequence_length, frame_stack)
     self._tables = [replay.QUEUE_TABLE]
     if replay_table:
       self._tables.append(replay.REPLAY_TABLE)
-    self._writer: Optional[reverb.TrajectoryWriter] = None
+    # Made by the first step: by then there is a server.
+    self._writer: Any = None
     self._timestep: Optional[dm_env.TimeStep] = None
+    self._extras: types.NestedArray = None
     self._steps = 0
-    self._last_extras = None
 
-  def add_first(self, timestep: dm_env.TimeStep):
+  def add_first(self, timestep: dm_env.TimeStep) -> None:
     """Begins an episode in every environment.
 
     Args:
-      timestep: a FIRST step. After a LAST one, the pair is written as a reset.
+      timestep: a FIRST step, [E, ...] in each field. After other steps, the
+        pair is written as a reset.
 
     Raises:
       ValueError: where stacked frames do not start from zeros.
     """
-    timestep = _batched(timestep)
     if self._frame_stack > 1 and np.any(timestep.observation[..., :-1]):
       raise ValueError(
           'an episode starts with frames before its first one, so stacks '
           'cannot be rebuilt from single frames; set frame_stack to 1.')
-    if self._timestep is None:
-      self._start(timestep)
-    elif self._last_extras is not None:
-      actions = np.zeros(len(timestep.step_type), np.int32)
-      self._append(actions, np.zeros(len(actions), np.float32),
-                   np.zeros(len(actions), np.float32), self._last_extras)
+    if self._writer is None:
+      self._writer = self._client.trajectory_writer(
+          num_keep_alive_refs=self._num_rows)
+    elif self._extras is not None:
+      no_action = np.zeros(len(timestep.step_type), np.int32)
+      self._append(no_action, timestep, self._extras)
     self._timestep = timestep
 
   def add(self, action: types.NestedArray, next_timestep: dm_env.TimeStep,
-          extras: types.NestedArray = ()):
+          extras: types.NestedArray = ()) -> None:
     """Writes the step from the latest time step to the next.
 
     Args:
-      action: [E] or [] int32.
-      next_timestep: what it led to.
+      action: [E] int32.
+      next_timestep: what it led to, [E, ...] in each field.
       extras: `behaviour_logits` [E, A] float32 and `policy_version` [] int64.
     """
-    next_timestep = _batched(next_timestep)
-    self._append(np.atleast_1d(action).astype(np.int32, copy=False),
-                 next_timestep.reward, next_timestep.discount, extras)
+    self._append(action, next_timestep, extras)
     self._timestep = next_timestep
-    self._last_extras = extras
+    self._extras = extras
 
-  def reset(self):
+  def reset(self) -> None:
     """Drops what does not yet make a trajectory, and starts afresh."""
     if self._writer is not None:
       self._writer.close()
-    self._writer = None
-    self._timestep = None
-    self._last_extras = None
+    self._writer = self._timestep = self._extras = None
     self._steps = 0
 
-  def _start(self, timestep: dm_env.TimeStep):
-    self._writer = self._client.trajectory_writer(
-        num_keep_alive_refs=self._sequence_length + self._frame_stack)
-    self._timestep = timestep
-    self._steps = 0
-
-  def _blank(self, step: types.NestedArray):
-    """Writes the frames that an episode's first stack has before it."""
-    # Chunks that items begin and end on: nothing is sent or kept twice, and an
-    # item is complete, and on its way, the moment that it is made.
-    for column in step:
-      self._writer.configure(
-          (column,),
-          num_keep_alive_refs=self._sequence_length + self._frame_stack,
-          max_chunk_length=math.gcd(self._sequence_length, self._frame_stack))
-    blank = {name: np.zeros_like(value) for name, value in step.items()}
-    for _ in range(self._frame_stack - 1):
-      self._writer.append(blank)
-
-  def _frame(self, timestep: dm_env.TimeStep) -> np.ndarray:
-    if self._frame_stack > 1:
-      return timestep.observation[..., -1]
-    return timestep.observation
-
-  def _append(self, action: np.ndarray, reward: np.ndarray,
-              discount: np.ndarray, extras: types.NestedArray):
-    current = self._timestep.step_type
-    mask = current != dm_env.StepType.LAST
-    step = {
-        'frame': self._frame(self._timestep),
-        'is_first': current == dm_env.StepType.FIRST,
-        'action': action,
-        'reward': np.asarray(reward, np.float32) * mask,
-        'discount': np.asarray(discount, np.float32) * mask,
-        'mask': mask,
-        'behaviour_logits': extras['behaviour_logits'],
-        'policy_version': np.asarray(extras['policy_version'], np.int64),
-    }
+  def _append(self, action: np.ndarray, next_timestep: dm_env.TimeStep,
+              extras: types.NestedArray) -> None:
+    row = trajectories.row(self._timestep, action, next_timestep, extras,
+                           self._frame_stack)
     if self._writer.episode_steps == 0:
-      self._blank(step)
-    self._writer.append(step)
+      self._begin(row)
+    self._writer.append(row)
     self._steps += 1
     # The step after a trajectory carries the observation it bootstraps from.
     if self._steps == self._sequence_length + 1:
       self._steps = 1
       self._create_items()
 
-  def _create_items(self):
-    trajectory = {
-        name: column[-(self._sequence_length + self._frame_stack):]
-        for name, column in self._writer.history.items()
-    }
+  def _begin(self, row: dict[str, np.ndarray]) -> None:
+    """Writes the frames that an episode's first stack has before it."""
+    # Chunks that items begin and end on: nothing is sent or kept twice, and an
+    # item is complete, and on its way, the moment that it is made.
+    for column in row:
+      self._writer.configure(
+          (column,), num_keep_alive_refs=self._num_rows,
+          max_chunk_length=math.gcd(self._sequence_length, self._frame_stack))
+    blank = {name: np.zeros_like(value) for name, value in row.items()}
+    for _ in range(self._frame_stack - 1):
+      self._writer.append(blank)
+
+  def _create_items(self) -> None:
+    trajectory = {name: column[-self._num_rows:]
+                  for name, column in self._writer.history.items()}
     for table in self._tables:
       self._writer.create_item(table, priority=1.0, trajectory=trajectory)
-    self._flush()
-
-  def _flush(self):
-    """Waits until the server has accepted what there is: no run-ahead."""
+    # Waits until the server has accepted what there is: no run-ahead.
     while True:
       try:
         self._writer.flush(timeout_ms=_FLUSH_TIMEOUT_MS)
         return
       except reverb.errors.DeadlineExceededError:
         continue  # Held up by a rate limiter: a normal state.
-
-
-def _batched(timestep: dm_env.TimeStep) -> dm_env.TimeStep:
-  """Gives a plain time step a leading axis of one environment."""
-  if np.ndim(timestep.step_type) > 0:
-    return timestep
-  return dm_env.TimeStep(*(None if field is None else np.asarray(field)[None]
-                           for field in timestep))

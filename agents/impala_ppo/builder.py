@@ -1,6 +1,6 @@
 """The builder: Acme's names for the parts of the PPO-IMPALA agent."""
 
-from typing import Iterator, List, Optional, Sequence, Union
+from typing import Iterator, Optional, Sequence, Union
 
 from acme import core
 from acme import specs
@@ -14,6 +14,7 @@ from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import learning
 from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import replay
+from agents.impala_ppo import trajectories
 
 Clients = Union[reverb.Client, Sequence[reverb.Client]]
 
@@ -53,12 +54,12 @@ class ImpalaPPOBuilder:
     return networks_lib.make_networks(environment_spec, self._config)
 
   def make_replay_tables(
-      self, environment_spec: specs.EnvironmentSpec) -> List[reverb.Table]:
+      self, environment_spec: specs.EnvironmentSpec) -> list[reverb.Table]:
     """Makes the tables of one Reverb shard."""
     return replay.make_tables(environment_spec, self._config)
 
   def make_dataset_iterator(
-      self, replay_client: Clients) -> Iterator[replay.Trajectories]:
+      self, replay_client: Clients) -> Iterator[trajectories.Trajectories]:
     """Makes the learner's batches from all shards."""
     dataset = replay.make_dataset(
         [client.server_address for client in _clients(replay_client)],
@@ -91,12 +92,22 @@ class ImpalaPPOBuilder:
       adder: Optional[adders.ImpalaPPOAdder] = None,
       variable_source: Optional[core.VariableSource] = None,
   ) -> acting.ImpalaPPOActor:
-    """Makes an actor, waiting for its first weights from `variable_source`."""
+    """Makes an actor of E environments at once.
+
+    Args:
+      random_key: seeds the choice of actions.
+      policy_network: from `make_policy`.
+      adder: takes the experience; None to drop it.
+      variable_source: brings weights; the first are waited for.
+
+    Returns:
+      An actor of [E, ...]; for Acme's own loop, or any plain environment, wrap
+      it in `SingleEnvironmentActor`.
+    """
     variable_client = None
     if variable_source is not None:
       variable_client = acting.VariableClient(
-          variable_source, {acting.POLICY: policy_network.variables},
-          update_period=self._config.variable_update_period)
+          variable_source, policy_network, self._config.variable_update_period)
       variable_client.update_and_wait()
     return acting.ImpalaPPOActor(policy_network, random_key, adder,
                                  variable_client)
@@ -105,9 +116,10 @@ class ImpalaPPOBuilder:
       self,
       random_key: int,
       networks: networks_lib.ImpalaPPONetworks,
-      dataset: Iterator[replay.Trajectories],
+      dataset: Iterator[trajectories.Trajectories],
       replay_client: Optional[Clients] = None,
       counter: Optional[counting.Counter] = None,
+      update: Optional[learning.Update] = None,
   ) -> learning.ImpalaPPOLearner:
     """Makes the learner, on all of the builder's devices.
 
@@ -117,11 +129,13 @@ class ImpalaPPOBuilder:
       dataset: from `make_dataset_iterator`.
       replay_client: to update priorities with.
       counter: counts learner steps.
+      update: see `learning.ImpalaPPOLearner`.
     """
     tf.random.set_seed(random_key)
     return learning.ImpalaPPOLearner(
         networks, self._config, dataset, self._get_strategy(),
-        _clients(replay_client) if replay_client is not None else (), counter)
+        _clients(replay_client) if replay_client is not None else (), counter,
+        update)
 
   def _get_strategy(self) -> tf.distribute.Strategy:
     # Made late, in the process of the learner: it claims the devices.

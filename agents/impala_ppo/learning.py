@@ -1,7 +1,9 @@
 """The learner: one TensorFlow function per step, on one or more replicas."""
 
+import contextlib
+import threading
 import time
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from acme import core
 from acme.tf import savers
@@ -15,10 +17,15 @@ from agents.impala_ppo import acting
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import losses
 from agents.impala_ppo import networks as networks_lib
-from agents.impala_ppo import optimizers
+from agents.impala_ppo import ops
 from agents.impala_ppo import replay
+from agents.impala_ppo import trajectories
 
 _SLOWEST_STATISTICS_RATE = 1e-3
+
+# From a replica's part of a batch to metrics, and to priorities [B] or None.
+Update = Callable[[trajectories.Trajectories],
+                  tuple[dict[str, tf.Tensor], Optional[tf.Tensor]]]
 
 
 def make_strategy(
@@ -38,21 +45,38 @@ def make_strategy(
       cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 
-class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
-  """Learns from batches of `replay.Trajectories`.
+def total_over_replicas(x: tf.Tensor) -> tf.Tensor:
+  """Sums a tensor over its elements and over all replicas."""
+  return tf.distribute.get_replica_context().all_reduce(
+      tf.distribute.ReduceOp.SUM, tf.reduce_sum(x))
 
-  Serves its weights under the name 'policy', ending with the number of
-  learner steps that made them.
+
+def learning_rate(num_steps: tf.Tensor,
+                  config: config_lib.ImpalaPPOConfig) -> tf.Tensor:
+  """Returns the step size after so many steps, falling linearly."""
+  progress = (tf.cast(num_steps, tf.float32) *
+              config.timesteps_per_learner_step /
+              config.learning_rate_decay_timesteps)
+  return (config.learning_rate + tf.minimum(progress, 1.) *
+          (config.final_learning_rate - config.learning_rate))
+
+
+class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
+  """Learns from batches of `trajectories.Trajectories`.
+
+  Serves two collections of variables, always of the same step: `policy`, the
+  weights that act, and `version`, the number of learner steps that made them.
   """
 
   def __init__(
       self,
       networks: networks_lib.ImpalaPPONetworks,
       config: config_lib.ImpalaPPOConfig,
-      iterator: Iterator[replay.Trajectories],
+      iterator: Iterator[trajectories.Trajectories],
       strategy: tf.distribute.Strategy,
       replay_clients: Sequence[reverb.Client] = (),
       counter: Optional[counting.Counter] = None,
+      update: Optional[Update] = None,
   ):
     """Makes a learner.
 
@@ -64,105 +88,108 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
       replay_clients: one a shard, to update priorities with; needed only for
         prioritised replay.
       counter: counts `steps`.
+      update: what each replica does with its part of a batch; by default it
+        learns from it.
     """
     self._config = config
     self._iterator = iterator
     self._strategy = strategy
     self._replay_clients = replay_clients
     self._counter = counter
-    self._actor_critic = networks.actor_critic
-    self._decoder = networks.decoder
+    self._networks = networks
     with strategy.scope():
       networks.create_variables()
       self._num_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
       self._learning_rate = tf.Variable(config.learning_rate, trainable=False)
-      self._optimizer = optimizers.Adam(self._learning_rate,
-                                        epsilon=config.adam_epsilon)
-      self._variables = self._actor_critic.trainable_variables
-      if self._decoder is not None:
-        self._variables += self._decoder.trainable_variables
+      self._optimizer = ops.adam(self._learning_rate,
+                                 epsilon=config.adam_epsilon)
       # Its moments have to exist before a checkpoint can be restored.
-      self._optimizer._initialize(self._variables)  # pylint: disable=protected-access
+      self._optimizer._initialize(networks.trainable_variables)  # pylint: disable=protected-access
+    self._update = update or self._learn
     self._distributed_step = tf.function(self._run_replicas)
-    self._metrics: Dict[str, tf.Tensor] = {}
+    # Held while variables change.
+    self._updating = threading.RLock()
+    self._metrics: dict[str, tf.Tensor] = {}
     self._wait_seconds = 0.
     self._step_seconds = 0.
     self._steps_since_metrics = 0
-    self._publish(self._weights())
+    self._publish(self._served())
 
-  def step(self):
+  def step(self) -> None:
     """Takes the next batch, waiting for it if need be, and learns from it."""
     start = time.perf_counter()
     batch = next(self._iterator)
     fetched = time.perf_counter()
-    self._metrics, priorities, weights = self._distributed_step(batch)
-    if priorities is not None:
-      self._update_priorities(batch, priorities)
-    self._publish(weights)
-    if self._counter is not None:
-      self._counter.increment(steps=1)
-    self._wait_seconds += fetched - start
-    self._step_seconds += time.perf_counter() - start
-    self._steps_since_metrics += 1
+    with self._updating:
+      self._metrics, priorities, served = self._distributed_step(batch)
+      if priorities is not None:
+        self._update_priorities(batch, priorities)
+      self._publish(served)
+      if self._counter is not None:
+        self._counter.increment(steps=1)
+      self._wait_seconds += fetched - start
+      self._step_seconds += time.perf_counter() - start
+      self._steps_since_metrics += 1
 
-  def _weights(self) -> List[tf.Tensor]:
-    """Reads what actors get."""
-    return [v.read_value()
-            for v in (*self._actor_critic.variables, self._num_steps)]
+  def _run_replicas(self, batch: trajectories.Trajectories):
+    metrics, priorities = self._strategy.run(self._update, (batch,))
+    # Metrics are already reduced: every replica has the same.
+    metrics = tf.nest.map_structure(
+        lambda m: self._strategy.experimental_local_results(m)[0], metrics)
+    if self._config.replay_sampler != 'prioritized':
+      priorities = None
+    self._num_steps.assign_add(1)
+    # Read in here: outside, each variable takes a call through the strategy.
+    return metrics, priorities, self._served()
 
-  def _publish(self, weights: Sequence[tf.Tensor]):
-    """Copies the weights for `get_variables`, so that serving them is free."""
-    # One assignment, since other threads read it.
-    self._published = [weight.numpy() for weight in weights]
+  def _learn(self, batch: trajectories.Trajectories):
+    """Learns from this replica's part of a batch."""
+    config, networks = self._config, self._networks
+    num_steps = tf.identity(self._num_steps)
+    self._learning_rate.assign(learning_rate(num_steps, config))
+    self._update_normalizer(batch.observation, num_steps)
 
-  def get_variables(self, names: Sequence[str]) -> List[List[np.ndarray]]:
-    """Returns the weights of the latest step and its number."""
-    for name in names:
-      if name != acting.POLICY:
-        raise KeyError(f'no variables {name!r}; there are: {acting.POLICY}.')
-    return [self._published for _ in names]
+    with tf.GradientTape() as tape:
+      outputs = networks.unroll(batch.observation, config.reconstruction_period)
+      loss, metrics, priorities = losses.impala_ppo_loss(
+          outputs, batch, config, total_over_replicas)
 
-  @property
-  def num_steps(self) -> int:
-    """Steps that the weights have been trained for."""
-    return int(self._published[-1])
+    gradients = tape.gradient(loss, networks.trainable_variables)
+    gradients = tf.distribute.get_replica_context().all_reduce(
+        tf.distribute.ReduceOp.SUM, gradients)
+    gradients, gradient_norm = tf.clip_by_global_norm(
+        gradients, config.max_gradient_norm)
+    self._optimizer.apply(gradients, networks.trainable_variables)
 
-  def metrics(self) -> Dict[str, float]:
-    """Returns the latest losses, and rates since the previous call.
+    metrics = {name: total_over_replicas(x) for name, x in metrics.items()}
+    metrics['gradient_norm'] = gradient_norm
+    metrics['learning_rate'] = tf.convert_to_tensor(self._learning_rate)
+    metrics['policy_lag'] = self._mean_lag(num_steps - batch.policy_version)
+    return metrics, priorities
 
-    `wait_fraction` is the part of the learner's time spent waiting for data,
-    `frames_per_second` counts timesteps learned from, replayed ones too, and
-    `policy_lag` the learner steps between acting and learning, over the
-    batch's online part.
-    """
-    if not self._steps_since_metrics:
-      return {}
-    frames = (self._steps_since_metrics * self._config.batch_size *
-              self._config.sequence_length)
-    result = {name: float(value) for name, value in self._metrics.items()}
-    result['wait_fraction'] = self._wait_seconds / self._step_seconds
-    result['frames_per_second'] = frames / self._step_seconds
-    self._wait_seconds = self._step_seconds = 0.
-    self._steps_since_metrics = 0
-    return result
+  def _update_normalizer(self, observation: tf.Tensor, num_steps: tf.Tensor):
+    """Updates the mean over all batches so far, and later over recent ones."""
+    context = tf.distribute.get_replica_context()
+    normalizer = self._networks.actor_critic.encoder.normalizer
+    some = networks_lib.merge_time(
+        ops.every(observation, self._config.reconstruction_period))
+    mean, mean_square = context.all_reduce(
+        tf.distribute.ReduceOp.MEAN, normalizer.moments(some))
+    rate = tf.maximum(1. / (tf.cast(num_steps, tf.float32) + 1.),
+                      _SLOWEST_STATISTICS_RATE)
+    normalizer.update(mean, mean_square, rate)
 
-  @property
-  def state(self) -> Mapping[str, tf.Module]:
-    """What a checkpoint holds: networks, optimiser and steps.
+  def _mean_lag(self, lag: tf.Tensor) -> tf.Tensor:
+    """Mean of a [B, T] tensor over the online trajectories of all replicas."""
+    context = tf.distribute.get_replica_context()
+    size = tf.shape(lag)[0]
+    index = tf.range(size) + size * context.replica_id_in_sync_group
+    online = tf.cast(index < self._config.online_batch_size, tf.float32)
+    online = online[:, None] * tf.ones([1, lag.shape[1]])
+    return (total_over_replicas(tf.cast(lag, tf.float32) * online) /
+            total_over_replicas(online))
 
-    The learning rate follows from the steps.
-    """
-    state = {'actor_critic': self._actor_critic, 'optimizer': self._optimizer,
-             'num_steps': self._num_steps}
-    if self._decoder is not None:
-      state['decoder'] = self._decoder
-    return state
-
-  def on_restore(self):
-    """To be called after `state` was restored from a checkpoint."""
-    self._publish(self._weights())
-
-  def _update_priorities(self, batch: replay.Trajectories,
+  def _update_priorities(self, batch: trajectories.Trajectories,
                          priorities: tf.Tensor):
     """Sets the priority of each replayed item to its trajectories' mean."""
     def gather(values):
@@ -172,7 +199,7 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     keys, shards = gather(batch.key), gather(batch.shard)
     priorities = gather(priorities)
     replayed = slice(self._config.online_batch_size, None)
-    sums: Dict[tuple, List[float]] = {}
+    sums: dict[tuple, list[float]] = {}
     for shard, key, priority in zip(shards[replayed], keys[replayed],
                                     priorities[replayed]):
       sums.setdefault((int(shard), int(key)), []).append(float(priority))
@@ -182,159 +209,72 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
       if updates:
         client.mutate_priorities(replay.REPLAY_TABLE, updates)
 
-  def _run_replicas(self, batch: replay.Trajectories):
-    metrics, priorities = self._strategy.run(self._replica_step, (batch,))
-    # Metrics are already reduced: every replica has the same.
-    metrics = tf.nest.map_structure(
-        lambda m: self._strategy.experimental_local_results(m)[0], metrics)
-    if self._config.replay_sampler != 'prioritized':
-      priorities = None
-    # Read in here: outside, each variable takes a call through the strategy.
-    return metrics, priorities, self._weights()
-
-  def _replica_step(self, batch: replay.Trajectories):
-    """Learns from this replica's part of a batch.
-
-    All means are over the whole batch, so that replicas compute together
-    exactly what one would alone.
-    """
-    config = self._config
-    context = tf.distribute.get_replica_context()
-
-    def total(x):
-      return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(x))
-
-    # Assigned below with `assign`: `assign_add` may work in place, and what
-    # was read before it then changes.
-    num_steps = tf.identity(self._num_steps)
-    progress = (tf.cast(num_steps, tf.float32) *
-                config.timesteps_per_learner_step /
-                config.learning_rate_decay_timesteps)
-    self._learning_rate.assign(
-        config.learning_rate + tf.minimum(progress, 1.) *
-        (config.final_learning_rate - config.learning_rate))
-
-    # [B, T, ...] to [T, B, ...], as TRFL has it.
-    actions, rewards, discounts, mask, behaviour_logits = (
-        tf.transpose(x, [1, 0, *range(2, len(x.shape))]) for x in (
-            batch.action, batch.reward, batch.discount,
-            tf.cast(batch.mask, tf.float32), batch.behaviour_logits))
-    rewards = tf.clip_by_value(rewards, -config.max_abs_reward,
-                               config.max_abs_reward)
-    discounts *= config.discount
-    num_timesteps = total(mask)
-    batch_shape = tf.shape(batch.observation)[:2]
-    observation = tf.reshape(batch.observation,
-                             [-1, *batch.observation.shape[2:]])
-
-    def mean(x):
-      return tf.reduce_sum(x * mask) / num_timesteps
-
-    self._update_normalizer(batch.observation, num_steps)
-    with tf.GradientTape() as tape:
-      latent = self._actor_critic.encoder(observation)
-      logits, values = self._actor_critic.heads(latent)
-      logits = tf.transpose(
-          tf.reshape(logits, [*tf.unstack(batch_shape), logits.shape[-1]]),
-          [1, 0, 2])
-      values = tf.transpose(tf.reshape(values, batch_shape))
-      target_log_probs = losses.log_probs(logits[:-1], actions)
-      log_rhos = target_log_probs - losses.log_probs(behaviour_logits, actions)
-      vtrace = losses.vtrace(
-          tf.stop_gradient(log_rhos), discounts, rewards,
-          tf.stop_gradient(values[:-1]), tf.stop_gradient(values[-1]), mask,
-          config.vtrace_lambda)
-
-      if config.loss == 'ppo':
-        advantages = vtrace.advantages
-        if config.normalize_advantages:
-          center = total(advantages * mask) / num_timesteps
-          variance = total(tf.square(advantages - center) * mask) / num_timesteps
-          advantages = (advantages - center) / (tf.sqrt(variance) + 1e-8)
-        policy_loss = mean(losses.clipped_surrogate_loss(
-            log_rhos, advantages, config.clip_epsilon))
-      else:
-        policy_loss = mean(losses.policy_gradient_loss(
-            target_log_probs, vtrace.pg_advantages))
-      value_loss = mean(losses.value_loss(values[:-1], vtrace.targets))
-      entropy = mean(losses.entropy(logits[:-1]))
-      loss = (policy_loss + config.baseline_cost * value_loss -
-              config.entropy_cost * entropy)
-      if self._decoder is not None:
-        reconstruction_loss = self._reconstruction_loss(
-            tf.reshape(latent, [*tf.unstack(batch_shape), latent.shape[-1]]),
-            batch.observation)
-        loss += config.reconstruction_cost * reconstruction_loss
-      else:
-        reconstruction_loss = tf.constant(0.)
-
-    gradients = tape.gradient(loss, self._variables)
-    gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-    gradients, gradient_norm = tf.clip_by_global_norm(
-        gradients, config.max_gradient_norm)
-    self._optimizer.apply(gradients, self._variables)
-
-    self._num_steps.assign(num_steps + 1)
-    priorities = tf.reduce_mean(
-        tf.abs(vtrace.targets - values[:-1]) * mask, axis=0)
-    outside = tf.cast(tf.abs(tf.exp(log_rhos) - 1.) > config.clip_epsilon,
-                      tf.float32)
-    metrics = {
-        'loss': loss,
-        'policy_loss': policy_loss,
-        'value_loss': value_loss,
-        'entropy': entropy,
-        'reconstruction_loss': reconstruction_loss,
-        'clip_fraction': mean(outside),
-        'approximate_kl': mean(tf.exp(log_rhos) - 1. - log_rhos),
+  def _served(self) -> dict[str, list[tf.Tensor]]:
+    """Reads what actors get."""
+    return {
+        acting.POLICY: [
+            v.read_value() for v in self._networks.actor_critic.variables],
+        acting.VERSION: [self._num_steps.read_value()],
     }
-    metrics = {name: total(value) for name, value in metrics.items()}
-    metrics['gradient_norm'] = gradient_norm
-    metrics['learning_rate'] = tf.convert_to_tensor(self._learning_rate)
-    metrics['policy_lag'] = self._online_mean(
-        num_steps - batch.policy_version, total)
-    return metrics, priorities
 
-  def _thin(self, x: tf.Tensor) -> tf.Tensor:
-    """Picks timesteps of [B, T + 1, ...] and flattens them to [N, ...]."""
-    steps = tf.range(0, x.shape[1], self._config.reconstruction_period)
-    # Slicing with a stride copies pixel by pixel, twenty times as slowly.
-    picked = tf.gather(x, steps, axis=1)
-    return tf.reshape(picked, [-1, *x.shape[2:]])
+  def _publish(self, served: Mapping[str, Sequence[tf.Tensor]]):
+    """Copies variables for `get_variables`, so that serving them is free."""
+    # One assignment, since other threads read it.
+    self._published = {name: [variable.numpy() for variable in variables]
+                       for name, variables in served.items()}
 
-  def _update_normalizer(self, observation: tf.Tensor, num_steps: tf.Tensor):
-    """Updates the mean over all batches so far, and later over recent ones."""
-    context = tf.distribute.get_replica_context()
-    normalizer = self._actor_critic.encoder.normalizer
-    mean, mean_square = context.all_reduce(
-        tf.distribute.ReduceOp.MEAN,
-        normalizer.moments(self._thin(observation)))
-    rate = tf.maximum(1. / (tf.cast(num_steps, tf.float32) + 1.),
-                      _SLOWEST_STATISTICS_RATE)
-    normalizer.update(mean, mean_square, rate)
+  def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
+    """Returns collections of variables, all of the latest step."""
+    published = self._published
+    for name in names:
+      if name not in published:
+        raise KeyError(
+            f'no variables {name!r}; there are: {", ".join(published)}.')
+    return [published[name] for name in names]
 
-  def _online_mean(self, lag: tf.Tensor, total) -> tf.Tensor:
-    """Mean of a [B, T] tensor over the online trajectories of all replicas."""
-    context = tf.distribute.get_replica_context()
-    size = tf.shape(lag)[0]
-    index = tf.range(size) + size * context.replica_id_in_sync_group
-    online = tf.cast(index < self._config.online_batch_size, tf.float32)
-    online = online[:, None] * tf.ones([1, lag.shape[1]])
-    return total(tf.cast(lag, tf.float32) * online) / total(online)
+  @property
+  def num_steps(self) -> int:
+    """Steps that the weights have been trained for."""
+    return int(self._published[acting.VERSION][0])
 
-  def _reconstruction_loss(self, latent: tf.Tensor,
-                           observation: tf.Tensor) -> tf.Tensor:
-    """This replica's share of the mean reconstruction loss, [].
+  def metrics(self) -> dict[str, float]:
+    """Returns the latest losses, and rates since the previous call.
 
-    Args:
-      latent: [B, T + 1, latent_size].
-      observation: [B, T + 1, ...].
+    `wait_fraction` is the part of the learner's time spent waiting for data,
+    `timesteps_per_second` counts timesteps learned from, replayed ones too, and
+    `policy_lag` the learner steps between acting and learning, over the
+    batch's online part.
     """
-    reconstruction = self._decoder(self._thin(latent))
-    target = self._actor_critic.encoder.normalizer(self._thin(observation))
-    weight = tf.ones([])
-    if self._config.frame_stack > 1:
-      target, weight = losses.newest_frame_and_motion(target)
-    loss = losses.reconstruction_loss(reconstruction, target, weight)
-    replicas = self._strategy.num_replicas_in_sync
-    return tf.reduce_mean(loss) / replicas
+    with self._updating:
+      if not self._steps_since_metrics:
+        return {}
+      timesteps = (self._steps_since_metrics * self._config.batch_size *
+                   self._config.sequence_length)
+      result = {name: float(value) for name, value in self._metrics.items()}
+      result['wait_fraction'] = self._wait_seconds / self._step_seconds
+      result['timesteps_per_second'] = timesteps / self._step_seconds
+      self._wait_seconds = self._step_seconds = 0.
+      self._steps_since_metrics = 0
+      return result
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Keeps variables from changing; waits for a step that is changing them."""
+    with self._updating:
+      yield
+
+  @property
+  def state(self) -> Mapping[str, Any]:
+    """What a checkpoint holds: networks, optimiser and steps.
+
+    The learning rate follows from the steps.
+    """
+    state = {'actor_critic': self._networks.actor_critic,
+             'optimizer': self._optimizer, 'num_steps': self._num_steps}
+    if self._networks.decoder is not None:
+      state['decoder'] = self._networks.decoder
+    return state
+
+  def on_restore(self) -> None:
+    """To be called after `state` was restored from a checkpoint."""
+    self._publish(self._served())

@@ -1,7 +1,8 @@
-"""Losses of the PPO-IMPALA agent: small pure functions of [T, B] tensors.
+"""Losses of the PPO-IMPALA agent: small pure functions.
 
-T is time, B the batch. Every loss is returned for each element; what is
-trained on, and over what the mean is taken, is the learner's business.
+The terms take [T, B] tensors, T being time and B the batch, and return a loss
+for each element. `impala_ppo_loss` is what is trained on: it composes them, and
+takes the means.
 
 References:
   [1] Espeholt et al., IMPALA, arXiv:1802.01561.
@@ -9,10 +10,14 @@ References:
   [3] Schulman et al., Generalized Advantage Estimation, arXiv:1506.02438.
 """
 
-from typing import NamedTuple, Tuple
+from typing import Callable, NamedTuple
 
 import tensorflow as tf
-import trfl
+
+from agents.impala_ppo import config as config_lib
+from agents.impala_ppo import networks as networks_lib
+from agents.impala_ppo import ops
+from agents.impala_ppo import trajectories
 
 
 class VTrace(NamedTuple):
@@ -29,6 +34,100 @@ class VTrace(NamedTuple):
   targets: tf.Tensor
   advantages: tf.Tensor
   pg_advantages: tf.Tensor
+
+
+class Loss(NamedTuple):
+  """What a batch, or a replica's part of one, adds to the loss.
+
+  Attributes:
+    loss: [] float32; the sum over replicas is a mean over the batch.
+    metrics: [] float32 each, likewise.
+    priorities: [B] float32, the mean magnitude of the value error over each
+      trajectory, for prioritised replay.
+  """
+  loss: tf.Tensor
+  metrics: dict[str, tf.Tensor]
+  priorities: tf.Tensor
+
+
+def impala_ppo_loss(
+    outputs: networks_lib.NetworkOutputs,
+    batch: trajectories.Trajectories,
+    config: config_lib.ImpalaPPOConfig,
+    total: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_sum,
+) -> Loss:
+  """The loss of the agent, with the PPO surrogate or IMPALA's policy gradient.
+
+  Args:
+    outputs: of the networks for `batch.observation`.
+    batch: of B trajectories, perhaps one replica's part of it.
+    config: the agent's settings.
+    total: sums a tensor over all its elements, and over all replicas. So that
+      replicas together compute exactly what one would alone, every mean is
+      over all of them.
+
+  Returns:
+    The `Loss`.
+  """
+  # [B, T, ...] to [T, B, ...]: from here on time comes first.
+  actions, rewards, discounts, mask, behaviour_logits, logits, values = (
+      tf.transpose(x, [1, 0, *range(2, len(x.shape))]) for x in (
+          batch.action, batch.reward, batch.discount,
+          tf.cast(batch.mask, tf.float32), batch.behaviour_logits,
+          outputs.logits, outputs.values))
+  logits, values, bootstrap_value = logits[:-1], values[:-1], values[-1]
+  rewards = tf.clip_by_value(rewards, -config.max_abs_reward,
+                             config.max_abs_reward)
+  discounts *= config.discount
+  num_timesteps = total(mask)
+
+  def mean(x: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(x * mask) / num_timesteps
+
+  target_log_probs = log_probs(logits, actions)
+  log_rhos = target_log_probs - log_probs(behaviour_logits, actions)
+  estimates = vtrace(
+      tf.stop_gradient(log_rhos), discounts, rewards, tf.stop_gradient(values),
+      tf.stop_gradient(bootstrap_value), mask, config.vtrace_lambda)
+
+  if config.loss == 'ppo':
+    advantages = estimates.advantages
+    if config.normalize_advantages:
+      advantages = standardize(advantages, mask, total)
+    policy_loss = mean(clipped_surrogate_loss(
+        log_rhos, advantages, config.clip_epsilon))
+  else:
+    policy_loss = mean(policy_gradient_loss(
+        target_log_probs, estimates.pg_advantages))
+  baseline_loss = mean(value_loss(values, estimates.targets))
+  mean_entropy = mean(entropy(logits))
+  loss = (policy_loss + config.baseline_cost * baseline_loss -
+          config.entropy_cost * mean_entropy)
+
+  reconstruction = tf.constant(0.)
+  if outputs.reconstruction is not None:
+    target, weight = outputs.normalized_observation, tf.ones([])
+    if config.frame_stack > 1:
+      target, weight = newest_frame_and_motion(target)
+    errors = reconstruction_loss(outputs.reconstruction, target, weight)
+    num_replicas = total(tf.ones([]))  # Which share batches evenly.
+    reconstruction = tf.reduce_mean(errors) / num_replicas
+    loss += config.reconstruction_cost * reconstruction
+
+  ratios = tf.exp(log_rhos)
+  outside = tf.cast(tf.abs(ratios - 1.) > config.clip_epsilon, tf.float32)
+  metrics = {
+      'loss': loss,
+      'policy_loss': policy_loss,
+      'value_loss': baseline_loss,
+      'entropy': mean_entropy,
+      'reconstruction_loss': reconstruction,
+      'clip_fraction': mean(outside),
+      'approximate_kl': mean(ratios - 1. - log_rhos),
+  }
+  priorities = tf.reduce_mean(
+      tf.abs(estimates.targets - values) * mask, axis=0)
+  return Loss(loss, metrics, priorities)
 
 
 def log_probs(logits: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
@@ -59,25 +158,51 @@ def vtrace(
     values: [T, B], V(x_s).
     bootstrap_value: [B], V(x_T).
     mask: [T, B], 1 for experience and 0 for resets.
-    lambda_: in (0, 1], scales the trace coefficients c_i [1, remark 2].
+    lambda_: in (0, 1], scales the trace coefficients: c_i = lambda min(1, rho_i)
+      [1, remark 2].
 
   Returns:
     The `VTrace` estimates; where mask is 0 the advantages mean nothing.
   """
   rhos = tf.where(mask > 0, tf.minimum(1., tf.exp(log_rhos)), 0.)
-  # TRFL has no lambda. Scaling every clipped rho by it scales both the c_i,
-  # as wanted, and the temporal differences, in which the estimate is linear.
-  scaled, _ = trfl.vtrace_from_importance_weights(
-      log_rhos=tf.math.log(lambda_ * rhos), discounts=discounts,
-      rewards=rewards, values=values, bootstrap_value=bootstrap_value)
-  corrections = (scaled - values) / lambda_
   next_values = tf.concat([values[1:], bootstrap_value[None]], axis=0)
+  deltas = rhos * (rewards + discounts * next_values - values)
+
+  def step(correction, inputs):
+    delta, discount, c = inputs
+    return delta + discount * c * correction
+
+  # v_s - V(x_s), from the last step to the first.
+  corrections = tf.scan(
+      step, (deltas, discounts, lambda_ * rhos),
+      initializer=tf.zeros_like(bootstrap_value), reverse=True)
   next_corrections = tf.concat(
       [corrections[1:], tf.zeros_like(bootstrap_value)[None]], axis=0)
   advantages = (rewards + discounts *
                 (next_values + lambda_ * next_corrections) - values)
   return VTrace(*map(tf.stop_gradient, (
       values + corrections, advantages, rhos * advantages)))
+
+
+def standardize(
+    advantages: tf.Tensor,
+    mask: tf.Tensor,
+    total: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_sum,
+) -> tf.Tensor:
+  """Brings advantages to mean 0 and variance 1.
+
+  Args:
+    advantages: [T, B].
+    mask: [T, B], 1 where they count.
+    total: sums over all elements, and all replicas.
+
+  Returns:
+    [T, B].
+  """
+  num_timesteps = total(mask)
+  center = total(advantages * mask) / num_timesteps
+  variance = total(tf.square(advantages - center) * mask) / num_timesteps
+  return (advantages - center) / (tf.sqrt(variance) + 1e-8)
 
 
 def clipped_surrogate_loss(
@@ -120,7 +245,7 @@ def entropy(logits: tf.Tensor) -> tf.Tensor:
 
 
 def newest_frame_and_motion(
-    frames: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """Splits off what a stack of frames is to be reconstructed as.
 
   Args:
@@ -130,12 +255,7 @@ def newest_frame_and_motion(
     The newest frame and its absolute difference to the one before, both
     [N, H, W, 1].
   """
-  num_frames = frames.shape[-1]
-  # One matrix product; slicing the innermost axis takes ten times as long.
-  newest = tf.one_hot(num_frames - 1, num_frames)
-  before = tf.one_hot(num_frames - 2, num_frames)
-  picked = tf.tensordot(frames, tf.stack([newest, newest - before], 1), 1)
-  frame, change = tf.split(picked, 2, axis=-1)
+  frame, change = ops.newest_and_change(frames)
   return frame, tf.abs(change)
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from typing import Callable, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence
 
 from acme import specs
 import sonnet as snt
 import tensorflow as tf
 
 from agents.impala_ppo import config as config_lib
+from agents.impala_ppo import ops
 
 _RELU_GAIN = math.sqrt(2.)
 _MLP_SIZES = (64, 64)
@@ -16,7 +17,7 @@ _SMALLEST_IMAGE = 8
 _MAX_NORMALIZED = 10.
 
 
-def _convolutions(image_size: int, num_layers: int) -> Sequence[Tuple[int, int]]:
+def _convolutions(image_size: int, num_layers: int) -> Sequence[tuple[int, int]]:
   """Returns (kernel, stride) of each convolution for square-ish images.
 
   The first layer brings 84 and 42 pixels to the same 20, and every further
@@ -29,31 +30,6 @@ def _convolutions(image_size: int, num_layers: int) -> Sequence[Tuple[int, int]]
   else:
     first = (3, 1)
   return (first, (4, 2), *[(3, 1)] * num_layers)[:num_layers]
-
-
-def _in_one_loop(function: Callable[..., tf.Tensor],
-                 *tensors: tf.Tensor) -> tf.Tensor:
-  """Calls a function of element-wise operations, on a CPU as one loop.
-
-  TensorFlow passes over memory for each operation, and some of its loops, from
-  uint8 to float32 or in the gradient of `relu`, use no vector instructions:
-  compiled by XLA they take a quarter to half of the time. On GPUs XLA would
-  need more of CUDA than TensorFlow itself does.
-  """
-  if tf.executing_eagerly() or tf.config.list_logical_devices('GPU'):
-    return function(*tensors)
-  return tf.function(function, jit_compile=True)(*tensors)
-
-
-@tf.custom_gradient
-def relu(x: tf.Tensor):
-  """`tf.nn.relu`, with a faster gradient on CPUs."""
-  y = tf.nn.relu(x)
-
-  def gradient(dy):
-    return _in_one_loop(lambda dy, y: tf.where(y > 0., dy, 0.), dy, y)
-
-  return y, gradient
 
 
 class Normalizer(snt.Module):
@@ -90,8 +66,8 @@ class Normalizer(snt.Module):
           (tf.cast(observation, tf.float32) - mean) * scale,
           -_MAX_NORMALIZED, _MAX_NORMALIZED)
 
-    return _in_one_loop(normalize, observation, self.mean.read_value(),
-                        self._scale())
+    return ops.elementwise(normalize, observation, self.mean.read_value(),
+                           self._scale())
 
   def denormalize(self, normalized: tf.Tensor) -> tf.Tensor:
     """Takes [N, ...] back to the units of observations."""
@@ -100,7 +76,7 @@ class Normalizer(snt.Module):
   def _scale(self) -> tf.Tensor:
     return tf.math.rsqrt(self.variance + 1e-8)
 
-  def moments(self, observation: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  def moments(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the means of [N, ...] and of its square, shaped as `self.mean`."""
     observation = tf.cast(observation, tf.float32)
     return (tf.reduce_mean(observation, axis=0),
@@ -144,7 +120,7 @@ class Encoder(snt.Module):
           conv_channels,
           _convolutions(min(observation_shape[:2]), len(conv_channels))):
         layers += [snt.Conv2D(channels, kernel, stride, padding='VALID',
-                              w_init=w_init), relu]
+                              w_init=w_init), ops.relu]
       self._torso = snt.Sequential([*layers, snt.Flatten()])
     else:
       self._torso = snt.nets.MLP(_MLP_SIZES, w_init=w_init,
@@ -153,7 +129,7 @@ class Encoder(snt.Module):
 
   def __call__(self, observation: tf.Tensor) -> tf.Tensor:
     x = self.normalizer(observation)
-    return relu(self._to_latent(self._torso(x)))
+    return ops.relu(self._to_latent(self._torso(x)))
 
 
 class Decoder(snt.Module):
@@ -181,11 +157,11 @@ class Decoder(snt.Module):
     channels = 16
     self._net = snt.Sequential([
         snt.Linear(small[0] * small[1] * channels, w_init=w_init),
-        relu,
+        ops.relu,
         snt.Reshape([*small, channels]),
         snt.Conv2DTranspose(channels, kernel2, output_shape=middle,
                             stride=stride2, padding='VALID', w_init=w_init),
-        relu,
+        ops.relu,
         snt.Conv2DTranspose(target_channels, kernel1, output_shape=size,
                             stride=stride1, padding='VALID'),
     ])
@@ -208,13 +184,30 @@ class ActorCritic(snt.Module):
     self._value_head = snt.Linear(
         1, w_init=snt.initializers.Orthogonal(1.), name='value_head')
 
-  def heads(self, latent: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  def heads(self, latent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns logits [N, A] and values [N] of latents [N, latent_size]."""
     return self._policy_head(latent), tf.squeeze(self._value_head(latent), -1)
 
-  def __call__(self, observation: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  def __call__(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns logits [N, A] and values [N] of observations [N, ...]."""
     return self.heads(self.encoder(observation))
+
+
+class NetworkOutputs(NamedTuple):
+  """What the networks make of B trajectories of T timesteps.
+
+  Attributes:
+    logits: [B, T + 1, A] float32.
+    values: [B, T + 1] float32.
+    reconstruction: [N, ...] float32, of every so many observations; None
+      without the auto-encoder.
+    normalized_observation: [N, ...] float32, what the decoder was to
+      reconstruct; None without the auto-encoder.
+  """
+  logits: tf.Tensor
+  values: tf.Tensor
+  reconstruction: Optional[tf.Tensor] = None
+  normalized_observation: Optional[tf.Tensor] = None
 
 
 @dataclasses.dataclass
@@ -230,6 +223,35 @@ class ImpalaPPONetworks:
   actor_critic: ActorCritic
   decoder: Optional[Decoder] = None
 
+  def unroll(self, observation: tf.Tensor,
+             reconstruction_period: int) -> NetworkOutputs:
+    """Evaluates everything that is trained.
+
+    Args:
+      observation: [B, T + 1, ...].
+      reconstruction_period: every how many timesteps one is reconstructed.
+    """
+    batch_shape = tf.unstack(tf.shape(observation)[:2])
+    encoder = self.actor_critic.encoder
+    latent = encoder(merge_time(observation))
+    logits, values = self.actor_critic.heads(latent)
+    logits = tf.reshape(logits, [*batch_shape, *logits.shape[1:]])
+    values = tf.reshape(values, batch_shape)
+    if self.decoder is None:
+      return NetworkOutputs(logits, values)
+
+    latent = tf.reshape(latent, [*batch_shape, *latent.shape[1:]])
+    latent, observation = (
+        merge_time(ops.every(x, reconstruction_period))
+        for x in (latent, observation))
+    return NetworkOutputs(logits, values, self.decoder(latent),
+                          encoder.normalizer(observation))
+
+  @property
+  def trainable_variables(self) -> tuple[tf.Variable, ...]:
+    decoder = self.decoder.trainable_variables if self.decoder else ()
+    return (*self.actor_critic.trainable_variables, *decoder)
+
   def create_variables(self) -> None:
     """Makes every variable, in the current variable scope."""
     observation = self.observation_spec
@@ -238,6 +260,11 @@ class ImpalaPPONetworks:
     self.actor_critic.heads(latent)
     if self.decoder is not None:
       self.decoder(latent)
+
+
+def merge_time(x: tf.Tensor) -> tf.Tensor:
+  """Reshapes [B, T, ...] to [B * T, ...]."""
+  return tf.reshape(x, [-1, *x.shape[2:]])
 
 
 def make_networks(

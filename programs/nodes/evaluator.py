@@ -1,18 +1,28 @@
-"""Greedy evaluation, and the worker that does it while training goes on."""
+"""The evaluator node: greedy evaluations while training goes on."""
 
-import csv
+import functools
 import os
 import threading
-from typing import Callable, List, Optional
+from typing import Callable, Optional
 
 from acme import core
+from acme import specs
+from acme.utils import counting
+from acme.utils import loggers
 import dm_env
 import numpy as np
 
 from agents import environments
-from agents import progress as progress_lib
+from agents.impala_ppo import builder as builder_lib
+from programs import config as config_lib
+from programs.nodes import actor as actor_node
+from programs.runtime import processes
+from programs.runtime import records
+from programs.runtime import stopping
+from programs.runtime import weights
 
-EVALUATION_FILE = 'evaluation.csv'
+_NUM_ENVS = 4
+_NICENESS = 15
 _POLL_SECONDS = 2.
 
 
@@ -21,7 +31,7 @@ def play_episodes(
     actor: core.Actor,
     num_episodes: int,
     should_stop: Optional[threading.Event] = None,
-) -> List[float]:
+) -> list[float]:
   """Plays whole episodes and returns their raw returns.
 
   Which episodes count is settled before any is played, the k-th environment
@@ -41,7 +51,7 @@ def play_episodes(
   left = np.full(num_envs, num_episodes // num_envs)
   left[:num_episodes % num_envs] += 1
   totals = np.zeros(num_envs)
-  returns: List[float] = []
+  returns: list[float] = []
   timestep = environment.reset()
   while left.any() and not should_stop.is_set():
     timestep = environment.step(actor.select_action(timestep.observation))
@@ -53,19 +63,15 @@ def play_episodes(
   return returns
 
 
-class EvaluatorWorker(core.Worker):
-  """Evaluates the latest policy every so many timesteps of training.
-
-  Appends to `evaluation.csv`: timesteps, episodes, and the mean, standard
-  deviation, minimum and maximum of their returns.
-  """
+class Evaluator(core.Worker):
+  """Evaluates the latest policy every so many timesteps of training."""
 
   def __init__(
       self,
       environment_factory: Callable[[], environments.VectorEnvironment],
       actor: core.Actor,
-      progress: progress_lib.RunProgress,
-      run_dir: str,
+      counter: counting.Counter,
+      logger: loggers.Logger,
       num_episodes: int,
       interval_timesteps: int,
       should_stop: Optional[threading.Event] = None,
@@ -75,46 +81,68 @@ class EvaluatorWorker(core.Worker):
     Args:
       environment_factory: makes the environments of each evaluation anew.
       actor: a greedy one.
-      progress: tells how far training has come.
-      run_dir: where `evaluation.csv` goes.
+      counter: tells how far training has come.
+      logger: gets a row of `records.EVALUATION_COLUMNS` for each evaluation.
       num_episodes: episodes in an evaluation.
       interval_timesteps: timesteps of training between two evaluations.
       should_stop: ends `run` once set.
     """
     self._environment_factory = environment_factory
     self._actor = actor
-    self._progress = progress
-    self._path = os.path.join(run_dir, EVALUATION_FILE)
+    self._counter = counter
+    self._logger = logger
     self._num_episodes = num_episodes
     self._interval = interval_timesteps
     self._should_stop = should_stop or threading.Event()
 
-  def run(self):
-    timesteps = self._timesteps()
-    due = timesteps - timesteps % self._interval + self._interval
+  def run(self) -> None:
+    due = self._next_due(self._timesteps())
     while not self._should_stop.wait(_POLL_SECONDS):
       timesteps = self._timesteps()
       if timesteps < due:
         continue
       self._actor.update(wait=True)
-      due = timesteps - timesteps % self._interval + self._interval
+      due = self._next_due(timesteps)
       environment = self._environment_factory()
       returns = play_episodes(environment, self._actor, self._num_episodes,
                               self._should_stop)
       environment.close()
       if len(returns) == self._num_episodes:
-        self._write(timesteps, returns)
+        self._logger.write(records.evaluation_row(timesteps, returns))
 
   def _timesteps(self) -> int:
-    return self._progress.get_counts().get('actor_steps', 0)
+    return int(self._counter.get_counts().get('actor_steps', 0))
 
-  def _write(self, timesteps: int, returns: List[float]):
-    is_new = not os.path.exists(self._path)
-    with open(self._path, 'a', newline='') as f:
-      writer = csv.writer(f)
-      if is_new:
-        writer.writerow(['timesteps', 'episodes', 'return_mean', 'return_std',
-                         'return_min', 'return_max'])
-      writer.writerow([timesteps, len(returns),
-                       *(round(float(statistic(returns)), 4) for statistic in
-                         (np.mean, np.std, np.min, np.max))])
+  def _next_due(self, timesteps: int) -> int:
+    return timesteps - timesteps % self._interval + self._interval
+
+
+def run(
+    builder: builder_lib.ImpalaPPOBuilder,
+    environment_factory: actor_node.EnvironmentFactory,
+    environment_spec: specs.EnvironmentSpec,
+    config: config_lib.RunConfig,
+    learner: core.VariableSource,
+    counter: counting.Counter,
+    should_stop: threading.Event,
+) -> None:
+  """Evaluates until the program stops; arguments are those of actors."""
+  if processes.settle_in():
+    processes.use_one_core(_NICENESS)
+  seed = config.process_seed(0)
+  logger = records.CsvLogger(
+      os.path.join(config.run_dir, records.EVALUATION_FILE),
+      records.EVALUATION_COLUMNS)
+
+  def evaluate():
+    policy = builder.make_policy(builder.make_networks(environment_spec),
+                                 environment_spec, evaluation=True)
+    actor = builder.make_actor(
+        seed, policy,
+        variable_source=weights.nearest_source(learner, 'evaluator'))
+    Evaluator(
+        functools.partial(environment_factory, _NUM_ENVS, seed), actor, counter,
+        logger, config.evaluation_episodes, config.evaluation_interval,
+        should_stop).run()
+
+  stopping.run_until_stopped(evaluate, should_stop)

@@ -1,7 +1,7 @@
 """Stopping in time, whatever a worker is waiting for."""
 
 import threading
-from typing import Callable, List
+from typing import Callable
 
 # What fails once the program is being stopped fails because servers have gone;
 # this long after a failure it is known whether that was why.
@@ -31,7 +31,7 @@ def run_until_stopped(function: Callable[[], None],
   Raises:
     Exception: what the function raised, unless the program was stopping.
   """
-  errors: List[BaseException] = []
+  errors: list[BaseException] = []
 
   def call():
     try:

@@ -8,7 +8,7 @@ each actor once more, and only when there are others.
 import mmap
 import os
 import secrets
-from typing import List, NamedTuple, Sequence
+from typing import NamedTuple, Protocol, Sequence
 
 from acme import core
 import numpy as np
@@ -21,12 +21,11 @@ class Handle(NamedTuple):
     path: of the memory, while the process that made it lives.
     token: 32 characters that it begins with, which tell it from anything that
       may have the same path on another machine.
-    name: of the collection of variables.
-    dtype: of all variables in a row, a field for each.
+    dtype: of all collections in a row: a field for each, of a field for each of
+      its variables.
   """
   path: str
   token: bytes
-  name: str
   dtype: np.dtype
 
 
@@ -36,56 +35,60 @@ def _layout(dtype: np.dtype) -> np.dtype:
                   align=True)
 
 
-class SharedVariables:
+class SharedWeights:
   """The side that writes; one thread at a time may do so.
 
   Attributes:
-    handle: for `SharedVariableSource`, in any process of this machine.
+    handle: for `SharedWeightsSource`, in any process of this machine.
   """
 
-  def __init__(self, source: core.VariableSource, name: str):
+  def __init__(self, source: core.VariableSource, names: Sequence[str]):
     """Makes the memory, which the system frees after its last user.
 
     Args:
       source: of the variables, whose shapes and dtypes stay the same.
-      name: of the collection of variables.
+      names: of the collections of variables.
     """
     self._source = source
-    variables, = source.get_variables([name])
-    dtype = np.dtype([(str(i), np.asarray(v).dtype, np.shape(v))
-                      for i, v in enumerate(variables)], align=True)
-    file = os.memfd_create(name)
+    self._names = list(names)
+    dtype = np.dtype([
+        (name, np.dtype([(str(i), np.asarray(v).dtype, np.shape(v))
+                         for i, v in enumerate(variables)], align=True))
+        for name, variables in self._collections().items()], align=True)
+    file = os.memfd_create('weights')
     self.handle = Handle(f'/proc/{os.getpid()}/fd/{file}',
-                         secrets.token_hex(16).encode(), name, dtype)
+                         secrets.token_hex(16).encode(), dtype)
     os.ftruncate(file, _layout(dtype).itemsize)
     self._memory = np.frombuffer(mmap.mmap(file, 0), _layout(dtype))[0]
     self._memory['token'] = self.handle.token
-    self.update()
+    self.publish()
 
-  def update(self):
+  def publish(self) -> None:
     """Copies the source's variables; who reads the last ones is not disturbed."""
-    variables, = self._source.get_variables([self.handle.name])
     latest = self._memory['latest'] + 1
     slots = self._memory['slots']
-    for field, variable in zip(self.handle.dtype.names, variables):
-      slots[field][latest % 2] = variable
+    for name, variables in self._collections().items():
+      for field, variable in zip(slots[name].dtype.names, variables):
+        slots[name][field][latest % 2] = variable
     # Last: the order of writes is the order that others see, on x86.
     self._memory['latest'] = latest
 
+  def _collections(self) -> dict[str, list[np.ndarray]]:
+    return dict(zip(self._names, self._source.get_variables(self._names)))
 
-class SharedVariableSource(core.VariableSource):
+
+class SharedWeightsSource(core.VariableSource):
   """The side that reads."""
 
   def __init__(self, handle: Handle):
     """Finds the memory.
 
     Args:
-      handle: of `SharedVariables`.
+      handle: of `SharedWeights`.
 
     Raises:
       OSError, ValueError: if it is not there, as on another machine.
     """
-    self._name = handle.name
     # On another machine the path may be that of a pipe: do not wait for it.
     file = os.open(handle.path, os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -97,31 +100,50 @@ class SharedVariableSource(core.VariableSource):
     if self._memory['token'] != handle.token:
       raise ValueError(f'{handle.path} is not the memory that it should be.')
     self._latest = -1
-    self._variables: List[np.ndarray] = []
+    self._collections: dict[str, list[np.ndarray]] = {}
 
-  def get_variables(self, names: Sequence[str]) -> List[List[np.ndarray]]:
-    """Returns the latest variables, the same list until there are others."""
-    for name in names:
-      if name != self._name:
-        raise KeyError(f'no variables {name!r}; there are: {self._name}.')
+  def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
+    """Returns collections of variables, all of the same latest step."""
     latest = int(self._memory['latest'])
     while latest != self._latest:
       slot = latest % 2
       copy = self._memory['slots'][slot:slot + 1].copy()
       self._latest = latest
-      self._variables = [copy[field][0] for field in copy.dtype.names]
+      self._collections = {
+          name: [copy[name][field][0] for field in copy[name].dtype.names]
+          for name in copy.dtype.names}
       # Once there are others, this slot may have been written to meanwhile.
       latest = int(self._memory['latest'])
-    return [self._variables for _ in names]
+    for name in names:
+      if name not in self._collections:
+        raise KeyError(f'no variables {name!r}; there are: '
+                       f'{", ".join(self._collections)}.')
+    return [self._collections[name] for name in names]
 
 
-def nearest_source(remote) -> core.VariableSource:
-  """Returns the shared memory of a `LearnerWorker`, or itself if it is far away.
+class _Remote(Protocol):
+  """A learner's worker, or a client of one in another process."""
+
+  def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
+    ...
+
+  def shared_weights(self) -> Handle:
+    ...
+
+
+def nearest_source(remote: _Remote, node: str) -> core.VariableSource:
+  """Returns the fastest way to the weights of a learner, and prints which it is.
 
   Args:
-    remote: a worker, or a Courier client of one, which this waits for.
+    remote: the learner's worker, or a Courier client of it, which is waited for.
+    node: the name of who asks.
   """
+  handle = remote.shared_weights()
   try:
-    return SharedVariableSource(remote.shared_variables())
-  except (OSError, ValueError):
+    source = SharedWeightsSource(handle)
+  except (OSError, ValueError) as e:
+    print(f'{node}: weights come through Courier, since the learner shares no '
+          f'memory with this process ({e}).', flush=True)
     return remote
+  print(f'{node}: weights come from memory shared with the learner.', flush=True)
+  return source

@@ -1,8 +1,15 @@
-"""Finding and checking the checkpoints of a run."""
+"""The checkpoints of a run: saved, found, checked and restored here.
+
+A checkpoint holds `learner`, the learner's state, and `progress`, the
+counter's. The newest three are kept.
+"""
 
 import os
-from typing import Iterable, Optional
+import time
+from typing import Any, Iterable, Mapping, Optional
 
+from acme import core
+from acme.tf import savers
 import tensorflow as tf
 
 SUBDIRECTORY = 'checkpoints'
@@ -48,6 +55,62 @@ def discard_broken(run_dir: str) -> Optional[str]:
     tf.compat.v1.train.update_checkpoint_state(
         directory(run_dir), path, paths[:paths.index(path) + 1])
   return path
+
+
+def checkpoint_of(learner: Mapping[str, Any],
+                  counter: Optional[core.Saveable] = None) -> tf.train.Checkpoint:
+  """Returns what is saved and restored.
+
+  Args:
+    learner: the learner's state or a part of it, such as its `actor_critic`;
+      all of its variables have to exist.
+    counter: the counter, or None to leave it out.
+  """
+  parts = {'learner': tf.train.Checkpoint(**learner)}
+  if counter is not None:
+    parts['progress'] = savers.SaveableAdapter(counter)
+  return tf.train.Checkpoint(**parts)
+
+
+def restore(path: str, checkpoint: tf.train.Checkpoint) -> None:
+  """Restores everything that a checkpoint is made of.
+
+  Args:
+    path: of a whole checkpoint, as `latest` returns it.
+    checkpoint: from `checkpoint_of`.
+
+  Raises:
+    AssertionError: where something is not in the file.
+  """
+  status = checkpoint.restore(path)
+  status.assert_existing_objects_matched().expect_partial()
+
+
+class Saver:
+  """Saves checkpoints, and deletes all but the newest three."""
+
+  def __init__(self, checkpoint: tf.train.Checkpoint, run_dir: str,
+               period_minutes: float):
+    """Makes a saver.
+
+    Args:
+      checkpoint: from `checkpoint_of`.
+      run_dir: gets the folder `checkpoints`.
+      period_minutes: time between two saves that are not asked for.
+    """
+    self._manager = tf.train.CheckpointManager(
+        checkpoint, directory(run_dir), max_to_keep=3)
+    self._period_seconds = 60. * period_minutes
+    self._saved_at = -float('inf')
+
+  def save_if_due(self) -> None:
+    """Saves if the last time is long enough ago, and at first."""
+    if time.monotonic() - self._saved_at >= self._period_seconds:
+      self.save()
+
+  def save(self) -> None:
+    self._manager.save()
+    self._saved_at = time.monotonic()
 
 
 def check_matches(path: str, variables: Iterable[tf.Variable], key: str):

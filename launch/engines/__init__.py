@@ -1,0 +1,1 @@
+"""Engines: each starts a program somewhere and sees it to its end."""

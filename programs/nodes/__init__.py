@@ -1,0 +1,1 @@
+"""What runs in each node; none of it imports Launchpad where it need not."""

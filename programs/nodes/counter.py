@@ -1,0 +1,186 @@
+"""The counter node: what a run has done so far, and its records."""
+
+import collections
+import threading
+import time
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
+
+from acme import core
+from acme.utils import counting
+from acme.utils import loggers
+import numpy as np
+
+from programs import config as config_lib
+from programs.nodes import limiter as limiter_lib
+from programs.runtime import processes
+from programs.runtime import records
+
+# How long to stay for the learner's last checkpoint after the program is told
+# to stop; Launchpad kills what is left after ten seconds.
+_FAREWELL_SECONDS = 8.
+_POLL_SECONDS = 0.1
+
+
+class ReturnsWindow:
+  """The raw returns of the last finished training episodes."""
+
+  def __init__(self, size: int = 100):
+    self._returns: collections.deque[float] = collections.deque(maxlen=size)
+
+  def extend(self, returns: Iterable[float]) -> None:
+    self._returns.extend(returns)
+
+  def tolist(self) -> list[float]:
+    return list(self._returns)
+
+  @property
+  def is_full(self) -> bool:
+    return len(self._returns) == self._returns.maxlen
+
+  def mean(self) -> float:
+    """Returns the mean; NaN where there are none."""
+    return float(np.mean(self.tolist())) if self._returns else float('nan')
+
+
+class RunCounter(core.Worker, core.Saveable):
+  """What all nodes report to; its rows are the run's progress.
+
+  Counts are `actor_steps` (timesteps), `actor_episodes`, `learner_steps` and
+  `walltime` (seconds, over all resumptions).
+  """
+
+  def __init__(
+      self,
+      logger: loggers.Logger,
+      limiter: limiter_lib.Limiter,
+      period_seconds: float = 5.,
+      should_stop: Optional[threading.Event] = None,
+  ):
+    """Makes a counter at zero.
+
+    Args:
+      logger: gets the rows, `records.PROGRESS_COLUMNS`.
+      limiter: ends the program.
+      period_seconds: time between rows.
+      should_stop: set when the program stops.
+    """
+    self._logger = logger
+    self._limiter = limiter
+    self._period_seconds = period_seconds
+    self._should_stop = should_stop or threading.Event()
+    self._lock = threading.Lock()
+    self._counter = counting.Counter()
+    self._returns = ReturnsWindow()
+    self._learner_metrics: dict[str, float] = {}
+    self._learner_done = threading.Event()
+    self._start = time.monotonic()
+    self._walltime_before = 0.
+    self._last_row = (self._start, 0)
+    self._saved: Optional[Mapping[str, Any]] = None
+
+  def record_acting(self, timesteps: int, returns: Sequence[float]) -> None:
+    """Adds timesteps, and the raw returns of episodes that have ended."""
+    with self._lock:
+      self._returns.extend(returns)
+      self._counter.increment(actor_steps=timesteps,
+                              actor_episodes=len(returns))
+
+  def record_learning(self, steps: int, metrics: Mapping[str, float]) -> None:
+    """Adds learner steps, and replaces the learner's metrics."""
+    with self._lock:
+      self._learner_metrics = dict(metrics)
+      self._counter.increment(learner_steps=steps)
+
+  def learner_done(self) -> None:
+    """Tells that the learner has saved its last checkpoint."""
+    self._learner_done.set()
+
+  def get_counts(self) -> dict[str, counting.Number]:
+    return {**self._counter.get_counts(), 'walltime': self._walltime()}
+
+  def save(self) -> Mapping[str, Any]:
+    self._saved = self._state()
+    return self._saved
+
+  def restore(self, state: Mapping[str, Any]) -> None:
+    with self._lock:
+      self._counter.restore({'counts': dict(state['counts']), 'cache': {}})
+      self._returns.extend(state['returns'])
+      self._walltime_before = state['walltime']
+      self._start = time.monotonic()
+      self._last_row = (self._start, self._timesteps())
+
+  def run(self) -> None:
+    """Writes rows until the program stops, and stops it when it is done."""
+    next_row = None
+    while not self._should_stop.wait(_POLL_SECONDS):
+      if self._timesteps() == 0:
+        continue  # Nodes are still starting.
+      now = time.monotonic()
+      if next_row is None:
+        next_row = now + self._period_seconds
+        self._last_row = (now, self._timesteps())
+      if now >= next_row:
+        self._logger.write(self._row(self._state()))
+        next_row += self._period_seconds
+      with self._lock:
+        mean = self._returns.mean() if self._returns.is_full else None
+      self._limiter.check(self._counter.get_counts(), mean)
+    if self._timesteps():
+      # A resumed run goes on from the checkpoint, so the last row is as that.
+      saved = self._saved if self._learner_done.wait(_FAREWELL_SECONDS) else None
+      self._logger.write(self._row(saved or self._state()))
+    self._logger.close()
+
+  def _state(self) -> Mapping[str, Any]:
+    with self._lock:
+      return {'counts': self._counter.get_counts(),
+              'returns': self._returns.tolist(), 'walltime': self._walltime()}
+
+  def _timesteps(self) -> int:
+    return int(self._counter.get_counts().get('actor_steps', 0))
+
+  def _walltime(self) -> float:
+    return self._walltime_before + time.monotonic() - self._start
+
+  def _row(self, state: Mapping[str, Any]) -> dict[str, Any]:
+    counts = state['counts']
+    timesteps = counts.get('actor_steps', 0)
+    returns = ReturnsWindow()
+    returns.extend(state['returns'])
+    now = time.monotonic()
+    last_time, last_timesteps = self._last_row
+    self._last_row = (now, timesteps)
+    metrics = dict(self._learner_metrics)
+    return {
+        'timesteps': timesteps,
+        'walltime_seconds': round(state['walltime'], 2),
+        'episodes': counts.get('actor_episodes', 0),
+        'episode_return_mean_100': round(returns.mean(), 4),
+        'timesteps_per_second': round(
+            (timesteps - last_timesteps) / max(now - last_time, 1e-6), 1),
+        'learner_steps': counts.get('learner_steps', 0),
+        'learner_timesteps_per_second': round(
+            metrics.pop('timesteps_per_second', 0.), 1),
+        'learner_wait_fraction': round(metrics.pop('wait_fraction', 1.), 4),
+        **metrics,
+    }
+
+
+def make(config: config_lib.RunConfig, verbose: bool,
+         stop_program: Callable[[], None],
+         should_stop: threading.Event) -> RunCounter:
+  """Makes the counter of a program.
+
+  Args:
+    config: how to run.
+    verbose: whether rows are printed.
+    stop_program: stops the program.
+    should_stop: set when the program stops.
+  """
+  processes.settle_in()
+  return RunCounter(
+      records.progress_logger(config.run_dir, verbose),
+      limiter_lib.Limiter(config.max_timesteps, config.target_return,
+                          stop_program),
+      config.progress_seconds, should_stop)

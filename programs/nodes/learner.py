@@ -1,0 +1,153 @@
+"""The learner node: steps, reports, checkpoints, stops cleanly."""
+
+import sys
+import threading
+import time
+from typing import Any, Mapping, Optional, Sequence
+
+from acme import core
+from acme import specs
+import numpy as np
+import reverb
+
+from agents.impala_ppo import acting
+from agents.impala_ppo import builder as builder_lib
+from agents.impala_ppo import learning
+from programs import config as config_lib
+from programs.nodes import counter as counter_node
+from programs.runtime import checkpoints
+from programs.runtime import processes
+from programs.runtime import stopping
+from programs.runtime import weights
+
+_REPORT_SECONDS = 1.
+_LAST_STEP_SECONDS = 5.
+
+
+class _RemoteState(core.Saveable):
+  """Lets a checkpoint hold the state of a counter in another process."""
+
+  def __init__(self, counter: counter_node.RunCounter):
+    self._counter = counter
+
+  def save(self) -> Mapping[str, Any]:
+    return self._counter.save()
+
+  def restore(self, state: Mapping[str, Any]) -> None:
+    self._counter.restore(state)
+
+
+class LearnerWorker(core.VariableSource, core.Worker):
+  """Steps a learner until the program stops, then saves its last step.
+
+  Checkpoints hold the learner's state and the counter's; the newest is
+  restored on construction.
+  """
+
+  def __init__(
+      self,
+      learner: learning.ImpalaPPOLearner,
+      counter: counter_node.RunCounter,
+      run_dir: str,
+      checkpoint_minutes: float,
+      should_stop: Optional[threading.Event] = None,
+  ):
+    """Makes the worker and restores the newest checkpoint, if there is one.
+
+    Args:
+      learner: what learns.
+      counter: is told of steps and metrics, and saved with the learner.
+      run_dir: gets the folder `checkpoints`.
+      checkpoint_minutes: time between checkpoints.
+      should_stop: ends `run` once set.
+    """
+    self._learner = learner
+    self._counter = counter
+    self._should_stop = should_stop or threading.Event()
+    checkpoint = checkpoints.checkpoint_of(learner.state, _RemoteState(counter))
+    newest = checkpoints.latest(run_dir)
+    if newest is not None:
+      checkpoints.restore(newest, checkpoint)
+      learner.on_restore()
+    self._saver = checkpoints.Saver(checkpoint, run_dir, checkpoint_minutes)
+    self._first_step = self._reported_steps = learner.num_steps
+    self._shared = weights.SharedWeights(
+        learner, (acting.POLICY, acting.VERSION))
+
+  def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
+    return self._learner.get_variables(names)
+
+  def shared_weights(self) -> weights.Handle:
+    """Where the processes of this machine find what `get_variables` returns."""
+    return self._shared.handle
+
+  def run(self) -> None:
+    """Learns until the program stops, and leaves a last checkpoint.
+
+    Raises:
+      Exception: what the learner raised, if it failed.
+    """
+    try:
+      stopping.run_until_stopped(self._step_until_stopped, self._should_stop,
+                                 _LAST_STEP_SECONDS)
+    finally:
+      # A step that outlasts the patience is waited for, or the checkpoint would
+      # hold half of it.
+      with self._learner.paused():
+        # Without a step there is nothing to save, nor perhaps a counter to tell.
+        if self._learner.num_steps > self._first_step:
+          self._report()
+          self._saver.save()
+          self._counter.learner_done()
+
+  def _step_until_stopped(self):
+    next_report = time.monotonic() + _REPORT_SECONDS
+    while not self._should_stop.is_set():
+      self._learner.step()
+      self._shared.publish()
+      if time.monotonic() >= next_report:
+        self._report()
+        self._saver.save_if_due()
+        next_report = time.monotonic() + _REPORT_SECONDS
+
+  def _report(self):
+    steps = self._learner.num_steps
+    metrics = self._learner.metrics()
+    if metrics:
+      self._counter.record_learning(steps - self._reported_steps, metrics)
+      self._reported_steps = steps
+
+
+def make(
+    builder: builder_lib.ImpalaPPOBuilder,
+    environment_spec: specs.EnvironmentSpec,
+    config: config_lib.RunConfig,
+    shards: Sequence[reverb.Client],
+    counter: counter_node.RunCounter,
+    should_stop: threading.Event,
+) -> LearnerWorker:
+  """Makes the learner of a program, once the replay serves its tables.
+
+  Args:
+    builder: makes the learner's parts.
+    environment_spec: of one environment.
+    config: how to run.
+    shards: of the replay.
+    counter: is told of steps and metrics.
+    should_stop: set when the program stops.
+  """
+  processes.settle_in()
+  made: list[LearnerWorker] = []
+
+  def make_worker():
+    learner = builder.make_learner(
+        config.seed, builder.make_networks(environment_spec),
+        builder.make_dataset_iterator(shards), shards)
+    made.append(LearnerWorker(learner, counter, config.run_dir,
+                              config.checkpoint_minutes, should_stop))
+
+  # It waits for the replay, which may be stopped before it has started.
+  stopping.run_until_stopped(make_worker, should_stop)
+  if not made:
+    sys.exit()
+  return made[0]

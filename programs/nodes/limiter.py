@@ -1,0 +1,39 @@
+"""The limiter: ends a program that has done enough."""
+
+from typing import Callable, Mapping, Optional
+
+
+class Limiter:
+  """What Acme's `StepsLimiter` is, with a target return beside the budget.
+
+  It is polled by the counter, in whose process it lives.
+  """
+
+  def __init__(self, max_timesteps: int, target_return: Optional[float],
+               stop_program: Callable[[], None]):
+    """Makes a limiter.
+
+    Args:
+      max_timesteps: the budget.
+      target_return: also ends the program, once the mean return gets there.
+      stop_program: is called once.
+    """
+    self._max_timesteps = max_timesteps
+    self._target_return = target_return
+    self._stop_program = stop_program
+    self._has_stopped = False
+
+  def check(self, counts: Mapping[str, float],
+            mean_return: Optional[float]) -> None:
+    """Ends the program if it has done enough.
+
+    Args:
+      counts: with `actor_steps`, the timesteps.
+      mean_return: of the last training episodes; None while they are too few.
+    """
+    is_enough = counts.get('actor_steps', 0) >= self._max_timesteps or (
+        self._target_return is not None and mean_return is not None and
+        mean_return >= self._target_return)
+    if is_enough and not self._has_stopped:
+      self._has_stopped = True
+      self._stop_program()

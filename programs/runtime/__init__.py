@@ -1,0 +1,1 @@
+"""What nodes share: weights, stopping, checkpoints, records, processes."""

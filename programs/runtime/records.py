@@ -1,0 +1,140 @@
+"""The rows that a run leaves, written and read in one place.
+
+Each kind of record is one of Acme's loggers: it takes a row, {name: value}. A
+new kind, such as TensorBoard's, joins in `progress_logger`.
+"""
+
+import csv
+import os
+import sys
+from typing import Any, Mapping, Sequence
+
+from acme.utils import loggers
+from acme.utils.loggers import aggregators
+import numpy as np
+
+PROGRESS_FILE = 'progress.csv'
+PROGRESS_COLUMNS = (
+    'timesteps', 'walltime_seconds', 'episodes', 'episode_return_mean_100',
+    'timesteps_per_second', 'learner_steps', 'learner_timesteps_per_second',
+    'policy_lag', 'learner_wait_fraction', 'loss', 'policy_loss', 'value_loss',
+    'entropy', 'reconstruction_loss', 'clip_fraction', 'approximate_kl',
+    'gradient_norm', 'learning_rate')
+EVALUATION_FILE = 'evaluation.csv'
+EVALUATION_COLUMNS = ('timesteps', 'episodes', 'return_mean', 'return_std',
+                      'return_min', 'return_max')
+
+
+def evaluation_row(timesteps: int,
+                   returns: Sequence[float]) -> dict[str, float]:
+  """Returns the row of an evaluation after so many timesteps of training."""
+  return {'timesteps': timesteps, 'episodes': len(returns),
+          'return_mean': float(np.mean(returns)),
+          'return_std': float(np.std(returns)),
+          'return_min': min(returns), 'return_max': max(returns)}
+
+
+class CsvLogger(loggers.Logger):
+  """Appends rows to a file, with the columns in a given order.
+
+  Acme's own sorts them by name, and keeps them in memory for a while.
+  """
+
+  def __init__(self, path: str, columns: Sequence[str]):
+    """Makes a logger; the file is made by the first row."""
+    self._path = path
+    self._columns = columns
+
+  def write(self, data: loggers.LoggingData) -> None:
+    # Opened for each row, so that a file which is moved away begins anew.
+    is_new = not os.path.exists(self._path)
+    with open(self._path, 'a', newline='') as f:
+      writer = csv.DictWriter(f, self._columns, restval='nan',
+                              extrasaction='ignore')
+      if is_new:
+        writer.writeheader()
+      writer.writerow({name: _rounded(data[name]) for name in data})
+
+  def close(self) -> None:
+    pass
+
+
+def _rounded(value: Any) -> Any:
+  """Keeps integers whole and gives floats seven digits."""
+  return f'{value:.7g}' if isinstance(value, (float, np.floating)) else value
+
+
+class TerminalLogger(loggers.Logger):
+  """Prints a line for each row of progress."""
+
+  def write(self, data: loggers.LoggingData) -> None:
+    print(f'{data["timesteps"]:>11,} timesteps  '
+          f'{data["walltime_seconds"]:>8.0f} s  '
+          f'{data["timesteps_per_second"]:>7,.0f}/s  '
+          f'return {data["episode_return_mean_100"]:>9.2f}  '
+          f'({data["episodes"]:,} episodes, {data["learner_steps"]:,} learner '
+          f'steps, waiting {data["learner_wait_fraction"]:.0%})', flush=True)
+
+  def close(self) -> None:
+    pass
+
+
+class SurvivingLogger(loggers.Logger):
+  """Warns, once, of rows that cannot be written, and lets training go on."""
+
+  def __init__(self, to: loggers.Logger, what: str):
+    """Makes a logger.
+
+    Args:
+      to: writes the rows.
+      what: is written, for the warning.
+    """
+    self._to = to
+    self._what = what
+    self._has_warned = False
+
+  def write(self, data: loggers.LoggingData) -> None:
+    try:
+      self._to.write(data)
+    except OSError as e:
+      if not self._has_warned:
+        self._has_warned = True
+        print(f'warning: {self._what} cannot be written ({e}); training goes on '
+              'without it.', file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    self._to.close()
+
+
+def csv_logger(run_dir: str, file: str, columns: Sequence[str]) -> loggers.Logger:
+  """Makes what appends to a file of a run."""
+  path = os.path.join(run_dir, file)
+  return SurvivingLogger(CsvLogger(path, columns), path)
+
+
+def progress_logger(run_dir: str, verbose: bool) -> loggers.Logger:
+  """Makes everything that keeps or shows the rows of progress.
+
+  Args:
+    run_dir: where files go.
+    verbose: whether rows are printed, too.
+  """
+  kept: list[loggers.Logger] = [
+      csv_logger(run_dir, PROGRESS_FILE, PROGRESS_COLUMNS)]
+  if verbose:
+    kept.append(SurvivingLogger(TerminalLogger(), 'the terminal'))
+  return aggregators.Dispatcher(kept)
+
+
+def read(path: str) -> list[dict[str, float]]:
+  """Returns the whole rows of a file, none where there is no file.
+
+  A row that is being written is passed over.
+  """
+  if not os.path.exists(path):
+    return []
+  with open(path, newline='') as f:
+    rows: list[Mapping[str, str]] = [
+        row for row in csv.DictReader(f)
+        if None not in row and None not in row.values()]
+  return [{name: float(value) for name, value in row.items()} for row in rows]
