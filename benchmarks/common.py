@@ -7,20 +7,21 @@ import math
 import os
 import pathlib
 import signal
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 import psutil
 
+from programs.runtime import records
+
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = CHECKOUT / 'benchmarks' / 'results'
-PROGRESS_FILE = 'progress.csv'
 # What solves a game, as the mean return of the last 100 training episodes.
 TARGET_RETURNS = {'pong': 18.}
 _EPISODES_IN_MEAN = 100
 _ROWS_KEPT = 300
 
-Row = Dict[str, float]
+Row = dict[str, float]
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,17 +60,7 @@ def end_on_sigterm() -> None:
   signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def read_rows(path: os.PathLike) -> List[Row]:
-  """Returns the whole rows of a progress file, none where there is no file."""
-  if not os.path.exists(path):
-    return []
-  with open(path, newline='') as f:
-    # The last row may be half written.
-    return [{name: float(value) for name, value in row.items()}
-            for row in csv.DictReader(f) if None not in row.values()]
-
-
-def thin(rows: Sequence[Row], most: int = _ROWS_KEPT) -> List[Row]:
+def thin(rows: Sequence[Row], most: int = _ROWS_KEPT) -> list[Row]:
   """Returns at most so many of the rows, evenly spread, the last one included."""
   period = max(1, math.ceil((len(rows) - 1) / (most - 1)))
   return [*rows[:-1:period], *rows[-1:]]
@@ -78,7 +69,7 @@ def thin(rows: Sequence[Row], most: int = _ROWS_KEPT) -> List[Row]:
 def keep_rows(directory: pathlib.Path, rows: Sequence[Row]) -> None:
   """Writes the thinned rows of a run to a folder of results."""
   directory.mkdir(parents=True, exist_ok=True)
-  with open(directory / PROGRESS_FILE, 'w', newline='') as f:
+  with open(directory / records.PROGRESS_FILE, 'w', newline='') as f:
     writer = csv.DictWriter(f, list(rows[0]), lineterminator='\n')
     writer.writeheader()
     writer.writerows({name: f'{value:.12g}' for name, value in row.items()}

@@ -7,7 +7,7 @@ sizes. Times are medians over rounds in which the networks take turns.
 """
 
 import time
-from typing import Callable, Dict, Tuple
+from typing import Callable
 
 from acme import specs
 import numpy as np
@@ -18,7 +18,7 @@ from agents.impala_ppo import acting
 from agents.impala_ppo import ImpalaPPOBuilder
 from agents.impala_ppo import ImpalaPPOConfig
 from benchmarks import common
-from benchmarks import parts
+from programs.runtime import processes
 
 BATCH_SIZES = (1, 32)
 FRAME_SIZES = (42, 84)
@@ -45,7 +45,7 @@ def multiply_adds(network: Callable[[tf.Tensor], object],
 
 
 def make_policy(game: str, frame_size: int,
-                network: str) -> Tuple[acting.Policy, int, np.ndarray]:
+                network: str) -> tuple[acting.Policy, int, np.ndarray]:
   """Returns a policy, its multiply-adds, and real observations [32, ...]."""
   environment = environments.make_environment(
       game, max(BATCH_SIZES), seed=0, frame_size=frame_size)
@@ -77,15 +77,14 @@ def main() -> None:
   parser.add_argument('--seconds', type=common.positive(float), default=0.5,
                       help='of each measurement')
   flags = parser.parse_args()
-  tf.config.set_visible_devices([], 'GPU')
-  parts.use_one_core()
+  processes.use_one_core(niceness=0)
 
   common.print_header(['frames', 'trunk', 'multiply-adds',
                        *(f'batch {size}, ms' for size in BATCH_SIZES)])
   for frame_size in FRAME_SIZES:
     made = {name: make_policy(flags.game, frame_size, name)
             for name in NETWORKS}
-    times: Dict[Tuple[str, int], list] = {}
+    times: dict[tuple[str, int], list] = {}
     for round_ in range(flags.rounds + 1):
       for name, (policy, _, observations) in made.items():
         for size in BATCH_SIZES:

@@ -11,10 +11,10 @@ from acme import specs
 import numpy as np
 import tensorflow as tf
 
-from agents import checkpoints
 from agents.impala_ppo import ImpalaPPOBuilder
 from benchmarks import common
 from launch import settings as settings_lib
+from programs.runtime import checkpoints
 
 _ENVS = 8
 
@@ -45,9 +45,8 @@ def main() -> None:
   builder = ImpalaPPOBuilder(settings.agent)
   networks = builder.make_networks(environment_spec)
   networks.create_variables()
-  learner = tf.train.Checkpoint(actor_critic=networks.actor_critic,
-                                decoder=networks.decoder)
-  tf.train.Checkpoint(learner=learner).restore(path).expect_partial()
+  checkpoints.restore(path, checkpoints.checkpoint_of({
+      'actor_critic': networks.actor_critic, 'decoder': networks.decoder}))
   actor = builder.make_actor(flags.seed,
                              builder.make_policy(networks, environment_spec))
   timestep = environment.reset()

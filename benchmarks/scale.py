@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import tempfile
-from typing import Dict, Iterator, List
+from typing import Iterator
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def _entries(out: str, prefix: str, name: str) -> np.ndarray:
 
 
 def _rows(cell: replayed.Cell, out: str,
-          seconds: float) -> Iterator[Dict[str, float]]:
+          seconds: float) -> Iterator[dict[str, float]]:
   """Yields the figures of each successive stretch of a run's time."""
   logs = {
       'append': _entries(out, 'clients', 'append'),
@@ -73,7 +73,7 @@ def _rows(cell: replayed.Cell, out: str,
     }
 
 
-def run_cell(cell: replayed.Cell, row_seconds: float) -> List[Dict[str, float]]:
+def run_cell(cell: replayed.Cell, row_seconds: float) -> list[dict[str, float]]:
   """Runs a cell and returns its figures, one row for each `row_seconds`."""
   with tempfile.TemporaryDirectory() as out:
     process = multiprocessing.get_context('spawn').Process(

@@ -15,9 +15,11 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from typing import List, Optional, Sequence
+from typing import Optional, Sequence
 
 from benchmarks import common
+from launch import settings as settings_lib
+from programs.runtime import records
 
 _NO_PPO = ('--loss', 'vtrace')
 # The online part of each batch stays the same: replay comes on top of it.
@@ -50,7 +52,7 @@ class Cell:
   """One run's result."""
   variant: str
   seed: int
-  rows: List[common.Row]
+  rows: list[common.Row]
 
 
 def run_cell(game: str, variant: str, seed: int, runs_dir: str,
@@ -68,19 +70,19 @@ def run_cell(game: str, variant: str, seed: int, runs_dir: str,
     raise
   if code == 0:
     kept = common.result_directory(game, variant, seed)
-    common.keep_rows(kept, common.read_rows(run_dir / common.PROGRESS_FILE))
-    config = json.loads((run_dir / 'config.json').read_text())
+    common.keep_rows(kept, records.read(str(run_dir / records.PROGRESS_FILE)))
+    config = json.loads((run_dir / settings_lib.CONFIG_FILE).read_text())
     # Where it ran says nothing to others.
     config['run']['run_dir'] = run_dir.name
-    common.write_json(kept / 'config.json', config)
+    common.write_json(kept / settings_lib.CONFIG_FILE, config)
   return code
 
 
-def read_cells(game: str) -> List[Cell]:
+def read_cells(game: str) -> list[Cell]:
   """Reads all results of a game, peers' too, in the order of `VARIANTS`."""
-  cells = [Cell(path.parts[-3], int(path.parts[-2][len('seed'):]),
-                common.read_rows(path))
-           for path in (common.RESULTS / game).glob('*/seed*/progress.csv')]
+  cells = [Cell(path.parent.name, int(path.name[len('seed'):]),
+                records.read(str(path / records.PROGRESS_FILE)))
+           for path in (common.RESULTS / game).glob('*/seed*')]
   order = list(VARIANTS)
   return sorted(cells, key=lambda c: (
       order.index(c.variant) if c.variant in order else len(order),

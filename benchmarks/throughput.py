@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 import psutil
@@ -40,6 +40,7 @@ import psutil
 from benchmarks import common
 from benchmarks import parts
 from launch import settings as settings_lib
+from programs.runtime import records
 
 _START_SECONDS = 120
 _WARM_UP_ROWS = 3
@@ -52,7 +53,7 @@ _OLD_LEARNER_RATE = 'learner_frames_per_second'  # Its column in older checkouts
 
 def parts_to_measure(
     settings: settings_lib.Settings
-) -> Dict[str, Callable[[], parts.Part]]:
+) -> dict[str, Callable[[], parts.Part]]:
   """Returns what starts each part, and the learner with its data either way."""
   plain = dataclasses.replace(settings, agent=dataclasses.replace(
       settings.agent, prefetch_size=0, num_fetch_workers=1))
@@ -69,7 +70,7 @@ def _times(part: str, samples_per_insert: float) -> float:
   return samples_per_insert if part in ('sampling', 'learner') else 1.
 
 
-def bound(costs: Dict[str, parts.Cost], samples_per_insert: float) -> float:
+def bound(costs: dict[str, parts.Cost], samples_per_insert: float) -> float:
   """Returns the timesteps a second of all cores doing nothing but the parts."""
   seconds = sum(cost.core_seconds * _times(name, samples_per_insert)
                 for name, cost in costs.items())
@@ -91,16 +92,16 @@ class Whole:
       RuntimeError: if training does not start.
     """
     self._scratch = tempfile.TemporaryDirectory()
-    run_dir = pathlib.Path(self._scratch.name, 'run')
-    self._path = run_dir / common.PROGRESS_FILE
+    run_dir = os.path.join(self._scratch.name, 'run')
+    self._path = os.path.join(run_dir, records.PROGRESS_FILE)
     self._process = subprocess.Popen(
         [sys.executable, '-m', 'launch.train', '--game', 'pong', '--run_dir',
-         str(run_dir), '--evaluation_interval', '0', *train_flags],
+         run_dir, '--evaluation_interval', '0', *train_flags],
         cwd=checkout, stdout=subprocess.DEVNULL)
     try:
       deadline = time.monotonic() + _START_SECONDS
       while sum(row['learner_steps'] > 0 for row in
-                common.read_rows(self._path)) <= _WARM_UP_ROWS:
+                records.read(self._path)) <= _WARM_UP_ROWS:
         if self._process.poll() is not None or time.monotonic() > deadline:
           raise RuntimeError('training did not start; try the same flags with '
                              'python -m launch.train.')
@@ -110,7 +111,7 @@ class Whole:
       raise
     self._signal(signal.SIGSTOP)
 
-  def measure(self, seconds: float) -> Dict[str, float]:
+  def measure(self, seconds: float) -> dict[str, float]:
     """Lets training go on for at least some seconds.
 
     Returns:
@@ -122,14 +123,14 @@ class Whole:
     """
     self._signal(signal.SIGCONT)
     time.sleep(_RESUME_SECONDS)
-    first = len(common.read_rows(self._path))
+    first = len(records.read(self._path))
     rows = []
     while not rows or (rows[-1]['walltime_seconds'] <
                        rows[0]['walltime_seconds'] + seconds):
       if self._process.poll() is not None:
         raise RuntimeError('training ended while it was being measured.')
       time.sleep(0.2)
-      rows = common.read_rows(self._path)[first:]
+      rows = records.read(self._path)[first:]
     self._signal(signal.SIGSTOP)
     elapsed = rows[-1]['walltime_seconds'] - rows[0]['walltime_seconds']
 
@@ -162,9 +163,9 @@ class Whole:
         process.send_signal(signal_number)
 
 
-def measure_round(running: Dict[str, parts.Part], whole: Whole,
+def measure_round(running: dict[str, parts.Part], whole: Whole,
                   samples_per_insert: float, part_seconds: float,
-                  seconds: float) -> Dict[str, Any]:
+                  seconds: float) -> dict[str, Any]:
   """Measures everything once; returns what the JSON file holds of a round."""
   costs = {name: part.measure(part_seconds) for name, part in running.items()}
   loading = {name: costs.pop(name) for name in _LOADING}
@@ -178,14 +179,14 @@ def measure_round(running: Dict[str, parts.Part], whole: Whole,
       'loading': {name: dataclasses.asdict(c) for name, c in loading.items()}}
 
 
-def summarize(rounds: List[Any]) -> Any:
+def summarize(rounds: list[Any]) -> Any:
   """Returns the median of each figure over rounds of the same structure."""
   if isinstance(rounds[0], dict):
     return {name: summarize([r[name] for r in rounds]) for name in rounds[0]}
   return float(np.median(rounds))
 
 
-def _print_tables(result: Dict[str, Any], rounds: List[Dict[str, Any]],
+def _print_tables(result: dict[str, Any], rounds: list[dict[str, Any]],
                   samples_per_insert: float):
   common.print_header(['part alone', 'core-ms a timestep', 'times',
                        'timesteps a second'])
@@ -208,7 +209,7 @@ def _print_tables(result: Dict[str, Any], rounds: List[Dict[str, Any]],
                                 if isinstance(value, float)}, ',.3f')
 
 
-def measure_parts_and_whole(flags: argparse.Namespace) -> Dict[str, Any]:
+def measure_parts_and_whole(flags: argparse.Namespace) -> dict[str, Any]:
   """Prints what the parts cost and how fast the whole is; returns the figures.
 
   Raises:
@@ -228,7 +229,7 @@ def measure_parts_and_whole(flags: argparse.Namespace) -> Dict[str, Any]:
   return {**result, 'rounds': rounds}
 
 
-def compare(flags: argparse.Namespace) -> Dict[str, Any]:
+def compare(flags: argparse.Namespace) -> dict[str, Any]:
   """Prints how fast two training programs are; returns the figures.
 
   Raises:

@@ -20,12 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Sequence
 
 import numpy as np
 import psutil
 
 from benchmarks import common
+from programs.runtime import records
 
 GAME = 'pong'
 OURS = 'ours'
@@ -36,14 +37,14 @@ _STOP_SECONDS = 20.
 _LOOK_SECONDS = 5.
 
 
-def _command(flags: argparse.Namespace, run_dir: str) -> List[str]:
+def _command(flags: argparse.Namespace, run_dir: str) -> list[str]:
   if flags.peer == OURS:
     return [sys.executable, '-m', 'launch.train', '--game', GAME, '--run_dir',
             run_dir, '--seed', str(flags.seed), '--max_timesteps', str(10**9),
             *flags.train_flags]
   return [os.path.join(flags.environment, 'bin', 'python'),
           str(_DIRECTORY / f'{flags.peer}.py'),
-          os.path.join(run_dir, common.PROGRESS_FILE), str(flags.seed)]
+          os.path.join(run_dir, records.PROGRESS_FILE), str(flags.seed)]
 
 
 def _stop(process: subprocess.Popen):
@@ -57,8 +58,8 @@ def _stop(process: subprocess.Popen):
   process.wait()
 
 
-def run(command: List[str], run_dir: str, warm_up: float, seconds: float,
-        solve: bool) -> Tuple[List[common.Row], float]:
+def run(command: list[str], run_dir: str, warm_up: float, seconds: float,
+        solve: bool) -> tuple[list[common.Row], float]:
   """Runs a peer; returns the rows that it wrote, and its peak memory in GiB.
 
   Args:
@@ -71,7 +72,7 @@ def run(command: List[str], run_dir: str, warm_up: float, seconds: float,
   Raises:
     RuntimeError: if it ends by itself, or does not start.
   """
-  progress = os.path.join(run_dir, common.PROGRESS_FILE)
+  progress = os.path.join(run_dir, records.PROGRESS_FILE)
   output_path = os.path.join(os.path.dirname(run_dir), 'output.txt')
   with open(output_path, 'w') as output:
     process = subprocess.Popen(
@@ -86,7 +87,7 @@ def run(command: List[str], run_dir: str, warm_up: float, seconds: float,
       while time.monotonic() < deadline:
         if process.poll() is not None:
           break
-        rows = common.read_rows(progress)
+        rows = records.read(progress)
         if rows and not started:
           started = True
           deadline = time.monotonic() + warm_up + seconds
@@ -94,7 +95,7 @@ def run(command: List[str], run_dir: str, warm_up: float, seconds: float,
           break
         memory = max(memory, common.memory_gib(psutil.Process(process.pid)))
         time.sleep(_LOOK_SECONDS)
-      rows = common.read_rows(progress)
+      rows = records.read(progress)
       if process.poll() is not None or not rows:
         output.flush()
         with open(output_path) as f:
@@ -106,7 +107,7 @@ def run(command: List[str], run_dir: str, warm_up: float, seconds: float,
   return rows, memory
 
 
-def summarize(rows: Sequence[common.Row], warm_up: float) -> Dict[str, Any]:
+def summarize(rows: Sequence[common.Row], warm_up: float) -> dict[str, Any]:
   """Returns the figures of a run.
 
   Args:

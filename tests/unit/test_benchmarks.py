@@ -12,6 +12,7 @@ from benchmarks import common
 from benchmarks import sweep
 from benchmarks import throughput
 from launch import settings as settings_lib
+from programs.runtime import records
 
 
 def rows_of(means, episodes=100, seconds=60.):
@@ -52,17 +53,10 @@ def test_kept_rows_are_read_back(tmp_path):
           {'timesteps': 3_001_000., 'loss': -0.0142122, 'policy_lag': 3.}]
   common.keep_rows(tmp_path / 'new', rows)
   path = tmp_path / 'new' / 'progress.csv'
-  assert common.read_rows(path) == rows
+  assert records.read(str(path)) == rows
   assert path.read_text() == ('timesteps,loss,policy_lag\n'
                               '3000943,7.6599e-05,2.6875\n'
                               '3001000,-0.0142122,3\n')
-
-
-def test_half_a_row_is_passed_over(tmp_path):
-  path = tmp_path / 'progress.csv'
-  assert common.read_rows(path) == []
-  path.write_text('timesteps,episodes\n1,0\n2')
-  assert common.read_rows(path) == [{'timesteps': 1., 'episodes': 0.}]
 
 
 def test_spread_is_the_median_quartiles_and_ends(capsys):
@@ -160,7 +154,7 @@ def test_sweep_trains_one_after_the_other_and_keeps_what_ended_well(
                    '--target_return': '18.0'}
   flags = kept['boxing/new/seed2']['run']
   assert flags['--batch_size'] == '6' and '--target_return' not in flags
-  rows = common.read_rows(results / 'boxing' / 'new' / 'seed2' / 'progress.csv')
+  rows = records.read(str(results / 'boxing' / 'new' / 'seed2' / 'progress.csv'))
   assert len(rows) == 251 and rows[-1]['timesteps'] == 999
 
 
