@@ -1,4 +1,4 @@
-"""Agents, environments and the loops that join them; none of it knows Launchpad."""
+"""The agent and its environments; none of it knows how it is run."""
 
 import os
 import sys

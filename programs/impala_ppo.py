@@ -18,11 +18,12 @@ from programs.nodes import counter as counter_node
 from programs.nodes import evaluator as evaluator_node
 from programs.nodes import learner as learner_node
 from programs.nodes import replay as replay_node
+from programs.nodes import setup as setup_lib
 
 
 def make_program(
     builder: builder_lib.ImpalaPPOBuilder,
-    environment_factory: actor_node.EnvironmentFactory,
+    environment_factory: setup_lib.EnvironmentFactory,
     environment_spec: specs.EnvironmentSpec,
     config: config_lib.RunConfig,
     verbose: bool = False,
@@ -39,13 +40,14 @@ def make_program(
   Returns:
     A program of the groups replay, counter, learner, actor and evaluator.
   """
+  setup = setup_lib.Setup(builder, environment_factory, environment_spec, config)
   program = lp.Program('impala_ppo')
 
   with program.group('replay'):
+    make_tables = functools.partial(builder.make_replay_tables, environment_spec)
     shards = [
         program.add_node(replay_node.ReplayNode(
-            functools.partial(builder.make_replay_tables, environment_spec),
-            config.replay_port and config.replay_port + i))
+            make_tables, config.replay_port and config.replay_port + i))
         for i in range(config.num_replay_shards)]
 
   with program.group('counter'):
@@ -54,20 +56,18 @@ def make_program(
 
   with program.group('learner'):
     learner = program.add_node(lp.CourierNode(
-        _in_node, learner_node.make, builder, environment_spec, config, shards,
-        counter))
+        _in_node, learner_node.make, setup, shards, counter))
 
   with program.group('actor'):
     for i in range(config.num_actors):
       program.add_node(lp.PyNode(
-          _in_node, actor_node.run, builder, environment_factory,
-          environment_spec, config, i, shards[i % len(shards)], learner, counter))
+          _in_node, actor_node.run, setup, i, shards[i % len(shards)], learner,
+          counter))
 
   with program.group('evaluator'):
     if config.evaluation_interval:
       program.add_node(lp.PyNode(
-          _in_node, evaluator_node.run, builder, environment_factory,
-          environment_spec, config, learner, counter))
+          _in_node, evaluator_node.run, setup, learner, counter))
 
   return program
 

@@ -2,17 +2,16 @@
 
 import threading
 import time
-from typing import Callable, Optional, Protocol, Sequence
+from typing import Optional
 
 from acme import core
-from acme import specs
 import dm_env
 import numpy as np
 import reverb
 
 from agents import environments
-from agents.impala_ppo import builder as builder_lib
-from programs import config as config_lib
+from programs.nodes import counter as counter_node
+from programs.nodes import setup as setup_lib
 from programs.runtime import processes
 from programs.runtime import stopping
 from programs.runtime import weights
@@ -20,16 +19,6 @@ from programs.runtime import weights
 _REPORT_SECONDS = 0.5
 # Where cores are short the learner goes first: what waits for it grows stale.
 _NICENESS = 10
-
-# Makes `num_envs` environments from a seed.
-EnvironmentFactory = Callable[[int, int], environments.VectorEnvironment]
-
-
-class ActingRecorder(Protocol):
-  """What a loop reports to."""
-
-  def record_acting(self, timesteps: int, returns: Sequence[float]) -> None:
-    """Takes new timesteps, and raw returns of episodes that have ended."""
 
 
 class VectorEnvironmentLoop(core.Worker):
@@ -43,7 +32,7 @@ class VectorEnvironmentLoop(core.Worker):
       self,
       environment: environments.VectorEnvironment,
       actor: core.Actor,
-      recorder: ActingRecorder,
+      counter: counter_node.RunCounter,
       should_stop: Optional[threading.Event] = None,
   ):
     """Makes a loop.
@@ -51,12 +40,12 @@ class VectorEnvironmentLoop(core.Worker):
     Args:
       environment: what to act in.
       actor: what acts.
-      recorder: is told of timesteps and finished episodes, often.
+      counter: is told of timesteps and finished episodes, often.
       should_stop: ends `run` once set.
     """
     self._environment = environment
     self._actor = actor
-    self._recorder = recorder
+    self._counter = counter
     self._should_stop = should_stop or threading.Event()
 
   def run(self, num_steps: Optional[int] = None) -> None:
@@ -87,28 +76,17 @@ class VectorEnvironmentLoop(core.Worker):
         num_steps -= 1
       now = time.monotonic()
       if now - reported > _REPORT_SECONDS or num_steps == 0:
-        self._recorder.record_acting(timesteps, finished)
+        self._counter.record_acting(timesteps, finished)
         timesteps, finished, reported = 0, [], now
 
 
-def run(
-    builder: builder_lib.ImpalaPPOBuilder,
-    environment_factory: EnvironmentFactory,
-    environment_spec: specs.EnvironmentSpec,
-    config: config_lib.RunConfig,
-    index: int,
-    shard: reverb.Client,
-    learner: core.VariableSource,
-    counter: ActingRecorder,
-    should_stop: threading.Event,
-) -> None:
+def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
+        learner: core.VariableSource, counter: counter_node.RunCounter,
+        should_stop: threading.Event) -> None:
   """Acts until the program stops.
 
   Args:
-    builder: makes the actor's parts.
-    environment_factory: called with a number of environments and a seed.
-    environment_spec: of one environment.
-    config: how to run.
+    setup: of the program.
     index: of this actor.
     shard: gets the experience.
     learner: serves the weights.
@@ -117,15 +95,14 @@ def run(
   """
   if processes.settle_in():
     processes.use_one_core(_NICENESS)
-  seed = config.process_seed(1 + index)
-  adder = builder.make_adder(shard)
+  seed = setup.config.process_seed(1 + index)
+  adder = setup.builder.make_adder(shard)
 
   def act():
-    policy = builder.make_policy(builder.make_networks(environment_spec),
-                                 environment_spec)
-    actor = builder.make_actor(
-        seed, policy, adder, weights.nearest_source(learner, f'actor/{index}'))
-    environment = environment_factory(config.envs_per_actor, seed)
+    actor = setup.builder.make_actor(
+        seed, setup.make_policy(), adder,
+        weights.nearest_source(learner, f'actor/{index}'))
+    environment = setup.environment_factory(setup.config.envs_per_actor, seed)
     VectorEnvironmentLoop(environment, actor, counter, should_stop).run()
 
   # The replay may hold the actor up for as long as nobody samples.

@@ -75,6 +75,7 @@ class RunCounter(core.Worker, core.Saveable):
     self._learner_done = threading.Event()
     self._start = time.monotonic()
     self._walltime_before = 0.
+    self._first_timesteps = 0
     self._last_row = (self._start, 0)
     self._saved: Optional[Mapping[str, Any]] = None
 
@@ -108,25 +109,22 @@ class RunCounter(core.Worker, core.Saveable):
       self._returns.extend(state['returns'])
       self._walltime_before = state['walltime']
       self._start = time.monotonic()
-      self._last_row = (self._start, self._timesteps())
+      self._first_timesteps = self._timesteps()
 
   def run(self) -> None:
     """Writes rows until the program stops, and stops it when it is done."""
-    next_row = None
+    # Nothing is written while nodes are still starting.
+    while self._is_starting() and not self._should_stop.wait(_POLL_SECONDS):
+      self._last_row = (time.monotonic(), self._first_timesteps)
+    next_row = self._last_row[0] + self._period_seconds
     while not self._should_stop.wait(_POLL_SECONDS):
-      if self._timesteps() == 0:
-        continue  # Nodes are still starting.
-      now = time.monotonic()
-      if next_row is None:
-        next_row = now + self._period_seconds
-        self._last_row = (now, self._timesteps())
-      if now >= next_row:
+      if time.monotonic() >= next_row:
         self._logger.write(self._row(self._state()))
         next_row += self._period_seconds
       with self._lock:
         mean = self._returns.mean() if self._returns.is_full else None
       self._limiter.check(self._counter.get_counts(), mean)
-    if self._timesteps():
+    if not self._is_starting():
       # A resumed run goes on from the checkpoint, so the last row is as that.
       saved = self._saved if self._learner_done.wait(_FAREWELL_SECONDS) else None
       self._logger.write(self._row(saved or self._state()))
@@ -136,6 +134,10 @@ class RunCounter(core.Worker, core.Saveable):
     with self._lock:
       return {'counts': self._counter.get_counts(),
               'returns': self._returns.tolist(), 'walltime': self._walltime()}
+
+  def _is_starting(self) -> bool:
+    with self._lock:
+      return self._timesteps() == self._first_timesteps
 
   def _timesteps(self) -> int:
     return int(self._counter.get_counts().get('actor_steps', 0))
@@ -170,17 +172,9 @@ class RunCounter(core.Worker, core.Saveable):
 def make(config: config_lib.RunConfig, verbose: bool,
          stop_program: Callable[[], None],
          should_stop: threading.Event) -> RunCounter:
-  """Makes the counter of a program.
-
-  Args:
-    config: how to run.
-    verbose: whether rows are printed.
-    stop_program: stops the program.
-    should_stop: set when the program stops.
-  """
+  """Makes the counter of a program, which prints its rows if `verbose`."""
   processes.settle_in()
-  return RunCounter(
-      records.progress_logger(config.run_dir, verbose),
-      limiter_lib.Limiter(config.max_timesteps, config.target_return,
-                          stop_program),
-      config.progress_seconds, should_stop)
+  limiter = limiter_lib.Limiter(config.max_timesteps, config.target_return,
+                                stop_program)
+  return RunCounter(records.progress_logger(config.run_dir, verbose), limiter,
+                    config.progress_seconds, should_stop)

@@ -1,21 +1,17 @@
 """The evaluator node: greedy evaluations while training goes on."""
 
 import functools
-import os
 import threading
 from typing import Callable, Optional
 
 from acme import core
-from acme import specs
 from acme.utils import counting
 from acme.utils import loggers
 import dm_env
 import numpy as np
 
 from agents import environments
-from agents.impala_ppo import builder as builder_lib
-from programs import config as config_lib
-from programs.nodes import actor as actor_node
+from programs.nodes import setup as setup_lib
 from programs.runtime import processes
 from programs.runtime import records
 from programs.runtime import stopping
@@ -117,32 +113,24 @@ class Evaluator(core.Worker):
     return timesteps - timesteps % self._interval + self._interval
 
 
-def run(
-    builder: builder_lib.ImpalaPPOBuilder,
-    environment_factory: actor_node.EnvironmentFactory,
-    environment_spec: specs.EnvironmentSpec,
-    config: config_lib.RunConfig,
-    learner: core.VariableSource,
-    counter: counting.Counter,
-    should_stop: threading.Event,
-) -> None:
+def run(setup: setup_lib.Setup, learner: core.VariableSource,
+        counter: counting.Counter, should_stop: threading.Event) -> None:
   """Evaluates until the program stops; arguments are those of actors."""
   if processes.settle_in():
     processes.use_one_core(_NICENESS)
+  config = setup.config
   seed = config.process_seed(0)
-  logger = records.CsvLogger(
-      os.path.join(config.run_dir, records.EVALUATION_FILE),
-      records.EVALUATION_COLUMNS)
 
   def evaluate():
-    policy = builder.make_policy(builder.make_networks(environment_spec),
-                                 environment_spec, evaluation=True)
-    actor = builder.make_actor(
-        seed, policy,
+    actor = setup.builder.make_actor(
+        seed, setup.make_policy(evaluation=True),
         variable_source=weights.nearest_source(learner, 'evaluator'))
     Evaluator(
-        functools.partial(environment_factory, _NUM_ENVS, seed), actor, counter,
-        logger, config.evaluation_episodes, config.evaluation_interval,
+        functools.partial(setup.environment_factory, _NUM_ENVS, seed), actor,
+        counter,
+        records.csv_logger(config.run_dir, records.EVALUATION_FILE,
+                           records.EVALUATION_COLUMNS),
+        config.evaluation_episodes, config.evaluation_interval,
         should_stop).run()
 
   stopping.run_until_stopped(evaluate, should_stop)

@@ -3,18 +3,16 @@
 import sys
 import threading
 import time
-from typing import Any, Mapping, Optional, Sequence
+from typing import Optional, Sequence
 
 from acme import core
-from acme import specs
 import numpy as np
 import reverb
 
 from agents.impala_ppo import acting
-from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import learning
-from programs import config as config_lib
 from programs.nodes import counter as counter_node
+from programs.nodes import setup as setup_lib
 from programs.runtime import checkpoints
 from programs.runtime import processes
 from programs.runtime import stopping
@@ -22,19 +20,6 @@ from programs.runtime import weights
 
 _REPORT_SECONDS = 1.
 _LAST_STEP_SECONDS = 5.
-
-
-class _RemoteState(core.Saveable):
-  """Lets a checkpoint hold the state of a counter in another process."""
-
-  def __init__(self, counter: counter_node.RunCounter):
-    self._counter = counter
-
-  def save(self) -> Mapping[str, Any]:
-    return self._counter.save()
-
-  def restore(self, state: Mapping[str, Any]) -> None:
-    self._counter.restore(state)
 
 
 class LearnerWorker(core.VariableSource, core.Worker):
@@ -64,7 +49,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     self._learner = learner
     self._counter = counter
     self._should_stop = should_stop or threading.Event()
-    checkpoint = checkpoints.checkpoint_of(learner.state, _RemoteState(counter))
+    checkpoint = checkpoints.checkpoint_of(learner.state, counter)
     newest = checkpoints.latest(run_dir)
     if newest is not None:
       checkpoints.restore(newest, checkpoint)
@@ -118,30 +103,24 @@ class LearnerWorker(core.VariableSource, core.Worker):
       self._reported_steps = steps
 
 
-def make(
-    builder: builder_lib.ImpalaPPOBuilder,
-    environment_spec: specs.EnvironmentSpec,
-    config: config_lib.RunConfig,
-    shards: Sequence[reverb.Client],
-    counter: counter_node.RunCounter,
-    should_stop: threading.Event,
-) -> LearnerWorker:
+def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],
+         counter: counter_node.RunCounter,
+         should_stop: threading.Event) -> LearnerWorker:
   """Makes the learner of a program, once the replay serves its tables.
 
   Args:
-    builder: makes the learner's parts.
-    environment_spec: of one environment.
-    config: how to run.
+    setup: of the program.
     shards: of the replay.
     counter: is told of steps and metrics.
     should_stop: set when the program stops.
   """
   processes.settle_in()
+  builder, config = setup.builder, setup.config
   made: list[LearnerWorker] = []
 
   def make_worker():
     learner = builder.make_learner(
-        config.seed, builder.make_networks(environment_spec),
+        config.seed, builder.make_networks(setup.environment_spec),
         builder.make_dataset_iterator(shards), shards)
     made.append(LearnerWorker(learner, counter, config.run_dir,
                               config.checkpoint_minutes, should_stop))

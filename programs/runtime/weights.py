@@ -8,7 +8,7 @@ each actor once more, and only when there are others.
 import mmap
 import os
 import secrets
-from typing import NamedTuple, Protocol, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from acme import core
 import numpy as np
@@ -121,17 +121,7 @@ class SharedWeightsSource(core.VariableSource):
     return [self._collections[name] for name in names]
 
 
-class _Remote(Protocol):
-  """A learner's worker, or a client of one in another process."""
-
-  def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
-    ...
-
-  def shared_weights(self) -> Handle:
-    ...
-
-
-def nearest_source(remote: _Remote, node: str) -> core.VariableSource:
+def nearest_source(remote: Any, node: str) -> core.VariableSource:
   """Returns the fastest way to the weights of a learner, and prints which it is.
 
   Args:
