@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import networks as networks_lib
+from benchmarks import policy_cost
 
 NUM_ACTIONS = 6
 
@@ -122,23 +123,8 @@ def test_misfits_are_told_in_one_line(spec, settings, told):
   assert '\n' not in str(error.value)
 
 
-def count_multiply_adds(network, shape):
-  """Multiplications with a weight that one observation takes."""
-  graph = tf.function(network).get_concrete_function(
-      tf.TensorSpec([1, *shape], tf.uint8)).graph
-  total = 0
-  for op in graph.get_operations():
-    if op.type == 'Conv2D':
-      # Each output pixel takes the whole kernel once.
-      _, height, width, _ = op.outputs[0].shape
-      total += height * width * op.inputs[1].shape.num_elements()
-    elif op.type == 'MatMul':
-      total += op.inputs[1].shape.num_elements()
-  return total
-
-
 def test_acting_costs_at_most_half_of_the_nature_network():
-  shape = (84, 84, 4)
+  spec = specs.Array((84, 84, 4), np.uint8)
   nature = snt.Sequential([
       lambda x: tf.cast(x, tf.float32),
       snt.Conv2D(32, 8, 4, padding='VALID'), tf.nn.relu,
@@ -146,12 +132,13 @@ def test_acting_costs_at_most_half_of_the_nature_network():
       snt.Conv2D(64, 3, 1, padding='VALID'), tf.nn.relu,
       snt.Flatten(), snt.Linear(512), tf.nn.relu,
       snt.Linear(NUM_ACTIONS + 1)])
-  nature_multiply_adds = count_multiply_adds(nature, shape)
+  nature_multiply_adds = policy_cost.multiply_adds(nature, spec)
   # By hand, layer by layer: output height * width * kernel * in * out.
   assert nature_multiply_adds == (
       20 * 20 * 8 * 8 * 4 * 32 + 9 * 9 * 4 * 4 * 32 * 64 +
       7 * 7 * 3 * 3 * 64 * 64 + 7 * 7 * 64 * 512 + 512 * (NUM_ACTIONS + 1))
-  ours = count_multiply_adds(make(shape, frame_stack=4).actor_critic, shape)
+  ours = policy_cost.multiply_adds(
+      make(spec.shape, frame_stack=4).actor_critic, spec)
   # Guards the count itself: policy and value head are two products.
   assert ours == (
       20 * 20 * 8 * 8 * 4 * 16 + 9 * 9 * 4 * 4 * 16 * 32 +
