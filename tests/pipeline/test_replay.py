@@ -195,21 +195,24 @@ def test_rate_limiter_holds_actors_to_the_ratio():
           for name, spec in signature.items()}
   # The limiter's error is inserts x ratio - samples.
   allowed = int(limiter.max_diff)
-  with client.trajectory_writer(1) as writer:
-    def insert():
-      writer.append(item)
-      writer.create_item(replay.REPLAY_TABLE, 1., {
-          name: column[-1] for name, column in writer.history.items()})
+  writer = client.trajectory_writer(1)
 
-    for _ in range(allowed):
-      insert()
-      writer.flush(timeout_ms=5000)
-    insert()
-    with pytest.raises(reverb.errors.DeadlineExceededError):
-      writer.flush(timeout_ms=300)
-    # One sample makes room for one insert.
-    list(client.sample(replay.REPLAY_TABLE, 1))
+  def insert(writer):
+    writer.append(item)
+    writer.create_item(replay.REPLAY_TABLE, 1., {
+        name: column[-1] for name, column in writer.history.items()})
+
+  for _ in range(allowed):
+    insert(writer)
     writer.flush(timeout_ms=5000)
+  insert(writer)
+  with pytest.raises(reverb.errors.DeadlineExceededError):
+    writer.flush(timeout_ms=300)
+  # One sample makes room for one insert.
+  list(client.sample(replay.REPLAY_TABLE, 1))
+  writer.flush(timeout_ms=5000)
+  writer.close()
+  del writer  # Or the server would wait for its stream.
   server.stop()
 
 
