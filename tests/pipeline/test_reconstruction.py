@@ -66,7 +66,7 @@ def ball_contrasts(observations, reconstructions):
   return np.array(left)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.slow
 def test_the_ball_survives_reconstruction_on_frames_never_seen():
   config = config_lib.ImpalaPPOConfig(
       frame_stack=4, sequence_length=T, batch_size=32, samples_per_insert=1.,
