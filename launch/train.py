@@ -47,7 +47,7 @@ def _prepare(flags: Dict[str, Any]) -> settings_lib.Settings:
   if flags['resume']:
     settings = settings_lib.from_flags(flags, settings_lib.load(run_dir))
   elif os.path.isdir(run_dir) and set(os.listdir(run_dir)) - {
-      settings_lib.CONFIG_FILE}:
+      settings_lib.CONFIG_FILE, local.LOGS}:
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
@@ -122,7 +122,8 @@ def main(argv: Optional[List[str]] = None) -> int:
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
-  return local.run_program(program, flags['lp_launch_type'])
+  return local.run_program(program, flags['lp_launch_type'],
+                           settings.run.run_dir, settings.run.restart)
 
 
 if __name__ == '__main__':

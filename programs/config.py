@@ -26,8 +26,13 @@ class RunConfig:
       training episodes reaches it.
     evaluation_interval: timesteps between greedy evaluations; 0 for none.
     evaluation_episodes: episodes in each of them.
-    checkpoint_minutes: time between checkpoints.
+    checkpoint_minutes: time between checkpoints; a learner that is restarted
+      loses as much at most.
     progress_seconds: time between rows of `progress.csv`.
+    step_timeout: seconds that a step of the environments may take, before their
+      actor is restarted.
+    restart: whether processes that end by themselves are restarted; threads
+      cannot be.
   """
   run_dir: str
   seed: int = 0
@@ -40,13 +45,15 @@ class RunConfig:
   target_return: Optional[float] = None
   evaluation_interval: int = 500_000
   evaluation_episodes: int = 8
-  checkpoint_minutes: float = 2.
+  checkpoint_minutes: float = 0.5
   progress_seconds: float = 5.
+  step_timeout: float = 60.
+  restart: bool = True
 
   def __post_init__(self):
     for name in ('num_actors', 'envs_per_actor', 'num_replay_shards',
                  'max_timesteps', 'evaluation_episodes', 'checkpoint_minutes',
-                 'progress_seconds'):
+                 'progress_seconds', 'step_timeout'):
       value = getattr(self, name)
       if not value > 0:
         raise ValueError(f'{name} must be positive, not {value}.')
