@@ -90,13 +90,16 @@ class VectorEnvironmentLoop(core.Worker):
     reporter.close()
 
 
-def _end_when_stuck(loop: VectorEnvironmentLoop, name: str,
-                    seconds: float) -> None:
+def _end_when_stuck(loop: VectorEnvironmentLoop, name: str, seconds: float,
+                    should_stop: threading.Event) -> None:
   """Ends the process, to be restarted, if a step takes too long."""
 
   def watch():
-    while loop.seconds_in_step() < seconds:
-      time.sleep(_WATCH_SECONDS)
+    while not should_stop.wait(_WATCH_SECONDS):
+      if loop.seconds_in_step() >= seconds:
+        break
+    else:
+      return
     print(f'{name}: the environment has been in one step for {seconds:g} s '
           '(--step_timeout); this actor ends.', flush=True)
     os._exit(1)
@@ -131,7 +134,7 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
     environment = setup.environment_factory(setup.config.envs_per_actor, seed)
     loop = VectorEnvironmentLoop(environment, actor, counter, should_stop)
     if has_process:
-      _end_when_stuck(loop, name, setup.config.step_timeout)
+      _end_when_stuck(loop, name, setup.config.step_timeout, should_stop)
     processes.say_if_back(name, 'the episodes and trajectories that it was in')
     loop.run()
 

@@ -4,14 +4,14 @@ A counter that is away for a while, being restarted, holds nobody up.
 """
 
 from concurrent import futures
+import threading
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 
 class Background:
-  """Makes calls one at a time in a thread."""
+  """Makes calls in threads that no process waits for when it ends."""
 
   def __init__(self):
-    self._executor = futures.ThreadPoolExecutor(max_workers=1)
     self._call: Optional[futures.Future] = None
 
   @property
@@ -25,8 +25,16 @@ class Background:
             self._call.exception() is not None)
 
   def start(self, function: Callable[..., Any], *args: Any) -> None:
-    """Makes a call after those before it."""
-    self._call = self._executor.submit(function, *args)
+    """Begins a call, which takes the place of the one before."""
+    call = self._call = futures.Future()
+
+    def run():
+      try:
+        call.set_result(function(*args))
+      except Exception as e:  # pylint: disable=broad-except
+        call.set_exception(e)
+
+    threading.Thread(target=run, daemon=True).start()
 
   def wait(self, seconds: float) -> None:
     if self._call is not None:
