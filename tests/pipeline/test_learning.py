@@ -11,6 +11,7 @@ import tensorflow as tf
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import replay
+from agents.impala_ppo import trajectories
 
 B, T, A = 8, 5, 3
 
@@ -27,7 +28,7 @@ def make_batch(seed=0):
   rng = np.random.default_rng(seed)
   mask = rng.random((B, T)) > 0.2
   mask[0] = False  # Replicas then differ in how much there is to learn.
-  return replay.Trajectories(
+  return trajectories.Trajectories(
       observation=rng.integers(0, 256, (B, T + 1, 16, 16, 4)).astype(np.uint8),
       action=rng.integers(0, A, (B, T)).astype(np.int32),
       reward=rng.normal(0, 2, (B, T)).astype(np.float32),
@@ -80,7 +81,7 @@ def test_two_replicas_are_one_with_the_same_batch(loss):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
     assert (x != before).any()
   a, b = one.metrics(), two.metrics()
-  for name in set(a) - {'wait_fraction', 'frames_per_second'}:
+  for name in set(a) - {'wait_fraction', 'timesteps_per_second'}:
     assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
 
 
@@ -178,14 +179,18 @@ def test_learning_rate_follows_the_steps():
 
 def test_serves_its_version_with_its_weights():
   learner = make_learner(make_config(), [make_batch()])
-  assert weights(learner)[-1] == 0
+  assert learner.get_variables(['version']) == [[0]]
   learner.step()
   learner.step()
-  *served, version = weights(learner)
+  served, (version,) = learner.get_variables(['policy', 'version'])
   assert version == 2 and version.dtype == np.int64
-  for weight, variable in zip(served, learner.state['actor_critic'].variables):
+  expected = learner.state['actor_critic'].variables
+  assert len(served) == len(expected)
+  for weight, variable in zip(served, expected):
     np.testing.assert_array_equal(weight, variable)
-  with pytest.raises(KeyError, match='policy'):
+  # In the order that is asked for.
+  assert learner.get_variables(['version', 'policy'])[0] == [2]
+  with pytest.raises(KeyError, match='critic.*policy, version'):
     learner.get_variables(['critic'])
 
 

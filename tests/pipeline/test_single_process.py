@@ -8,7 +8,7 @@ import numpy as np
 from agents import environments
 from agents.impala_ppo import ImpalaPPOConfig
 
-EXAMPLE = pathlib.Path(__file__).parents[1] / 'docs' / 'single_process.py'
+EXAMPLE = pathlib.Path(__file__).parents[2] / 'docs' / 'single_process.py'
 
 
 def load_example():

@@ -14,6 +14,7 @@ from agents import environments
 from agents.impala_ppo import adders
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import replay
+from agents.impala_ppo import trajectories
 
 NUM_ACTIONS = 3
 SIZE = 8
@@ -181,7 +182,7 @@ def test_rate_limiter_holds_actors_to_the_ratio():
   assert limiter.samples_per_insert == 1.
   server = reverb.Server([table])
   client = reverb.Client(f'localhost:{server.port}')
-  signature = replay.signature(make_spec(), config)
+  signature = trajectories.signature(make_spec(), config)
   item = {name: np.zeros([size or 1 for size in spec.shape],
                          spec.dtype.as_numpy_dtype)
           for name, spec in signature.items()}
@@ -293,12 +294,15 @@ def test_plain_observations_are_stored_as_they_are():
   server = reverb.Server(replay.make_tables(spec, config))
   adder = make_adder(server, config)
   observations = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
-  adder.add_first(dm_env.restart(observations[0]))
+  zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+  adder.add_first(dm_env.TimeStep(np.array([dm_env.StepType.FIRST], np.int32),
+                                  zero, zero, observations[:1]))
   extras = dict(behaviour_logits=np.zeros((1, NUM_ACTIONS), np.float32),
                 policy_version=np.int64(0))
   for observation in observations[1:]:
-    adder.add(np.int32(1), dm_env.transition(np.float32(1.), observation,
-                                             np.float32(1.)), extras)
+    adder.add(np.array([1], np.int32),
+              dm_env.TimeStep(np.array([dm_env.StepType.MID], np.int32), one, one,
+                              observation[None]), extras)
   adder.reset()
   batch = next(iter(replay.make_dataset([f'localhost:{server.port}'], config)))
   np.testing.assert_array_equal(batch.observation[0], observations[:5])

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pathlib
 import time
 
 from absl.testing import absltest
@@ -15,6 +16,7 @@ from agents import environments
 from agents.impala_ppo import ImpalaPPOBuilder
 from agents.impala_ppo import ImpalaPPOConfig
 from agents.impala_ppo import replay
+from programs import config as run_config
 from programs import impala_ppo
 
 GAME = environments.EnvironmentConfig('tests.catch:Catch-v0')
@@ -23,7 +25,7 @@ GAME = environments.EnvironmentConfig('tests.catch:Catch-v0')
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
   """Lets the program's processes import this package, wherever they start."""
-  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  root = str(pathlib.Path(__file__).parents[2])
   monkeypatch.setenv('PYTHONPATH', root)
   lp.flags.FLAGS(['test'])
 
@@ -36,7 +38,7 @@ class Case(absltest.TestCase):
 
 
 def make_program(run_dir, agent=None, **kwargs):
-  run = impala_ppo.RunConfig(**{**dict(
+  run = run_config.RunConfig(**{**dict(
       run_dir=str(run_dir), num_actors=2, envs_per_actor=16,
       max_timesteps=10_000_000, progress_seconds=1., evaluation_interval=4000,
       evaluation_episodes=20), **kwargs})

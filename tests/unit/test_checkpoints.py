@@ -9,9 +9,9 @@ import pytest
 import sonnet as snt
 import tensorflow as tf
 
-from agents import checkpoints
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import networks as networks_lib
+from programs.runtime import checkpoints
 
 
 def make_networks(latent_size=16):
