@@ -66,19 +66,17 @@ def thin(rows: Sequence[Row], most: int = _ROWS_KEPT) -> list[Row]:
   return [*rows[:-1:period], *rows[-1:]]
 
 
-def keep_rows(directory: pathlib.Path, rows: Sequence[Row]) -> None:
-  """Writes the thinned rows of a run to a folder of results."""
+def keep_rows(game: str, variant: str, seed: int,
+              rows: Sequence[Row]) -> pathlib.Path:
+  """Writes the thinned rows of a run to its folder of results; returns that."""
+  directory = RESULTS / game / variant / f'seed{seed}'
   directory.mkdir(parents=True, exist_ok=True)
   with open(directory / records.PROGRESS_FILE, 'w', newline='') as f:
     writer = csv.DictWriter(f, list(rows[0]), lineterminator='\n')
     writer.writeheader()
     writer.writerows({name: f'{value:.12g}' for name, value in row.items()}
                      for row in thin(rows))
-
-
-def result_directory(game: str, variant: str, seed: int) -> pathlib.Path:
-  """Returns the folder of one run's results."""
-  return RESULTS / game / variant / f'seed{seed}'
+  return directory
 
 
 def solved_row(rows: Sequence[Row], game: str) -> Optional[Row]:

@@ -13,19 +13,17 @@ from acme import specs
 import numpy as np
 import tensorflow as tf
 
-from agents import environments
 from agents.impala_ppo import acting
 from agents.impala_ppo import ImpalaPPOBuilder
-from agents.impala_ppo import ImpalaPPOConfig
 from benchmarks import common
+from benchmarks import parts
+from benchmarks import sweep
+from launch import settings as settings_lib
 from programs.runtime import processes
 
 BATCH_SIZES = (1, 32)
 FRAME_SIZES = (42, 84)
-NETWORKS = {
-    'latent': {},
-    'nature': {'conv_channels': (32, 64, 64), 'latent_size': 512},
-}
+VARIANTS = {'latent': 'full', 'nature': 'nature_cnn'}  # Of `benchmarks.sweep`.
 
 
 def multiply_adds(network: Callable[[tf.Tensor], object],
@@ -45,20 +43,17 @@ def multiply_adds(network: Callable[[tf.Tensor], object],
 
 
 def make_policy(game: str, frame_size: int,
-                network: str) -> tuple[acting.Policy, int, np.ndarray]:
+                variant: str) -> tuple[acting.Policy, int, np.ndarray]:
   """Returns a policy, its multiply-adds, and real observations [32, ...]."""
-  environment = environments.make_environment(
-      game, max(BATCH_SIZES), seed=0, frame_size=frame_size)
-  environment_spec = specs.make_environment_spec(environment)
-  builder = ImpalaPPOBuilder(ImpalaPPOConfig(
-      frame_stack=environments.ATARI_FRAME_STACK, **NETWORKS[network]))
+  settings = settings_lib.from_train_flags([
+      '--game', game, '--frame_size', str(frame_size), '--envs_per_actor',
+      str(max(BATCH_SIZES)), *sweep.VARIANTS[variant]])
+  ((_, timestep, _),), environment_spec = parts.record(settings, 0)
+  builder = ImpalaPPOBuilder(settings.agent)
   networks = builder.make_networks(environment_spec)
-  networks.create_variables()
-  observation = environment.reset().observation
-  environment.close()
   return (builder.make_policy(networks, environment_spec),
           multiply_adds(networks.actor_critic, environment_spec.observations),
-          np.ascontiguousarray(observation))
+          np.ascontiguousarray(timestep.observation))
 
 
 def time_calls(call: Callable[[], object], seconds: float) -> float:
@@ -82,8 +77,8 @@ def main() -> None:
   common.print_header(['frames', 'trunk', 'multiply-adds',
                        *(f'batch {size}, ms' for size in BATCH_SIZES)])
   for frame_size in FRAME_SIZES:
-    made = {name: make_policy(flags.game, frame_size, name)
-            for name in NETWORKS}
+    made = {name: make_policy(flags.game, frame_size, variant)
+            for name, variant in VARIANTS.items()}
     times: dict[tuple[str, int], list] = {}
     for round_ in range(flags.rounds + 1):
       for name, (policy, _, observations) in made.items():

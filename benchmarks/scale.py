@@ -55,16 +55,15 @@ def _rows(cell: replayed.Cell, out: str,
            for name, log in logs.items()}
     start += seconds
     steps = len(now['computed'])
-    pull = now['pull'] if len(now['pull']) else np.array([np.nan])
+    if not len(now['pull']):
+      now['pull'] = np.array([np.nan])
     yield {
         'clients': cell.num_clients,
         'shards': cell.num_shards,
         'in/s': len(now['append']) * cell.settings.run.envs_per_actor / seconds,
         'learned/s': steps * agent.batch_size * agent.sequence_length / seconds,
-        'append p50 ms': 1e3 * np.percentile(now['append'], 50),
-        'append p99 ms': 1e3 * np.percentile(now['append'], 99),
-        'pull p50 ms': 1e3 * np.percentile(pull, 50),
-        'pull p99 ms': 1e3 * np.percentile(pull, 99),
+        **{f'{name} p{percent} ms': 1e3 * np.percentile(now[name], percent)
+           for name in ('append', 'pull') for percent in (50, 99)},
         'lag': np.mean(now['lag']),
         'step ms': 1e3 * np.mean(now['computed']),
         'waits': np.sum(now['waited']) / (np.sum(now['waited']) +

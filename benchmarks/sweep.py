@@ -69,8 +69,8 @@ def run_cell(game: str, variant: str, seed: int, runs_dir: str,
     training.wait()
     raise
   if code == 0:
-    kept = common.result_directory(game, variant, seed)
-    common.keep_rows(kept, records.read(str(run_dir / records.PROGRESS_FILE)))
+    kept = common.keep_rows(game, variant, seed, records.read(
+        str(run_dir / records.PROGRESS_FILE)))
     config = json.loads((run_dir / settings_lib.CONFIG_FILE).read_text())
     # Where it ran says nothing to others.
     config['run']['run_dir'] = run_dir.name
@@ -80,9 +80,9 @@ def run_cell(game: str, variant: str, seed: int, runs_dir: str,
 
 def read_cells(game: str) -> list[Cell]:
   """Reads all results of a game, peers' too, in the order of `VARIANTS`."""
-  cells = [Cell(path.parent.name, int(path.name[len('seed'):]),
-                records.read(str(path / records.PROGRESS_FILE)))
-           for path in (common.RESULTS / game).glob('*/seed*')]
+  paths = (common.RESULTS / game).glob(f'*/seed*/{records.PROGRESS_FILE}')
+  cells = [Cell(path.parts[-3], int(path.parts[-2][len('seed'):]),
+                records.read(str(path))) for path in paths]
   order = list(VARIANTS)
   return sorted(cells, key=lambda c: (
       order.index(c.variant) if c.variant in order else len(order),

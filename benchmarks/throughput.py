@@ -24,7 +24,6 @@ while is slow for all of them. Medians over rounds are printed.
 import argparse
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import signal
@@ -32,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import psutil
@@ -51,18 +50,18 @@ _LEARNER_RATE = 'learner_timesteps_per_second'
 _OLD_LEARNER_RATE = 'learner_frames_per_second'  # Its column in older checkouts.
 
 
-def parts_to_measure(
-    settings: settings_lib.Settings
-) -> dict[str, Callable[[], parts.Part]]:
-  """Returns what starts each part, and the learner with its data either way."""
+def start_parts(settings: settings_lib.Settings,
+                stack: contextlib.ExitStack) -> dict[str, parts.Part]:
+  """Starts each part, and the learner with its data either way."""
   plain = dataclasses.replace(settings, agent=dataclasses.replace(
       settings.agent, prefetch_size=0, num_fetch_workers=1))
-  return {
-      **{part.__name__: functools.partial(parts.Part, part, settings)
-         for part in (parts.environment, parts.policy, parts.insertion,
-                      parts.sampling, parts.learner)},
-      **{name: functools.partial(parts.Part, parts.learner_with_data, changed)
-         for name, changed in zip(_LOADING, (settings, plain))}}
+  to_start = {part.__name__: (part, settings) for part in (
+      parts.environment, parts.policy, parts.insertion, parts.sampling,
+      parts.learner)}
+  to_start |= {name: (parts.learner_with_data, changed)
+               for name, changed in zip(_LOADING, (settings, plain))}
+  return {name: stack.enter_context(contextlib.closing(parts.Part(*arguments)))
+          for name, arguments in to_start.items()}
 
 
 def _times(part: str, samples_per_insert: float) -> float:
@@ -210,16 +209,11 @@ def _print_tables(result: dict[str, Any], rounds: list[dict[str, Any]],
 
 
 def measure_parts_and_whole(flags: argparse.Namespace) -> dict[str, Any]:
-  """Prints what the parts cost and how fast the whole is; returns the figures.
-
-  Raises:
-    RuntimeError: if something does not start, or ends.
-  """
+  """Prints what the parts cost and how fast the whole is; returns the figures."""
   settings = settings_lib.from_train_flags(flags.train_flags)
   samples_per_insert = settings.agent.samples_per_insert
   with contextlib.ExitStack() as stack:
-    running = {name: stack.enter_context(contextlib.closing(start()))
-               for name, start in parts_to_measure(settings).items()}
+    running = start_parts(settings, stack)
     whole = stack.enter_context(contextlib.closing(Whole(flags.train_flags)))
     rounds = [measure_round(running, whole, samples_per_insert,
                             flags.part_seconds, flags.seconds)
@@ -230,11 +224,7 @@ def measure_parts_and_whole(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(flags: argparse.Namespace) -> dict[str, Any]:
-  """Prints how fast two training programs are; returns the figures.
-
-  Raises:
-    RuntimeError: if one does not start, or ends.
-  """
+  """Prints how fast two training programs are; returns the figures."""
   with contextlib.closing(Whole()) as here, contextlib.closing(
       Whole(flags.train_flags, flags.compare)) as other:
     rounds = [{'here': here.measure(flags.seconds),
@@ -265,7 +255,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   if flags.compare and not (flags.compare / 'launch' / 'train.py').exists():
     parser.error(f'--compare {flags.compare} has no launch/train.py; give a '
                  'checkout of this project.')
-  if flags.compare in (None, common.CHECKOUT):
+  if flags.compare == common.CHECKOUT:
     settings_lib.from_train_flags(flags.train_flags)  # Or says what is wrong.
   try:
     figures = (compare if flags.compare else measure_parts_and_whole)(flags)

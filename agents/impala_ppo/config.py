@@ -125,6 +125,11 @@ class ImpalaPPOConfig:
         self.samples_per_insert != int(self.samples_per_insert)):
       raise ValueError('replay_sampler fifo needs a whole samples_per_insert, '
                        f'not {self.samples_per_insert}.')
+    if (self.replay_sampler == 'fifo' and self.uses_replay and
+        self.replay_capacity < 2):
+      # Reverb's rate limiter would hold up both sides.
+      raise ValueError('replay_sampler fifo needs a replay_capacity of at least '
+                       f'2, not {self.replay_capacity}.')
     if self.uses_replay and self.min_replay_size > self.replay_capacity:
       raise ValueError(
           f'min_replay_size ({self.min_replay_size}) must not exceed '

@@ -108,11 +108,7 @@ def run(command: list[str], run_dir: str, warm_up: float, seconds: float,
 
 
 def summarize(rows: Sequence[common.Row], warm_up: float) -> dict[str, Any]:
-  """Returns the figures of a run.
-
-  Args:
-    rows: all that it wrote.
-    warm_up: seconds after its first row before its rate is measured.
+  """Returns the figures of a run; the rate is of after the warm-up, in seconds.
 
   Raises:
     RuntimeError: if there are no two rows after the warm-up.
@@ -181,8 +177,7 @@ def main() -> None:
       '-' if value is None else value for value in figures.values()])
   common.write_json(flags.json, {**figures, 'rows': rows})
   if flags.keep:
-    common.keep_rows(
-        common.result_directory(GAME, f'peer_{flags.peer}', flags.seed), rows)
+    common.keep_rows(GAME, f'peer_{flags.peer}', flags.seed, rows)
 
 
 if __name__ == '__main__':

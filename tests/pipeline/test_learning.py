@@ -1,7 +1,8 @@
 """The learner: its step, its replicas, what it serves and saves."""
 
 import dataclasses
-import time
+import threading
+import types
 
 from acme import specs
 import numpy as np
@@ -10,8 +11,12 @@ import tensorflow as tf
 
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import config as config_lib
+from agents.impala_ppo import learning
+from agents.impala_ppo import losses
+from agents.impala_ppo import ops
 from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories
+from tests import oracles
 
 B, T, A = 8, 5, 3
 
@@ -41,11 +46,12 @@ def make_batch(seed=0):
 
 def make_config(**kwargs):
   defaults = dict(frame_stack=4, sequence_length=T, batch_size=B,
-                  samples_per_insert=2., latent_size=32, conv_channels=(8, 8))
+                  samples_per_insert=2., latent_size=32, conv_channels=(8, 8),
+                  autoencoder=False)
   return config_lib.ImpalaPPOConfig(**{**defaults, **kwargs})
 
 
-def make_learner(config, batches, devices=('/cpu:0',), seed=0):
+def make_learner(config, batches, devices=('/cpu:0',), seed=0, **kwargs):
   builder = builder_lib.ImpalaPPOBuilder(config, devices)
   dataset = tf.data.Dataset.from_tensor_slices(
       tf.nest.map_structure(lambda *x: np.stack(x), *batches))
@@ -54,9 +60,21 @@ def make_learner(config, batches, devices=('/cpu:0',), seed=0):
       tf.data.experimental.AutoShardPolicy.OFF)
   dataset = dataset.repeat().with_options(options)
   strategy = builder._get_strategy()
+  networks = kwargs.pop('networks', None) or builder.make_networks(make_spec())
   return builder.make_learner(
-      seed, builder.make_networks(make_spec()),
-      replay.distribute(dataset, strategy))
+      seed, networks, replay.distribute(dataset, strategy), **kwargs)
+
+
+class ReplayClient:
+  """Keeps the priorities that it is given, {key: priority}."""
+
+  def __init__(self):
+    self.updates = {}
+
+  def mutate_priorities(self, table, updates):
+    assert table == replay.REPLAY_TABLE
+    assert not set(updates) & set(self.updates)
+    self.updates.update(updates)
 
 
 def weights(learner):
@@ -68,7 +86,7 @@ def test_two_replicas_are_one_with_the_same_batch(loss):
   assert len(tf.config.list_logical_devices('CPU')) == 2
   batches = [make_batch(seed) for seed in range(10)]
   # A large epsilon keeps Adam from blowing rounding errors up.
-  config = make_config(loss=loss, adam_epsilon=1e-3)
+  config = make_config(loss=loss, autoencoder=True, adam_epsilon=1e-3)
   one = make_learner(config, batches)
   two = make_learner(config, batches, devices=('/cpu:0', '/cpu:1'))
   for x, y in zip(weights(one), weights(two)):
@@ -139,7 +157,8 @@ def test_rewards_are_clipped_for_learning():
 
 
 def test_reconstruction_trains_the_encoder_and_can_be_left_out():
-  config = make_config(baseline_cost=0., entropy_cost=0., learning_rate=3e-3)
+  config = make_config(autoencoder=True, baseline_cost=0., entropy_cost=0.,
+                       learning_rate=3e-3)
   batch = make_batch()
   learner = make_learner(config, [batch])
   learner.step()
@@ -196,7 +215,7 @@ def test_serves_its_version_with_its_weights():
 
 def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
   batches = [make_batch(seed) for seed in range(6)]
-  config = make_config(learning_rate_decay_timesteps=200)
+  config = make_config(autoencoder=True, learning_rate_decay_timesteps=200)
   unbroken = make_learner(config, batches)
   first = make_learner(config, batches)
   for _ in range(3):
@@ -222,42 +241,148 @@ def test_batches_that_replicas_cannot_share_evenly_are_refused():
     builder_lib.ImpalaPPOBuilder(config, devices)
 
 
-def test_waiting_is_counted():
-  def fraction(seconds):
-    def wait(batch):
-      tf.numpy_function(lambda: time.sleep(seconds), [], [])
-      return batch
+@pytest.mark.parametrize('loss, autoencoder, max_gradient_norm', [
+    ('ppo', True, 0.05), ('ppo', False, 1e3),
+    ('vtrace', True, 1e3), ('vtrace', False, 0.05),
+])
+def test_a_step_is_what_numpy_makes_of_it(loss, autoencoder, max_gradient_norm):
+  batch = make_batch()
+  rng = np.random.default_rng(1)
+  batch = batch._replace(policy_version=-rng.integers(0, 9, (B, T)))
+  config = make_config(
+      loss=loss, autoencoder=autoencoder, max_gradient_norm=max_gradient_norm,
+      reconstruction_period=2, learning_rate=1e-2, adam_epsilon=1e-2,
+      replay_sampler='prioritized')
+  builder = builder_lib.ImpalaPPOBuilder(config)
+  networks, client = builder.make_networks(make_spec()), ReplayClient()
+  learner = make_learner(config, [batch], networks=networks,
+                         replay_client=[client])
 
-    batch = tf.nest.map_structure(tf.constant, make_batch())
-    dataset = tf.data.Dataset.from_tensors(batch).repeat().map(wait)
-    builder = builder_lib.ImpalaPPOBuilder(make_config(), ('/cpu:0',))
-    learner = builder.make_learner(0, builder.make_networks(make_spec()),
-                                   iter(dataset))
-    learner.step()  # Traces.
-    learner.metrics()
-    learner.step()
-    return learner.metrics()['wait_fraction']
+  # The first batch's statistics are those that the first step normalises by.
+  some = batch.observation[:, ::2].reshape(-1, 16, 16, 4).astype(np.float64)
+  normalizer = networks.actor_critic.encoder.normalizer
+  normalizer.mean.assign(some.mean(axis=0))
+  normalizer.variance.assign(np.square(some - some.mean(axis=0)).mean())
+  variables = networks.trainable_variables
+  with tf.GradientTape() as tape:
+    outputs = networks.unroll(tf.constant(batch.observation), 2)
+    total = losses.impala_ppo_loss(outputs, batch, config).loss
+  gradients = [g.numpy() for g in tape.gradient(total, variables)]
+  before = [v.numpy() for v in variables]
+  expected, priorities = oracles.impala_ppo_loss(
+      type(outputs)(*(x if x is None else x.numpy() for x in outputs)), batch,
+      config)
+  norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in gradients))
+  expected.update(gradient_norm=norm, learning_rate=1e-2,
+                  policy_lag=np.mean(-batch.policy_version[:B // 2]))
 
-  # A step takes some milliseconds.
-  assert fraction(2.) > 0.5
-  assert fraction(0.) < 0.5
-
-
-def test_prioritised_replay_updates_the_items_it_has_sampled():
-  class Client:
-
-    def __init__(self):
-      self.updates = {}
-
-    def mutate_priorities(self, table, updates):
-      assert table == replay.REPLAY_TABLE
-      self.updates.update(updates)
-
-  config = make_config(replay_sampler='prioritized')
-  learner = make_learner(config, [make_batch()])
-  learner._replay_clients = [Client()]
   learner.step()
-  updates = learner._replay_clients[0].updates
-  # Keys are 0 .. B - 1; the first half of the batch came from the queue.
-  assert set(updates) == set(range(B // 2, B))
-  assert min(updates.values()) > 0
+  metrics = learner.metrics()
+  assert set(metrics) == {*expected, 'wait_fraction', 'timesteps_per_second'}
+  for name, value in expected.items():
+    assert metrics[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+  assert client.updates == pytest.approx(
+      dict(zip(range(B // 2, B), priorities[B // 2:])), rel=1e-3)
+  # Adam's first step is the gradient over its magnitude, but for epsilon.
+  assert (norm > max_gradient_norm) == (max_gradient_norm < 1.)
+  for variable, old, gradient in zip(variables, before, gradients):
+    gradient = gradient * min(1., max_gradient_norm / norm)
+    np.testing.assert_allclose(
+        variable, old - 1e-2 * gradient / (np.abs(gradient) + 1e-2),
+        rtol=1e-3, atol=1e-5)
+
+
+def test_plain_operations_learn_the_same(monkeypatch):
+  batches = [make_batch(seed) for seed in range(3)]
+  # A large epsilon keeps Adam from blowing rounding errors up.
+  config = make_config(autoencoder=True, adam_epsilon=1e-3,
+                       reconstruction_period=2)
+  learned = []
+  for plain in ('0', '1'):
+    monkeypatch.setenv(ops.PLAIN_VARIABLE, plain)
+    learner = make_learner(config, batches)
+    for _ in range(3):
+      learner.step()
+    learned.append(weights(learner))
+  for x, y in zip(*learned):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
+
+
+def update_by_rewards(batch):
+  """Learns nothing; priorities are the first rewards."""
+  return {'loss': tf.constant(0.)}, batch.reward[:, 0]
+
+
+def test_rates_are_of_the_time_since_the_last_metrics(monkeypatch):
+  learner = make_learner(make_config(), [make_batch()], update=update_by_rewards)
+  # Asked at the start of a step, with its batch there, and at its end.
+  clock = iter([0., 3., 4., 4., 5., 8., 10., 10.25, 11.])
+  monkeypatch.setattr(learning, 'time',
+                      types.SimpleNamespace(perf_counter=lambda: next(clock)))
+  assert learner.metrics() == {}
+  learner.step()
+  learner.step()
+  assert learner.metrics() == {'loss': 0., 'wait_fraction': (3 + 1) / 8,
+                               'timesteps_per_second': 2 * B * T / 8}
+  assert learner.metrics() == {}
+  learner.step()
+  assert learner.metrics() == {'loss': 0., 'wait_fraction': 0.25,
+                               'timesteps_per_second': B * T / 1.}
+
+
+@pytest.mark.parametrize('devices', [('/cpu:0',), ('/cpu:0', '/cpu:1')])
+def test_priorities_go_to_the_shards_of_their_items(devices):
+  # The last four are replayed: two of one item, and the same key elsewhere.
+  reward = np.zeros((B, T), np.float32)
+  reward[:, 0] = [9., 9., 9., 9., 1., 2., 3., 4.]
+  batch = make_batch()._replace(
+      reward=reward, key=np.array([1, 2, 3, 4, 7, 7, 7, 8], np.uint64),
+      shard=np.array([0, 0, 0, 0, 0, 2, 0, 2], np.int32))
+  clients = [ReplayClient() for _ in range(3)]
+  learner = make_learner(make_config(replay_sampler='prioritized'), [batch],
+                         devices, replay_client=clients, update=update_by_rewards)
+  learner.step()
+  assert [client.updates for client in clients] == [
+      {7: (1. + 3.) / 2}, {}, {7: 2., 8: 4.}]
+
+
+def test_without_prioritised_replay_there_are_no_priorities():
+  client = ReplayClient()
+  learner = make_learner(make_config(), [make_batch()], replay_client=[client],
+                         update=update_by_rewards)
+  learner.step()
+  assert client.updates == {}
+
+
+def test_nothing_changes_while_the_learner_is_paused():
+  learner = make_learner(make_config(), [make_batch()], update=update_by_rewards)
+  learner.step()
+  thread = threading.Thread(target=learner.step)
+  with learner.paused():
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive() and learner.num_steps == 1
+    assert learner.state['num_steps'] == 1
+  thread.join(30.)
+  assert not thread.is_alive() and learner.num_steps == 2
+
+
+def test_a_pause_waits_for_the_step_that_has_begun():
+  learner = make_learner(make_config(), [make_batch()], update=update_by_rewards)
+  learner.step()
+  run, began, may_go_on = learner._distributed_step, *(
+      threading.Event() for _ in range(2))
+
+  def slow_step(batch):
+    began.set()
+    assert may_go_on.wait(30.)
+    return run(batch)
+
+  learner._distributed_step = slow_step
+  stepping = threading.Thread(target=learner.step)
+  stepping.start()
+  assert began.wait(30.)
+  threading.Timer(0.3, may_go_on.set).start()
+  with learner.paused():
+    assert may_go_on.is_set() and learner.state['num_steps'] == 2
+  stepping.join()

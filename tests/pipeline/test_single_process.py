@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 
 import numpy as np
+import pytest
 
 from agents import environments
 from agents.impala_ppo import ImpalaPPOConfig
@@ -22,17 +23,18 @@ def run(game, seed, learner_steps):
   config = ImpalaPPOConfig(
       frame_stack=environments.EnvironmentConfig(game).frame_stack,
       sequence_length=4, batch_size=4, samples_per_insert=2.,
-      replay_sampler='fifo', queue_capacity=64, variable_update_period=1)
+      replay_sampler='fifo', queue_capacity=64, variable_update_period=1,
+      latent_size=32)
   return np.array(load_example().train(game, seed, learner_steps, config))
 
 
-def test_the_same_seed_gives_the_same_losses_for_200_steps():
-  first = run('pong', 0, 200)
-  np.testing.assert_array_equal(first, run('pong', 0, 200))
-  other = run('pong', 1, 20)
-  assert (first[:20] != other).all()
-
-
-def test_vectors_train_too():
-  losses = run('CartPole-v1', 0, 20)
-  assert np.isfinite(losses).all()
+@pytest.mark.parametrize('game, learner_steps', [
+    ('tests.catch:Catch-v0', 40),  # An episode has 7 steps, a batch 8 new ones.
+    ('CartPole-v1', 20),
+    pytest.param('pong', 150, marks=pytest.mark.slow),  # Into a second episode.
+])
+def test_the_same_seed_gives_the_same_losses_and_another_others(game, learner_steps):
+  first = run(game, 0, learner_steps)
+  assert first.shape == (learner_steps,) and len(set(first)) == learner_steps
+  np.testing.assert_array_equal(first, run(game, 0, learner_steps))
+  assert (first[:5] != run(game, 1, 5)).all()

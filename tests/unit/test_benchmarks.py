@@ -48,11 +48,17 @@ def test_thinned_rows_are_spread_evenly_up_to_the_last(num_rows):
     assert thinned == rows
 
 
-def test_kept_rows_are_read_back(tmp_path):
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+  monkeypatch.setattr(common, 'RESULTS', tmp_path)
+  return tmp_path
+
+
+def test_kept_rows_are_read_back(results):
   rows = [{'timesteps': 3_000_943., 'loss': 7.6599e-05, 'policy_lag': 2.6875},
           {'timesteps': 3_001_000., 'loss': -0.0142122, 'policy_lag': 3.}]
-  common.keep_rows(tmp_path / 'new', rows)
-  path = tmp_path / 'new' / 'progress.csv'
+  assert common.keep_rows('pong', 'full', 1, rows) == results / 'pong/full/seed1'
+  path = results / 'pong' / 'full' / 'seed1' / 'progress.csv'
   assert records.read(str(path)) == rows
   assert path.read_text() == ('timesteps,loss,policy_lag\n'
                               '3000943,7.6599e-05,2.6875\n'
@@ -80,20 +86,13 @@ def test_what_is_not_positive_is_refused_in_one_line(text, capsys):
   assert text in printed and printed.count('\n') == 1
 
 
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-  monkeypatch.setattr(common, 'RESULTS', tmp_path)
-  return tmp_path
-
-
 def test_report_tells_of_all_runs_of_a_game(results, capsys):
   pytest.importorskip('matplotlib')
   for variant, seed, means in (
       ('peer_cleanrl_ppo', 0, [-21., -20.44]), ('impala', 0, [-20., 17.99]),
       ('full', 10, [-20., 0., 18., 18.5]), ('full', 2, [18.])):
-    common.keep_rows(common.result_directory('pong', variant, seed),
-                     rows_of(means))
-  common.keep_rows(common.result_directory('boxing', 'full', 0), rows_of([50.]))
+    common.keep_rows('pong', variant, seed, rows_of(means))
+  common.keep_rows('boxing', 'full', 0, rows_of([50.]))
   assert sweep.main(['--report']) == 0
   table, _, curves = capsys.readouterr().out.partition('\ncurves: ')
   assert table == """\

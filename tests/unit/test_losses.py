@@ -9,30 +9,9 @@ from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import losses
 from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import trajectories
+from tests import oracles
 
 T, B, A = 7, 5, 4
-
-
-def slow_vtrace(log_rhos, discounts, rewards, values, bootstrap_value, mask,
-                lambda_=1.):
-  """Eq. 1 of the IMPALA paper as it is written, a sum over t for every s."""
-  rho = np.minimum(1., np.exp(log_rhos)) * mask
-  c = lambda_ * np.minimum(1., np.exp(log_rhos)) * mask
-  next_values = np.concatenate([values[1:], bootstrap_value[None]])
-  delta = rho * (rewards + discounts * next_values - values)
-  num_steps, batch_size = rewards.shape
-  v = np.array(values)
-  for b in range(batch_size):
-    for s in range(num_steps):
-      for t in range(s, num_steps):
-        weight = 1.
-        for i in range(s, t):
-          weight *= discounts[i, b] * c[i, b]
-        v[s, b] += weight * delta[t, b]
-  next_v = np.concatenate([v[1:], bootstrap_value[None]])
-  next_v = lambda_ * next_v + (1. - lambda_) * next_values
-  advantages = rewards + discounts * next_v - values
-  return v, advantages, rho * advantages
 
 
 def random_batch(seed=0):
@@ -56,7 +35,7 @@ def column(*numbers):
 def test_vtrace_is_equation_1(seed, lambda_):
   batch = random_batch(seed)
   assert 0 < batch['mask'].mean() < 1 and (batch['discounts'] == 0).any()
-  targets, advantages, pg_advantages = slow_vtrace(**batch, lambda_=lambda_)
+  targets, advantages, pg_advantages = oracles.vtrace(**batch, lambda_=lambda_)
   result = losses.vtrace(**batch, lambda_=lambda_)
   np.testing.assert_allclose(result.targets, targets, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(
@@ -386,66 +365,6 @@ def random_outputs_and_batch(config, seed=0):
   return outputs, batch
 
 
-def loss_by_numpy(outputs, batch, config):
-  """The whole loss in float64, by other means: no TensorFlow, no scan.
-
-  Returns:
-    Metrics and priorities.
-  """
-  def log_softmax(x):
-    x = x.astype(np.float64)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
-  def chosen(log_p):
-    return np.take_along_axis(log_p, batch.action[..., None], -1)[..., 0]
-
-  mask = batch.mask.astype(np.float64)
-  log_p = log_softmax(outputs.logits[:, :-1])
-  log_rhos = chosen(log_p) - chosen(log_softmax(batch.behaviour_logits))
-  values = outputs.values.astype(np.float64)
-  targets, advantages, pg_advantages = (x.T for x in slow_vtrace(
-      log_rhos.T, config.discount * batch.discount.T,
-      np.clip(batch.reward, -config.max_abs_reward, config.max_abs_reward).T,
-      values[:, :-1].T, values[:, -1], mask.T, config.vtrace_lambda))
-
-  def mean(x):
-    return x[batch.mask].mean()
-
-  ratios = np.exp(log_rhos)
-  if config.loss == 'ppo':
-    if config.normalize_advantages:
-      experience = advantages[batch.mask]
-      advantages = (advantages - experience.mean()) / experience.std()
-    clipped = np.clip(ratios, 1 - config.clip_epsilon, 1 + config.clip_epsilon)
-    policy_loss = -mean(np.minimum(ratios * advantages, clipped * advantages))
-  else:
-    policy_loss = -mean(chosen(log_p) * pg_advantages)
-  value_loss = mean(np.square(targets - values[:, :-1])) / 2
-  entropy = mean(-(np.exp(log_p) * log_p).sum(axis=-1))
-  reconstruction_loss = 0.
-  if config.autoencoder:
-    target = outputs.normalized_observation.astype(np.float64)
-    weight = np.ones_like(target)
-    if config.frame_stack > 1:
-      weight = np.abs(target[..., -1:] - target[..., -2:-1])
-      target = target[..., -1:]
-    error = np.square(outputs.reconstruction - target)
-    reconstruction_loss = np.mean([
-        (e.mean() + np.average(e, weights=w)) / 2 for e, w in zip(error, weight)])
-  metrics = {
-      'loss': (policy_loss + config.baseline_cost * value_loss -
-               config.entropy_cost * entropy +
-               config.reconstruction_cost * reconstruction_loss),
-      'policy_loss': policy_loss,
-      'value_loss': value_loss,
-      'entropy': entropy,
-      'reconstruction_loss': reconstruction_loss,
-      'clip_fraction': mean(np.abs(ratios - 1) > config.clip_epsilon),
-      'approximate_kl': mean(ratios - 1 - log_rhos),
-  }
-  return metrics, (np.abs(targets - values[:, :-1]) * mask).mean(axis=1)
-
-
 @pytest.mark.parametrize('settings', [
     dict(loss='ppo', autoencoder=True, frame_stack=1),
     dict(loss='ppo', autoencoder=True, frame_stack=4),
@@ -459,7 +378,7 @@ def test_each_metric_is_what_numpy_makes_of_it(settings):
       vtrace_lambda=0.9, baseline_cost=0.7, entropy_cost=0.3,
       reconstruction_cost=0.4, max_abs_reward=2., **settings)
   outputs, batch = random_outputs_and_batch(config)
-  expected, priorities = loss_by_numpy(outputs, batch, config)
+  expected, priorities = oracles.impala_ppo_loss(outputs, batch, config)
   # Whatever is clipped or not is there to be seen.
   assert 0. < expected['clip_fraction'] < 1.
   assert np.abs(batch.reward).max() > 2. > np.abs(batch.reward).min()
@@ -488,7 +407,7 @@ def test_estimates_are_constants_and_resets_have_no_gradient(loss):
   # The last step is only bootstrapped from.
   assert (to_logits[:, -1] == 0).all() and (to_values[:, -1] == 0).all()
   # That of half a squared error is the error, which priorities are means of.
-  _, priorities = loss_by_numpy(outputs, batch, config)
+  _, priorities = oracles.impala_ppo_loss(outputs, batch, config)
   np.testing.assert_allclose(
       np.abs(to_values[:, :-1]).sum(axis=1),
       config.baseline_cost * priorities * T / batch.mask.sum(), rtol=1e-4)
