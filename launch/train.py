@@ -36,7 +36,7 @@ def _prepare(argv: Sequence[str]
   command, settings = settings_lib.parse_train(argv)
   run_dir = settings.run.run_dir
   if not command.resume and os.path.isdir(run_dir) and (
-      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE}):
+      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, local.LOGS}):
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
@@ -108,7 +108,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
-  return local.run_program(program, command.lp_launch_type)
+  return local.run_program(program, command.lp_launch_type,
+                           settings.run.run_dir, settings.run.restart)
 
 
 if __name__ == '__main__':

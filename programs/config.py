@@ -30,8 +30,13 @@ class RunConfig:
       training episodes reaches it.
     evaluation_interval: timesteps between greedy evaluations; 0 for none.
     evaluation_episodes: episodes in each of them.
-    checkpoint_minutes: time between checkpoints.
+    checkpoint_minutes: time between checkpoints; a learner that is restarted
+      loses as much at most.
     progress_seconds: time between rows of `progress.csv`.
+    step_timeout: seconds that a step of the environments may take, before their
+      actor is restarted.
+    restart: whether processes that end by themselves are restarted; threads
+      cannot be.
   """
   run_dir: str
   seed: Annotated[int, Range(0, 2**63 - 1)] = 0
@@ -46,8 +51,10 @@ class RunConfig:
   evaluation_interval: Annotated[int, Range(0, 10**15)] = 500_000
   evaluation_episodes: Annotated[int, Range(1, 1_000_000)] = 8
   # Up to a year.
-  checkpoint_minutes: Annotated[float, Range(0, 525_600, above=True)] = 2.
+  checkpoint_minutes: Annotated[float, Range(0, 525_600, above=True)] = 0.5
   progress_seconds: Annotated[float, Range(0, 31_536_000, above=True)] = 5.
+  step_timeout: Annotated[float, Range(0, 31_536_000, above=True)] = 60.
+  restart: bool = True
 
   def __post_init__(self):
     validation.check(self)

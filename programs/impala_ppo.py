@@ -19,6 +19,10 @@ from programs.nodes import evaluator as evaluator_node
 from programs.nodes import learner as learner_node
 from programs.nodes import replay as replay_node
 from programs.nodes import setup as setup_lib
+from programs.runtime import processes
+
+# How long a node waits for the answer of another.
+_CALL_SECONDS = 5.
 
 
 def make_program(
@@ -40,6 +44,7 @@ def make_program(
   Returns:
     A program of the groups replay, counter, learner, actor and evaluator.
   """
+  run = functools.partial(_in_node, processes.this_process())
   setup = setup_lib.Setup(builder, environment_factory, environment_spec, config)
   program = lp.Program('impala_ppo')
 
@@ -47,31 +52,36 @@ def make_program(
     make_tables = functools.partial(builder.make_replay_tables, environment_spec)
     shards = [
         program.add_node(replay_node.ReplayNode(
-            make_tables, config.replay_port and config.replay_port + i))
+            make_tables, config.replay_port and config.replay_port + i,
+            processes.this_process()))
         for i in range(config.num_replay_shards)]
 
   with program.group('counter'):
     counter = program.add_node(lp.CourierNode(
-        _in_node, counter_node.make, config, verbose, lp.stop))
+        run, counter_node.make, config, verbose, lp.stop))
+    counter.set_client_kwargs(call_timeout=_CALL_SECONDS)
 
   with program.group('learner'):
     learner = program.add_node(lp.CourierNode(
-        _in_node, learner_node.make, setup, shards, counter))
+        run, learner_node.make, setup, shards, counter))
+    learner.set_client_kwargs(call_timeout=_CALL_SECONDS)
 
   with program.group('actor'):
     for i in range(config.num_actors):
       program.add_node(lp.PyNode(
-          _in_node, actor_node.run, setup, i, shards[i % len(shards)], learner,
+          run, actor_node.run, setup, i, shards[i % len(shards)], learner,
           counter))
 
   with program.group('evaluator'):
     if config.evaluation_interval:
       program.add_node(lp.PyNode(
-          _in_node, evaluator_node.run, setup, learner, counter))
+          run, evaluator_node.run, setup, learner, counter))
 
   return program
 
 
-def _in_node(function: Callable[..., Any], *args: Any) -> Any:
+def _in_node(launcher: processes.Process, function: Callable[..., Any],
+             *args: Any) -> Any:
   """Calls what a node runs, in its process, with the program's end."""
+  processes.end_with(launcher)
   return function(*args, should_stop=lp.stop_event())

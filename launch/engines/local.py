@@ -1,65 +1,241 @@
-"""Launchpad's local launchers: every node a process, or a thread."""
+"""This machine as an engine: every node a process, or a thread.
+
+Processes are started by the commands that Launchpad makes of a program, and
+supervised here: Launchpad's own launcher ends everything with the first node,
+and passes its output on through a shell that holds it back.
+"""
 
 import contextlib
 import os
 import pathlib
-import re
 import signal
+import subprocess
 import sys
+import threading
+import time
+from typing import Optional, TextIO
 
+from acme.utils import loggers
 import launchpad as lp
-import psutil
+from launchpad import context
+
+from launch.engines import supervision
+from programs.runtime import processes
+from programs.runtime import records
+
+_POLL_SECONDS = 0.1
+_RESTART_SECONDS = 1.
+# How long nodes may take to end: the learner saves its last checkpoint.
+_GRACE_SECONDS = 12.
+# Launchpad's countdown to killing a node is left to the supervisor.
+_NODE_FLAGS = ('--lp_termination_notice_secs=-1',)
+# The folder of a run that holds what its nodes print.
+LOGS = 'logs'
 
 
-def run_program(program: lp.Program, launch_type: str) -> int:
+def run_program(program: lp.Program, launch_type: str,
+                run_dir: Optional[str] = None, restarts: bool = True) -> int:
   """Runs a program to its end; returns the exit code.
 
-  Once any node ends, so does the program: unless it was told to, the node has
-  failed, and the others would wait for it forever.
+  Args:
+    program: what to run.
+    launch_type: `local_mp` for a process for each node, `local_mt` for a thread.
+    run_dir: gets `logs`, a file of the output of each process, and
+      `restarts.csv`; None for neither.
+    restarts: whether processes that end by themselves are restarted. Threads
+      are not: one that fails ends the program.
+
+  Returns:
+    0 if the program was done or told to stop, else 1.
   """
   # Launchpad parses the command line for its own flags; ours are none of them.
   lp.flags.FLAGS(sys.argv[:1])
-  # Nodes import this package from wherever it was imported here.
-  root = str(pathlib.Path(__file__).resolve().parents[2])
-  os.environ['PYTHONPATH'] = os.pathsep.join(
-      filter(None, [root, os.environ.get('PYTHONPATH')]))
-  manager = lp.launch(program, launch_type, terminal='current_terminal')
-  lp.register_stop_handler(_kill_starting_nodes)
+  if launch_type == 'local_mt':
+    return _run_threads(program)
+  return _Supervisor(program, run_dir, restarts).run()
+
+
+def _run_threads(program: lp.Program) -> int:
+  manager = lp.launch(program, 'local_mt')
   try:
     manager.wait(return_on_first_completed=True)
     failed = not manager.stop_event().is_set()
   except Exception as e:  # pylint: disable=broad-except
-    _say(f'a node failed: {e}')
+    _say(f'error: a node failed: {e}', sys.stderr)
     failed = True
   if failed:
-    _say('a node failed, as printed above; stopping the others.')
+    _say('error: a node failed, as printed above; stopping the others. Nodes that '
+         'are threads cannot be restarted.', sys.stderr)
     signal.raise_signal(signal.SIGTERM)
   manager.wait(raise_error=False)
   return int(failed)
 
 
-def _say(error: str):
+def _say(line: str, file: TextIO = sys.stdout) -> None:
+  _print(f'train: {line}', file)
+
+
+def _print(line: str, file: TextIO = sys.stdout) -> None:
   try:
-    print(f'train: error: {error}', file=sys.stderr, flush=True)
-  except BrokenPipeError:
-    # Nobody reads on, which is no reason to leave the nodes running.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.dup2(nowhere, sys.stderr.fileno())
+    print(line, file=file, flush=True)
+  except OSError:
+    # Nobody reads on, which is no reason to stop: the logs are there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
-def _kill_starting_nodes():
-  """Ends the processes of nodes that cannot hear yet that they are to stop.
+class _Node:
+  """The process of a node, and its output."""
 
-  Launchpad starts them with SIGTERM ignored, and they handle it only once they
-  have imported everything. Until then they have nothing to lose.
-  """
-  this = psutil.Process()
-  for process in this.children(recursive=True):
-    with contextlib.suppress(OSError, psutil.Error):
-      if process.exe() != this.exe():
-        continue  # Passes a node's output on, and ends with it.
-      with open(f'/proc/{process.pid}/status') as f:
-        ignored = re.search(r'SigIgn:\s*(\w+)', f.read())
-      if ignored and int(ignored[1], 16) >> (signal.SIGTERM - 1) & 1:
-        process.kill()
+  def __init__(self, title: str, command: list[str], env: dict[str, str],
+               log_dir: Optional[str]):
+    self.title = title
+    self._command = command
+    self._env = env
+    self.log: Optional[str] = None
+    if log_dir is not None:
+      self.log = os.path.join(log_dir, title.replace('/', '_') + '.log')
+    self.last_line = 'nothing'
+    self.ended_at = 0.
+
+  def start(self, restarts: int) -> None:
+    """Starts the process, the first time or anew."""
+    # A session of its own: Ctrl-C in a terminal is for the launcher.
+    self._process = subprocess.Popen(
+        self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+        env={**self._env, processes.NODE_VARIABLE: self.title,
+             processes.RESTARTS_VARIABLE: str(restarts),
+             processes.ENDED_AT_VARIABLE: str(self.ended_at)})
+    self.ended_at = 0.
+    self._pump = threading.Thread(target=self._pass_on, daemon=True)
+    self._pump.start()
+
+  def poll(self) -> Optional[int]:
+    """Returns the return code once the process has ended."""
+    code = self._process.poll()
+    if code is not None:
+      self._pump.join(1.)  # Its last words.
+    return code
+
+  def signal(self, number: int) -> None:
+    self._process.send_signal(number)
+
+  def _pass_on(self) -> None:
+    for raw in self._process.stdout:  # type: ignore[union-attr]
+      line = raw.decode(errors='replace').rstrip()
+      self.last_line = line or self.last_line
+      _print(f'[{self.title}] {line}')
+      if self.log is not None:
+        # A full disk must not stop the node, which waits for its reader.
+        with contextlib.suppress(OSError), open(self.log, 'a') as f:
+          f.write(line + '\n')
+
+
+class _Supervisor:
+  """Starts the nodes, restarts those that end, and stops them all."""
+
+  def __init__(self, program: lp.Program, run_dir: Optional[str],
+               restarts: bool):
+    log_dir = None
+    self._record: loggers.Logger = loggers.NoOpLogger()
+    if run_dir is not None:
+      log_dir = os.path.join(run_dir, LOGS)
+      os.makedirs(log_dir, exist_ok=True)
+      self._record = records.csv_logger(run_dir, records.RESTARTS_FILE,
+                                        records.RESTARTS_COLUMNS)
+    self._nodes = [
+        _Node(command.title, [*command.command_as_list, *_NODE_FLAGS],
+              {**_environment(), **command.env_overrides}, log_dir)
+        for command in _commands(program)]
+    self._policy = supervision.RestartPolicy(restarts)
+    self._why: Optional[str] = None
+
+  def run(self) -> int:
+    """Returns the exit code."""
+    for number, why in ((signal.SIGUSR1, 'done'), (signal.SIGTERM, 'stopped'),
+                        (signal.SIGHUP, 'stopped'), (signal.SIGINT, 'stopped')):
+      if signal.getsignal(number) != signal.SIG_IGN:  # Or nohup means nothing.
+        signal.signal(number, lambda *_, why=why: self._end(why))
+    for node in self._nodes:
+      node.start(self._policy.started(node.title))
+    failure = None
+    while self._why is None and failure is None:
+      time.sleep(_POLL_SECONDS)
+      failure = self._restart_ended()
+    self._stop()
+    if failure is None:
+      _say(f'{self._why}; every node has ended.')
+      return 0
+    _say(failure, sys.stderr)
+    return 1
+
+  def _end(self, why: str) -> None:
+    if self._why == 'stopped' and why == 'stopped':  # Asked twice.
+      for node in self._nodes:
+        node.signal(signal.SIGKILL)
+    self._why = self._why or why
+
+  def _restart_ended(self) -> Optional[str]:
+    """Restarts nodes that have ended; returns why there is no going on."""
+    for node in self._nodes:
+      code = node.poll()
+      if code is None:
+        continue
+      now = time.time()
+      if not node.ended_at:
+        node.ended_at = now
+        how = supervision.describe_exit(code)
+        reason = self._policy.reason_to_give_up(node.title, code)
+        where = f'; its log is {node.log}' if node.log else ''
+        if reason is not None:
+          return (f'error: node {node.title} {how}, and {reason}{where}. It '
+                  f'said last: {node.last_line}')
+        _say(f'node {node.title} {how}; restarting it{where}.')
+        self._record.write({'time': round(now, 1), 'node': node.title, 'how': how})
+      elif now - node.ended_at >= _RESTART_SECONDS:
+        node.start(self._policy.started(node.title))
+    return None
+
+  def _stop(self) -> None:
+    """Tells all nodes to end, and kills those that take too long."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    alive = [node for node in self._nodes if node.poll() is None]
+    for node in alive:
+      node.signal(signal.SIGTERM)
+    while alive and time.monotonic() < deadline:
+      time.sleep(_POLL_SECONDS)
+      alive = [node for node in alive if node.poll() is None]
+    for node in alive:
+      _say(f'node {node.title} did not end in time; killing it.')
+      node.signal(signal.SIGKILL)
+
+
+def _environment() -> dict[str, str]:
+  # Nodes import this package from wherever it was imported here.
+  root = str(pathlib.Path(__file__).resolve().parents[2])
+  path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
+  return {**os.environ, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'}
+
+
+def _commands(program: lp.Program) -> list:
+  """Returns what to start, a command for each node, with addresses bound."""
+  launcher = os.getpid()
+
+  def stop_program(mark_as_completed: bool = False) -> None:
+    del mark_as_completed
+    os.kill(launcher, signal.SIGUSR1)
+
+  for nodes in program.groups.values():
+    for node in nodes:
+      node.launch_context.initialize(
+          context.LaunchType.LOCAL_MULTI_PROCESSING, None, stop_program)
+  for label, nodes in program.groups.items():
+    for node in nodes:
+      for handle in node.input_handles:
+        handle.connect(node, label)
+  for node in program.get_all_nodes():
+    node.bind_addresses()
+  return [
+      command for label, nodes in program.groups.items() if nodes
+      for command in nodes[0].to_executables(
+          nodes, label, nodes[0].launch_context)]

@@ -1,5 +1,6 @@
 """The actor node: an actor in a vector environment, and what it reports."""
 
+import os
 import threading
 import time
 from typing import Optional
@@ -13,10 +14,12 @@ from agents import environments
 from programs.nodes import counter as counter_node
 from programs.nodes import setup as setup_lib
 from programs.runtime import processes
+from programs.runtime import reports
 from programs.runtime import stopping
 from programs.runtime import weights
 
 _REPORT_SECONDS = 0.5
+_WATCH_SECONDS = 0.5
 # Where cores are short the learner goes first: what waits for it grows stale.
 _NICENESS = 10
 
@@ -47,6 +50,12 @@ class VectorEnvironmentLoop(core.Worker):
     self._actor = actor
     self._counter = counter
     self._should_stop = should_stop or threading.Event()
+    self._step_began: Optional[float] = None
+
+  def seconds_in_step(self) -> float:
+    """Returns how long the environment has been busy with its current step."""
+    began = self._step_began
+    return 0. if began is None else time.monotonic() - began
 
   def run(self, num_steps: Optional[int] = None) -> None:
     """Runs until stopped.
@@ -55,29 +64,47 @@ class VectorEnvironmentLoop(core.Worker):
       num_steps: steps of the vector environment to take; None for no end.
     """
     episode_returns = np.zeros(self._environment.num_envs, np.float64)
-    finished: list[float] = []
-    timesteps = 0
+    reporter = reports.ActingReporter(self._counter)
     reported = time.monotonic()
     timestep = self._environment.reset()
     self._actor.observe_first(timestep)
     while not self._should_stop.is_set() and num_steps != 0:
       action = self._actor.select_action(timestep.observation)
+      self._step_began = time.monotonic()
       timestep = self._environment.step(action)
+      self._step_began = None
       self._actor.observe(action, timestep)
       self._actor.update()
 
-      timesteps += int(environments.is_experience(timestep).sum())
       episode_returns += timestep.reward
       last = timestep.step_type == dm_env.StepType.LAST
-      if last.any():
-        finished.extend(episode_returns[last].tolist())
-        episode_returns[last] = 0.
+      reporter.add(int(environments.is_experience(timestep).sum()),
+                   episode_returns[last].tolist())
+      episode_returns[last] = 0.
       if num_steps is not None:
         num_steps -= 1
       now = time.monotonic()
-      if now - reported > _REPORT_SECONDS or num_steps == 0:
-        self._counter.record_acting(timesteps, finished)
-        timesteps, finished, reported = 0, [], now
+      if now - reported > _REPORT_SECONDS:
+        reporter.send()
+        reported = now
+    reporter.close()
+
+
+def _end_when_stuck(loop: VectorEnvironmentLoop, name: str, seconds: float,
+                    should_stop: threading.Event) -> None:
+  """Ends the process, to be restarted, if a step takes too long."""
+
+  def watch():
+    while not should_stop.wait(_WATCH_SECONDS):
+      if loop.seconds_in_step() >= seconds:
+        break
+    else:
+      return
+    print(f'{name}: the environment has been in one step for {seconds:g} s '
+          '(--step_timeout); this actor ends.', flush=True)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
@@ -93,17 +120,23 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
     counter: is told of timesteps and returns.
     should_stop: set when the program stops.
   """
-  if processes.settle_in():
+  has_process = processes.settle_in()
+  if has_process:
     processes.use_one_core(_NICENESS)
+  name = f'actor/{index}'
   seed = setup.config.process_seed(1 + index)
   adder = setup.builder.make_adder(shard)
 
   def act():
     actor = setup.builder.make_actor(
         seed, setup.make_policy(), adder,
-        weights.nearest_source(learner, f'actor/{index}'))
+        weights.NearestSource(learner, name))
     environment = setup.environment_factory(setup.config.envs_per_actor, seed)
-    VectorEnvironmentLoop(environment, actor, counter, should_stop).run()
+    loop = VectorEnvironmentLoop(environment, actor, counter, should_stop)
+    if has_process:
+      _end_when_stuck(loop, name, setup.config.step_timeout, should_stop)
+    processes.say_if_back(name, 'the episodes and trajectories that it was in')
+    loop.run()
 
   # The replay may hold the actor up for as long as nobody samples.
   stopping.run_until_stopped(act, should_stop, interrupt=adder.reset)

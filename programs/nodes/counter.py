@@ -1,6 +1,7 @@
 """The counter node: what a run has done so far, and its records."""
 
 import collections
+import functools
 import threading
 import time
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
@@ -55,6 +56,8 @@ class RunCounter(core.Worker, core.Saveable):
       limiter: limiter_lib.Limiter,
       period_seconds: float = 5.,
       should_stop: Optional[threading.Event] = None,
+      keep: Callable[[Mapping[str, Any]], None] = lambda state: None,
+      count_restarts: Callable[[], int] = lambda: 0,
   ):
     """Makes a counter at zero.
 
@@ -63,9 +66,13 @@ class RunCounter(core.Worker, core.Saveable):
       limiter: ends the program.
       period_seconds: time between rows.
       should_stop: set when the program stops.
+      keep: is given the state with each row, to `restore` it after a restart.
+      count_restarts: returns how many nodes of the run were restarted.
     """
     self._logger = logger
     self._limiter = limiter
+    self._keep = keep
+    self._count_restarts = count_restarts
     self._period_seconds = period_seconds
     self._should_stop = should_stop or threading.Event()
     self._lock = threading.Lock()
@@ -86,11 +93,15 @@ class RunCounter(core.Worker, core.Saveable):
       self._counter.increment(actor_steps=timesteps,
                               actor_episodes=len(returns))
 
-  def record_learning(self, steps: int, metrics: Mapping[str, float]) -> None:
-    """Adds learner steps, and replaces the learner's metrics."""
+  def record_learning(self, num_steps: int, metrics: Mapping[str, float]) -> None:
+    """Takes all of the learner's steps so far, and its latest metrics.
+
+    A learner that was restarted may have fewer than it had.
+    """
     with self._lock:
       self._learner_metrics = dict(metrics)
-      self._counter.increment(learner_steps=steps)
+      before = self._counter.get_counts().get('learner_steps', 0)
+      self._counter.increment(learner_steps=num_steps - before)
 
   def learner_done(self) -> None:
     """Tells that the learner has saved its last checkpoint."""
@@ -104,7 +115,10 @@ class RunCounter(core.Worker, core.Saveable):
     return self._saved
 
   def restore(self, state: Mapping[str, Any]) -> None:
+    """Goes on from a state; one that counts already was not restarted."""
     with self._lock:
+      if self._timesteps():
+        return
       self._counter.restore({'counts': dict(state['counts']), 'cache': {}})
       self._returns.extend(state['returns'])
       self._walltime_before = state['walltime']
@@ -119,7 +133,9 @@ class RunCounter(core.Worker, core.Saveable):
     next_row = self._last_row[0] + self._period_seconds
     while not self._should_stop.wait(_POLL_SECONDS):
       if time.monotonic() >= next_row:
-        self._logger.write(self._row(self._state()))
+        state = self._state()
+        self._logger.write(self._row(state))
+        self._keep(state)
         next_row += self._period_seconds
       with self._lock:
         mean = self._returns.mean() if self._returns.is_full else None
@@ -165,6 +181,7 @@ class RunCounter(core.Worker, core.Saveable):
         'learner_timesteps_per_second': round(
             metrics.pop('timesteps_per_second', 0.), 1),
         'learner_wait_fraction': round(metrics.pop('wait_fraction', 1.), 4),
+        'restarts': self._count_restarts(),
         **metrics,
     }
 
@@ -176,5 +193,15 @@ def make(config: config_lib.RunConfig, verbose: bool,
   processes.settle_in()
   limiter = limiter_lib.Limiter(config.max_timesteps, config.target_return,
                                 stop_program)
-  return RunCounter(records.progress_logger(config.run_dir, verbose), limiter,
-                    config.progress_seconds, should_stop)
+  kept = records.KeptState(config.run_dir)
+  counter = RunCounter(
+      records.progress_logger(config.run_dir, verbose), limiter,
+      config.progress_seconds, should_stop, kept.write,
+      functools.partial(records.count_restarts, config.run_dir))
+  if processes.restarts():
+    state = kept.read()
+    if state is not None:
+      counter.restore(state)
+    processes.say_if_back(
+        'counter', f'counts since {"its last row" if state else "the start"}')
+  return counter

@@ -90,6 +90,7 @@ class Evaluator(core.Worker):
     self._num_episodes = num_episodes
     self._interval = interval_timesteps
     self._should_stop = should_stop or threading.Event()
+    self._latest = 0
 
   def run(self) -> None:
     due = self._next_due(self._timesteps())
@@ -107,7 +108,12 @@ class Evaluator(core.Worker):
         self._logger.write(records.evaluation_row(timesteps, returns))
 
   def _timesteps(self) -> int:
-    return int(self._counter.get_counts().get('actor_steps', 0))
+    try:
+      counts = self._counter.get_counts()
+    except Exception:  # pylint: disable=broad-except
+      return self._latest  # The counter is away for a while.
+    self._latest = int(counts.get('actor_steps', 0))
+    return self._latest
 
   def _next_due(self, timesteps: int) -> int:
     return timesteps - timesteps % self._interval + self._interval
@@ -124,7 +130,8 @@ def run(setup: setup_lib.Setup, learner: core.VariableSource,
   def evaluate():
     actor = setup.builder.make_actor(
         seed, setup.make_policy(evaluation=True),
-        variable_source=weights.nearest_source(learner, 'evaluator'))
+        variable_source=weights.NearestSource(learner, 'evaluator'))
+    processes.say_if_back('evaluator', 'the evaluation that it was in')
     Evaluator(
         functools.partial(setup.environment_factory, _NUM_ENVS, seed), actor,
         counter,

@@ -15,11 +15,13 @@ from programs.nodes import counter as counter_node
 from programs.nodes import setup as setup_lib
 from programs.runtime import checkpoints
 from programs.runtime import processes
+from programs.runtime import reports
 from programs.runtime import stopping
 from programs.runtime import weights
 
 _REPORT_SECONDS = 1.
 _LAST_STEP_SECONDS = 5.
+_LAST_REPORT_SECONDS = 1.
 
 
 class LearnerWorker(core.VariableSource, core.Worker):
@@ -49,13 +51,18 @@ class LearnerWorker(core.VariableSource, core.Worker):
     self._learner = learner
     self._counter = counter
     self._should_stop = should_stop or threading.Event()
-    checkpoint = checkpoints.checkpoint_of(learner.state, counter)
+    self._reports = reports.Background()
+    checkpoint = checkpoints.checkpoint_of(learner.state,
+                                           reports.CounterState(counter))
     newest = checkpoints.latest(run_dir)
     if newest is not None:
       checkpoints.restore(newest, checkpoint)
       learner.on_restore()
     self._saver = checkpoints.Saver(checkpoint, run_dir, checkpoint_minutes)
-    self._first_step = self._reported_steps = learner.num_steps
+    self._first_step = learner.num_steps
+    processes.say_if_back(
+        'learner', f'steps after {self._first_step:,}, that of the newest '
+        'checkpoint')
     self._shared = weights.SharedWeights(
         learner, (acting.POLICY, acting.VERSION))
 
@@ -82,8 +89,10 @@ class LearnerWorker(core.VariableSource, core.Worker):
         # Without a step there is nothing to save, nor perhaps a counter to tell.
         if self._learner.num_steps > self._first_step:
           self._report()
+          self._reports.wait(_LAST_REPORT_SECONDS)
           self._saver.save()
-          self._counter.learner_done()
+          self._reports.start(self._counter.learner_done)
+          self._reports.wait(_LAST_REPORT_SECONDS)
 
   def _step_until_stopped(self):
     next_report = time.monotonic() + _REPORT_SECONDS
@@ -98,11 +107,12 @@ class LearnerWorker(core.VariableSource, core.Worker):
         next_report = time.monotonic() + _REPORT_SECONDS
 
   def _report(self):
-    steps = self._learner.num_steps
+    if self._reports.is_busy:
+      return
     metrics = self._learner.metrics()
     if metrics:
-      self._counter.record_learning(steps - self._reported_steps, metrics)
-      self._reported_steps = steps
+      self._reports.start(self._counter.record_learning,
+                          self._learner.num_steps, metrics)
 
 
 def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],

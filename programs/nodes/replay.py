@@ -5,6 +5,8 @@ from typing import Callable, Sequence
 import launchpad as lp
 import reverb
 
+from programs.runtime import processes
+
 
 class _FixedPort(lp.AbstractAddressBuilder):
 
@@ -19,15 +21,22 @@ class ReplayNode(lp.ReverbNode):
   """A Reverb node whose port can be chosen."""
 
   def __init__(self, make_tables: Callable[[], Sequence[reverb.Table]],
-               port: int):
+               port: int, launcher: processes.Process):
     """Makes a node.
 
     Args:
       make_tables: called in the node's process.
       port: to listen on; 0 picks a free one.
+      launcher: of the program; the node ends with it.
     """
     super().__init__(make_tables)
     self._port = port
+    self._launcher = launcher
+
+  def run(self) -> None:
+    processes.end_with(self._launcher)
+    processes.say_if_back('replay', 'what the shard held')
+    super().run()
 
   def bind_addresses(self, **kwargs) -> None:
     if self._port:

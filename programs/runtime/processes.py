@@ -1,10 +1,63 @@
-"""Settling a node into its process."""
+"""A node and its process: settling in, watching the launcher, coming back."""
 
+import dataclasses
 import os
+import signal
+import socket
 import threading
+import time
 
 from absl import logging
+import psutil
 import tensorflow as tf
+
+# Set by engines: the name of the node, such as actor/0; how often it was started
+# before; and the time at which it ended last.
+NODE_VARIABLE = 'IMPALA_PPO_NODE'
+RESTARTS_VARIABLE = 'IMPALA_PPO_RESTARTS'
+ENDED_AT_VARIABLE = 'IMPALA_PPO_ENDED_AT'
+_WATCH_SECONDS = 1.
+# A node has as long to end by itself once its launcher has gone.
+_ORPHAN_SECONDS = 3.
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+  """A process, such as the one that launched a program, told from all others."""
+  host: str
+  pid: int
+  created: float
+
+  def is_gone(self) -> bool:
+    """Tells whether it has ended; of other machines' processes, never."""
+    if self.host != socket.gethostname():
+      return False
+    try:
+      process = psutil.Process(self.pid)
+      return (process.create_time() != self.created or
+              process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+      return True
+
+
+def this_process() -> Process:
+  return Process(socket.gethostname(), os.getpid(),
+                 psutil.Process().create_time())
+
+
+def end_with(launcher: Process) -> None:
+  """Ends this process soon after its launcher has gone, however that ended."""
+  if launcher.pid == os.getpid():
+    return  # Nodes are threads.
+
+  def watch():
+    while not launcher.is_gone():
+      time.sleep(_WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_SECONDS)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 def settle_in() -> bool:
@@ -20,3 +73,15 @@ def use_one_core(niceness: int) -> None:
   tf.config.set_visible_devices([], 'GPU')
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def restarts() -> int:
+  """Returns how often this node was started before in the same run."""
+  return int(os.environ.get(RESTARTS_VARIABLE, '0'))
+
+
+def say_if_back(node: str, lost: str) -> None:
+  """Prints a line if this node was restarted, with what that has cost."""
+  if restarts():
+    away = time.time() - float(os.environ[ENDED_AT_VARIABLE])
+    print(f'{node}: back after {away:.1f} s; lost: {lost}.', flush=True)

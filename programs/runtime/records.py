@@ -5,9 +5,10 @@ new kind, such as TensorBoard's, joins in `progress_logger`.
 """
 
 import csv
+import json
 import os
 import sys
-from typing import Any, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from acme.utils import loggers
 from acme.utils.loggers import aggregators
@@ -19,7 +20,10 @@ PROGRESS_COLUMNS = (
     'timesteps_per_second', 'learner_steps', 'learner_timesteps_per_second',
     'policy_lag', 'learner_wait_fraction', 'loss', 'policy_loss', 'value_loss',
     'entropy', 'reconstruction_loss', 'clip_fraction', 'approximate_kl',
-    'gradient_norm', 'learning_rate')
+    'gradient_norm', 'learning_rate', 'restarts')
+RESTARTS_FILE = 'restarts.csv'
+RESTARTS_COLUMNS = ('time', 'node', 'how')
+_STATE_FILE = 'counter.json'
 EVALUATION_FILE = 'evaluation.csv'
 EVALUATION_COLUMNS = ('timesteps', 'episodes', 'return_mean', 'return_std',
                       'return_min', 'return_max')
@@ -124,6 +128,37 @@ def progress_logger(run_dir: str, verbose: bool) -> loggers.Logger:
   if verbose:
     kept.append(SurvivingLogger(TerminalLogger(), 'the terminal'))
   return aggregators.Dispatcher(kept)
+
+
+def count_restarts(run_dir: str) -> int:
+  """Returns how many nodes of a run were restarted, over all resumptions."""
+  try:
+    with open(os.path.join(run_dir, RESTARTS_FILE), newline='') as f:
+      return sum(1 for _ in csv.DictReader(f))
+  except OSError:
+    return 0
+
+
+class KeptState:
+  """The counter's state in a file, for a counter that is restarted."""
+
+  def __init__(self, run_dir: str):
+    self._path = os.path.join(run_dir, _STATE_FILE)
+
+  def write(self, state: Mapping[str, Any]) -> None:
+    try:
+      with open(f'{self._path}.new', 'w') as f:
+        json.dump(state, f)
+      os.replace(f'{self._path}.new', self._path)
+    except OSError:
+      pass  # The rows, which go to the same place, have warned of it.
+
+  def read(self) -> Optional[Mapping[str, Any]]:
+    try:
+      with open(self._path) as f:
+        return json.load(f)
+    except (OSError, ValueError):
+      return None
 
 
 def read(path: str) -> list[dict[str, float]]:

@@ -8,7 +8,7 @@ each actor once more, and only when there are others.
 import mmap
 import os
 import secrets
-from typing import Any, NamedTuple, Sequence
+from typing import Any, NamedTuple, Optional, Sequence
 
 from acme import core
 import numpy as np
@@ -99,8 +99,13 @@ class SharedWeightsSource(core.VariableSource):
     self._memory = np.frombuffer(memory, _layout(handle.dtype))[0]
     if self._memory['token'] != handle.token:
       raise ValueError(f'{handle.path} is not the memory that it should be.')
+    self._path = handle.path
     self._latest = -1
     self._collections: dict[str, list[np.ndarray]] = {}
+
+  def is_served(self) -> bool:
+    """Tells whether the process that writes is still there."""
+    return os.path.exists(self._path)
 
   def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
     """Returns collections of variables, all of the same latest step."""
@@ -121,19 +126,56 @@ class SharedWeightsSource(core.VariableSource):
     return [self._collections[name] for name in names]
 
 
-def nearest_source(remote: Any, node: str) -> core.VariableSource:
-  """Returns the fastest way to the weights of a learner, and prints which it is.
+class NearestSource(core.VariableSource):
+  """The fastest way to a learner's weights, and back to it when it restarts.
 
-  Args:
-    remote: the learner's worker, or a Courier client of it, which is waited for.
-    node: the name of who asks.
+  While the learner is away, its last variables are served.
   """
-  handle = remote.shared_weights()
-  try:
-    source = SharedWeightsSource(handle)
-  except (OSError, ValueError) as e:
-    print(f'{node}: weights come through Courier, since the learner shares no '
-          f'memory with this process ({e}).', flush=True)
-    return remote
-  print(f'{node}: weights come from memory shared with the learner.', flush=True)
-  return source
+
+  def __init__(self, remote: Any, node: str):
+    """Makes a source.
+
+    Args:
+      remote: the learner's worker, or a Courier client of it.
+      node: the name of who asks; it prints what it gets weights by, and what it
+        waits for.
+    """
+    self._remote = remote
+    self._node = node
+    self._shared: Optional[SharedWeightsSource] = None
+    self._is_connected = False
+    self._last: dict[str, list[np.ndarray]] = {}
+
+  def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
+    """Returns collections of variables; waits until there are some."""
+    while True:
+      try:
+        variables = self._source().get_variables(names)
+        self._last.update(zip(names, variables))
+        return variables
+      except KeyError:
+        raise
+      except Exception as e:  # pylint: disable=broad-except
+        self._is_connected = False
+        if all(name in self._last for name in names):
+          return [self._last[name] for name in names]
+        print(f'{self._node}: waiting for the learner ({e}).', flush=True)
+
+  def _source(self) -> core.VariableSource:
+    if self._shared is not None and not self._shared.is_served():
+      self._is_connected = False
+    if not self._is_connected:
+      self._connect()
+    return self._shared or self._remote
+
+  def _connect(self) -> None:
+    handle = self._remote.shared_weights()
+    try:
+      self._shared = SharedWeightsSource(handle)
+      how = 'come from memory shared with the learner'
+    except (OSError, ValueError) as e:
+      self._shared = None
+      how = ('come through Courier, since the learner shares no memory with this '
+             f'process ({e})')
+    self._is_connected = True
+    print(f'{self._node}: weights {how}.', flush=True)

@@ -55,7 +55,8 @@ def test_reports_on_the_way_add_up(monkeypatch):
   at_the_end, = run(16)[0]
   monkeypatch.setattr(actor_node, '_REPORT_SECONDS', -1.)
   reports, _ = run(16)
-  assert len(reports) == 16
+  # One is on its way at a time, and the last one has the rest.
+  assert len(reports) > 1
   assert sum(timesteps for timesteps, _ in reports) == at_the_end[0]
   assert [x for _, returns in reports for x in returns] == at_the_end[1]
 

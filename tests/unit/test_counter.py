@@ -54,13 +54,13 @@ class Script:
       event[1]()
     return self.now >= self._end
 
-  def make_counter(self, monkeypatch, logger=None, limiter=None):
+  def make_counter(self, monkeypatch, logger=None, limiter=None, **kwargs):
     monkeypatch.setattr(counter_lib, 'time',
                         types.SimpleNamespace(monotonic=self.monotonic))
     self.logger = logger or Rows(self)
     return counter_lib.RunCounter(
         self.logger, limiter or limiter_lib.Limiter(10**9, None, lambda: None),
-        PERIOD, self)
+        PERIOD, self, **kwargs)
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,7 @@ def test_counts_of_all_nodes_add_up(monkeypatch):
   counter.record_acting(30, [1., 2.])
   counter.record_acting(12, [])
   counter.record_learning(5, {})
-  counter.record_learning(2, {})
+  counter.record_learning(7, {})  # All steps so far.
   script.now = 7.5
   assert counter.get_counts() == {'actor_steps': 42, 'actor_episodes': 2,
                                   'learner_steps': 7, 'walltime': 7.5}
@@ -131,7 +131,7 @@ def test_a_row_tells_all_that_is_known(monkeypatch):
   script.at(0.1, counter.record_acting, 100, [1., 2.])
   script.at(2., counter.record_acting, 400, [6.])
   script.at(3., counter.record_learning, 2, {'loss': 9.})
-  script.at(4., counter.record_learning, 3, {
+  script.at(4., counter.record_learning, 5, {
       'loss': 0.5, 'wait_fraction': 0.25, 'timesteps_per_second': 1500.,
       'policy_lag': 1.5})
   counter.run()
@@ -140,7 +140,8 @@ def test_a_row_tells_all_that_is_known(monkeypatch):
       'timesteps': 500, 'walltime_seconds': 5.1, 'episodes': 3,
       'episode_return_mean_100': 3., 'timesteps_per_second': 500 / 5,
       'learner_steps': 5, 'learner_timesteps_per_second': 1500.,
-      'learner_wait_fraction': 0.25, 'loss': 0.5, 'policy_lag': 1.5}
+      'learner_wait_fraction': 0.25, 'loss': 0.5, 'policy_lag': 1.5,
+      'restarts': 0}
   assert set(row) <= set(records.PROGRESS_COLUMNS)
 
 
@@ -257,3 +258,36 @@ def test_a_record_that_cannot_be_written_does_not_stop_the_run(
   assert records.PROGRESS_FILE in warning and 'training goes on' in warning
   # It counted on, and ended the run when it was time.
   assert stops == [30.] and counter.get_counts()['actor_steps'] == 3900
+
+
+def test_a_restarted_learner_does_not_turn_the_counts_back(monkeypatch):
+  script = Script(end=1.)
+  counter = script.make_counter(monkeypatch)
+  saved = {'counts': {'actor_steps': 70, 'learner_steps': 4}, 'returns': [1.],
+           'walltime': 9.}
+  counter.restore(saved)
+  assert counter.get_counts()['actor_steps'] == 70
+  counter.record_acting(30, [3.])
+  counter.record_learning(6, {})
+  # The learner is back from its checkpoint; actors never stopped.
+  counter.restore(saved)
+  counter.record_learning(5, {})
+  counts = counter.get_counts()
+  assert (counts['actor_steps'], counts['learner_steps']) == (100, 5)
+
+
+def test_a_restarted_counter_goes_on_from_its_last_row(monkeypatch, tmp_path):
+  kept = records.KeptState(str(tmp_path))
+  assert kept.read() is None
+  script = Script(end=6.)
+  counter = script.make_counter(monkeypatch, keep=kept.write)
+  script.at(0.1, counter.record_acting, 100, [2., 4.])
+  script.at(5.5, counter.record_acting, 50, [])
+  counter.run()
+  second = Script(end=1.).make_counter(monkeypatch)
+  second.restore(kept.read())
+  counts = second.get_counts()
+  assert (counts['actor_steps'], counts['actor_episodes']) == (100, 2)
+  assert counts['walltime'] == pytest.approx(5.1)
+  (tmp_path / 'counter.json').write_text('{"counts": {"act')
+  assert kept.read() is None

@@ -77,8 +77,8 @@ class FakeCounter(core.Saveable):
     self.events = []
     self.restored = None
 
-  def record_learning(self, steps, metrics):
-    self.steps += steps
+  def record_learning(self, num_steps, metrics):
+    self.steps = num_steps
     self.metrics.append(metrics)
 
   def learner_done(self):
@@ -185,7 +185,7 @@ def test_reports_and_checkpoints_on_the_way(tmp_path, monkeypatch):
   wait_for(lambda: len(node.counter.events) >= 3)
   node.stop()
   node.join()
-  # Each report is of the steps since the one before.
+  # Each report is of all steps so far.
   losses = [metrics['loss'] for metrics in node.counter.metrics]
   assert losses == sorted(losses) and losses[-1] == node.learner.num_steps
   assert node.counter.steps == node.learner.num_steps

@@ -24,8 +24,8 @@ class Source(core.VariableSource):
     return [collections[name] for name in names]
 
 
-class Worker:
-  """What `nearest_source` asks for the memory."""
+class Worker(Source):
+  """What a source of weights asks for the memory."""
 
   def __init__(self, handle):
     self.handle = handle
@@ -96,8 +96,9 @@ def test_collections_come_in_the_order_that_is_asked_for():
 
 def test_memory_of_this_machine_is_used_and_told(capsys):
   shared = weights.SharedWeights(Source(), NAMES)
-  source = weights.nearest_source(Worker(shared.handle), 'actor/3')
-  assert isinstance(source, weights.SharedWeightsSource)
+  source = weights.NearestSource(Worker(shared.handle), 'actor/3')
+  for _ in range(2):
+    assert source.get_variables(['version']) == [[1]]
   line, = capsys.readouterr().out.splitlines()
   assert line == 'actor/3: weights come from memory shared with the learner.'
 
@@ -117,6 +118,48 @@ def test_a_learner_on_another_machine_is_asked_itself_and_told(
     path = other.handle.path
   shared = weights.SharedWeights(Source(), NAMES)
   far = Worker(shared.handle._replace(path=path))
-  assert weights.nearest_source(far, 'evaluator') is far
+  far.version = 7  # Of which the memory knows nothing.
+  source = weights.NearestSource(far, 'evaluator')
+  assert source.get_variables(['version']) == [[7]]
   line, = capsys.readouterr().out.splitlines()
   assert line.startswith('evaluator: weights come through Courier')
+
+
+def hold(pipe, version):
+  """A learner's process: shares weights until it is killed."""
+  source = Source()
+  source.version = version
+  pipe.send(weights.SharedWeights(source, NAMES).handle)
+  pipe.recv()
+
+
+def test_a_learner_that_is_restarted_is_found_again(capsys):
+  class Learner(Source):
+    """A client of one; fails while it is away, as Courier does."""
+    handle = None
+
+    def shared_weights(self):
+      if self.handle is None:
+        raise RuntimeError('socket closed')
+      return self.handle
+
+  def start(version):
+    ours, theirs = _SPAWN.Pipe()
+    process = _SPAWN.Process(target=hold, args=(theirs, version), daemon=True)
+    process.start()
+    learner.handle = ours.recv()
+    return process
+
+  learner = Learner()
+  source = weights.NearestSource(learner, 'actor/0')
+  first = start(3)
+  assert source.get_variables(['version']) == [[3]]
+  first.kill()
+  first.join()
+  learner.handle = None
+  # Meanwhile, the last weights are good enough.
+  assert source.get_variables(['version']) == [[3]]
+  second = start(2)
+  assert source.get_variables(['version']) == [[2]]
+  second.kill()
+  assert capsys.readouterr().out.count('memory shared with the learner') == 2

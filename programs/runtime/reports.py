@@ -1,0 +1,99 @@
+"""What nodes tell the counter, without waiting for it.
+
+A counter that is away for a while, being restarted, holds nobody up.
+"""
+
+from concurrent import futures
+import threading
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+
+class Background:
+  """Makes calls in threads that no process waits for when it ends."""
+
+  def __init__(self):
+    self._call: Optional[futures.Future] = None
+
+  @property
+  def is_busy(self) -> bool:
+    return self._call is not None and not self._call.done()
+
+  @property
+  def has_failed(self) -> bool:
+    """Whether the last call is over and raised an exception."""
+    return (self._call is not None and self._call.done() and
+            self._call.exception() is not None)
+
+  def start(self, function: Callable[..., Any], *args: Any) -> None:
+    """Begins a call, which takes the place of the one before."""
+    call = self._call = futures.Future()
+
+    def run():
+      try:
+        call.set_result(function(*args))
+      except Exception as e:  # pylint: disable=broad-except
+        call.set_exception(e)
+
+    threading.Thread(target=run, daemon=True).start()
+
+  def wait(self, seconds: float) -> None:
+    if self._call is not None:
+      futures.wait([self._call], seconds)
+
+
+class ActingReporter:
+  """Reports timesteps and returns; what does not arrive is sent again."""
+
+  def __init__(self, counter):
+    """Makes a reporter to a `RunCounter`, or to a client of one."""
+    self._counter = counter
+    self._background = Background()
+    self._timesteps = 0
+    self._returns: list[float] = []
+    self._sent: tuple[int, Sequence[float]] = (0, ())
+
+  def add(self, timesteps: int, returns: Sequence[float]) -> None:
+    """Takes new timesteps, and the raw returns of episodes that have ended."""
+    self._timesteps += timesteps
+    self._returns.extend(returns)
+
+  def send(self) -> None:
+    """Sends what was added, unless the counter has yet to answer."""
+    if self._background.is_busy:
+      return
+    if self._background.has_failed:
+      timesteps, returns = self._sent
+      self._timesteps += timesteps
+      self._returns = [*returns, *self._returns]
+    self._sent = self._timesteps, self._returns
+    self._background.start(self._counter.record_acting, *self._sent)
+    self._timesteps, self._returns = 0, []
+
+  def close(self, seconds: float = 1.) -> None:
+    """Sends the rest, if the counter answers in time."""
+    self._background.wait(seconds)
+    self.send()
+    self._background.wait(seconds)
+
+
+class CounterState:
+  """The counter's state for a checkpoint, as it was last if it does not answer.
+
+  What Acme's `Saveable` is, for a counter in another process.
+  """
+
+  def __init__(self, counter):
+    self._counter = counter
+    self._last: Mapping[str, Any] = {'counts': {}, 'returns': [], 'walltime': 0.}
+
+  def save(self) -> Mapping[str, Any]:
+    try:
+      self._last = self._counter.save()
+    except Exception as e:  # pylint: disable=broad-except
+      print(f'learner: the counter does not answer ({e}); the checkpoint holds '
+            'what it said last.', flush=True)
+    return self._last
+
+  def restore(self, state: Mapping[str, Any]) -> None:
+    self._last = state
+    self._counter.restore(state)
