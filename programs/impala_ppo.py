@@ -83,5 +83,5 @@ def make_program(
 def _in_node(launcher: processes.Process, function: Callable[..., Any],
              *args: Any) -> Any:
   """Calls what a node runs, in its process, with the program's end."""
-  processes.end_with(launcher)
+  processes.own(launcher)
   return function(*args, should_stop=lp.stop_event())

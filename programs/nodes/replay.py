@@ -34,7 +34,7 @@ class ReplayNode(lp.ReverbNode):
     self._launcher = launcher
 
   def run(self) -> None:
-    processes.end_with(self._launcher)
+    processes.own(self._launcher)
     processes.say_if_back('replay', 'what the shard held')
     super().run()
 
