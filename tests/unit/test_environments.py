@@ -115,14 +115,16 @@ def test_another_reset_starts_other_episodes():
 
 def test_sticky_actions_repeat_the_last_one():
   up, down = 2, 3
-  assert (play(up) != play(down)).any()
+  moved = play(up, num_envs=2)
+  assert (moved != play(down, num_envs=2)).any()
   # With certainty, the no-op that an episode begins with goes on forever.
-  np.testing.assert_array_equal(play(up, repeat_action_probability=1.),
-                                play(down, repeat_action_probability=1.))
-  sticky = play(up, repeat_action_probability=0.25)
-  assert (sticky != play(up)).any()
-  np.testing.assert_array_equal(sticky,
-                                play(up, repeat_action_probability=0.25))
+  np.testing.assert_array_equal(
+      play(up, num_envs=1, repeat_action_probability=1.),
+      play(down, num_envs=1, repeat_action_probability=1.))
+  sticky, again = (play(up, num_envs=2, repeat_action_probability=0.25)
+                   for _ in range(2))
+  assert (sticky != moved).any()
+  np.testing.assert_array_equal(sticky, again)
 
 
 def test_rewards_are_raw():
