@@ -22,6 +22,7 @@ from launch.engines import local
 from programs import config as config_lib
 from programs import impala_ppo
 from programs.runtime import checkpoints
+from programs.runtime import doors
 
 _LAUNCH_TYPES = ('local_mp', 'local_mt')
 
@@ -51,6 +52,9 @@ def _prepare(flags: Dict[str, Any]) -> settings_lib.Settings:
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
+  # May start this command anew, in a network of its own.
+  doors.enter(settings.run.listen, settings.run.isolate,
+              threads=flags['lp_launch_type'] == 'local_mt')
   _check_ports(settings.run)
   return settings
 

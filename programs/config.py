@@ -4,6 +4,8 @@ import dataclasses
 import os
 from typing import Optional
 
+from programs.runtime import doors
+
 # Each process that draws random numbers has a seed of its own, spaced so that
 # no two runs with neighbouring seeds share any.
 _SEEDS_PER_RUN = 100_000
@@ -20,6 +22,10 @@ class RunConfig:
     num_gpus: GPUs that the learner computes on, a replica on each; 0 for the
       CPU, by default all that there are.
     num_replay_shards: Reverb servers; actors are spread over them.
+    listen: where servers are reached: `loopback`, for this machine only, an IP
+      address of this machine, or `all`; who reaches them can run code here.
+    isolate: whether to run in a network namespace of its own, where other users
+      of this machine do not reach servers either.
     replay_port: port of the first shard, the others follow; 0 picks free ones.
     max_timesteps: when the run ends.
     target_return: ends the run early, once the mean return of the last 100
@@ -40,6 +46,8 @@ class RunConfig:
   envs_per_actor: int = 8
   num_gpus: Optional[int] = None
   num_replay_shards: int = 1
+  listen: str = doors.LOOPBACK
+  isolate: bool = False
   replay_port: int = 0
   max_timesteps: int = 3_000_000
   target_return: Optional[float] = None
@@ -61,6 +69,10 @@ class RunConfig:
       value = getattr(self, name)
       if value is not None and value < 0:
         raise ValueError(f'{name} must not be negative, not {value}.')
+    doors.host(self.listen)  # Refuses what is no address.
+    if self.isolate and self.listen not in (doors.LOOPBACK, doors.ALL):
+      raise ValueError(f'isolate leaves no interface to listen on at {self.listen}; '
+                       'give one of the two.')
     if self.replay_port + self.num_replay_shards > 65536:
       raise ValueError(f'replay_port must be below 65536, not {self.replay_port}.')
     if self.num_replay_shards > self.num_actors:
