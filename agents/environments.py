@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import re
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 from acme import specs
 from ale_py import roms
@@ -16,6 +16,9 @@ from ale_py import vector_env
 import dm_env
 import gymnasium
 import numpy as np
+
+from agents import validation
+from agents.validation import Range
 
 ATARI_FRAME_STACK = 4
 
@@ -279,8 +282,11 @@ class EnvironmentConfig:
     repeat_action_probability: stickiness of Atari actions.
   """
   game: str = 'pong'
-  frame_size: int = 42
-  repeat_action_probability: float = 0.0
+  frame_size: Annotated[int, Range(16, 4096)] = 42
+  repeat_action_probability: Annotated[float, Range(0, 1)] = 0.0
+
+  def __post_init__(self):
+    validation.check(self)
 
   def make(self, num_envs: int, seed: int) -> VectorEnvironment:
     """Calls `make_environment` with these settings."""

@@ -26,7 +26,6 @@ _POLL_SECONDS = 0.1
 _RESTART_SECONDS = 1.
 # How long nodes may take to end: the learner saves its last checkpoint.
 _GRACE_SECONDS = 12.
-_TAIL_LINES = 12
 # Launchpad's countdown to killing a node is left to the supervisor.
 _NODE_FLAGS = ('--lp_termination_notice_secs=-1',)
 # The folder of a run that holds what its nodes print.
@@ -93,7 +92,7 @@ class _Node:
     self.log: Optional[str] = None
     if log_dir is not None:
       self.log = os.path.join(log_dir, title.replace('/', '_') + '.log')
-    self._tail: list[str] = []
+    self.last_line = 'nothing'
     self.ended_at = 0.
 
   def start(self, restarts: int) -> None:
@@ -102,7 +101,8 @@ class _Node:
     self._process = subprocess.Popen(
         self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, start_new_session=True,
-        env={**self._env, processes.RESTARTS_VARIABLE: str(restarts),
+        env={**self._env, processes.NODE_VARIABLE: self.title,
+             processes.RESTARTS_VARIABLE: str(restarts),
              processes.ENDED_AT_VARIABLE: str(self.ended_at)})
     self.ended_at = 0.
     self._pump = threading.Thread(target=self._pass_on, daemon=True)
@@ -118,14 +118,10 @@ class _Node:
   def signal(self, number: int) -> None:
     self._process.send_signal(number)
 
-  def tail(self) -> str:
-    return '\n'.join(self._tail)
-
   def _pass_on(self) -> None:
-    self._tail = []
     for raw in self._process.stdout:  # type: ignore[union-attr]
       line = raw.decode(errors='replace').rstrip()
-      self._tail = [*self._tail, line][-_TAIL_LINES:]
+      self.last_line = line or self.last_line
       _print(f'[{self.title}] {line}')
       if self.log is not None:
         with open(self.log, 'a') as f:
@@ -163,7 +159,7 @@ class _Supervisor:
       time.sleep(_POLL_SECONDS)
       failure = self._restart_ended()
     self._stop()
-    _say(failure or f'{self._why}.')
+    _say(failure or f'{self._why}; every node has ended.')
     return int(failure is not None)
 
   def _end(self, why: str) -> None:
@@ -185,8 +181,8 @@ class _Supervisor:
         reason = self._policy.reason_to_give_up(node.title, code)
         where = f'; its log is {node.log}' if node.log else ''
         if reason is not None:
-          return (f'error: node {node.title} {how}, and {reason}{where}. '
-                  f'It said last:\n{node.tail()}')
+          return (f'error: node {node.title} {how}, and {reason}{where}. It '
+                  f'said last: {node.last_line}')
         _say(f'node {node.title} {how}; restarting it{where}.')
         self._record.write({'time': round(now, 1), 'node': node.title, 'how': how})
       elif now - node.ended_at >= _RESTART_SECONDS:

@@ -100,8 +100,10 @@ class LearnerWorker(core.VariableSource, core.Worker):
       self._learner.step()
       self._shared.publish()
       if time.monotonic() >= next_report:
-        self._report()
-        self._saver.save_if_due()
+        # Holds the last checkpoint up until this one is whole.
+        with self._learner.paused():
+          self._report()
+          self._saver.save_if_due()
         next_report = time.monotonic() + _REPORT_SECONDS
 
   def _report(self):

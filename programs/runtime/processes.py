@@ -11,8 +11,9 @@ from absl import logging
 import psutil
 import tensorflow as tf
 
-# Set by engines that restart nodes: how often this one was started before, and
-# the time at which it ended last.
+# Set by engines: the name of the node, such as actor/0; how often it was started
+# before; and the time at which it ended last.
+NODE_VARIABLE = 'IMPALA_PPO_NODE'
 RESTARTS_VARIABLE = 'IMPALA_PPO_RESTARTS'
 ENDED_AT_VARIABLE = 'IMPALA_PPO_ENDED_AT'
 _WATCH_SECONDS = 1.

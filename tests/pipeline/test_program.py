@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pathlib
 import time
 
 from absl.testing import absltest
@@ -15,16 +16,21 @@ from agents import environments
 from agents.impala_ppo import ImpalaPPOBuilder
 from agents.impala_ppo import ImpalaPPOConfig
 from agents.impala_ppo import replay
+from programs import config as run_config
 from programs import impala_ppo
+from programs.runtime import doors
 
 GAME = environments.EnvironmentConfig('tests.catch:Catch-v0')
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
-  """Lets the program's processes import this package, wherever they start."""
-  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  """Lets the program's processes start, wherever they do."""
+  root = str(pathlib.Path(__file__).parents[2])
   monkeypatch.setenv('PYTHONPATH', root)
+  for variable in ('LD_PRELOAD', 'IMPALA_PPO_LISTEN'):  # Restored at the end.
+    monkeypatch.setenv(variable, os.environ.get(variable, ''))
+  doors.close()
   lp.flags.FLAGS(['test'])
 
 
@@ -36,7 +42,7 @@ class Case(absltest.TestCase):
 
 
 def make_program(run_dir, agent=None, **kwargs):
-  run = impala_ppo.RunConfig(**{**dict(
+  run = run_config.RunConfig(**{**dict(
       run_dir=str(run_dir), num_actors=2, envs_per_actor=16,
       max_timesteps=10_000_000, progress_seconds=1., evaluation_interval=4000,
       evaluation_episodes=20), **kwargs})
@@ -108,7 +114,9 @@ def test_learns_catch_in_processes_with_two_shards(tmp_path):
 
 @pytest.mark.timeout(120)
 def test_runs_in_threads(tmp_path):
-  program = make_program(tmp_path, agent=dict(replay_sampler='prioritized'))
+  # Threads of this process, whose doors are open since it started.
+  program = make_program(tmp_path, agent=dict(replay_sampler='prioritized'),
+                         listen='all')
   case = Case()
   try:
     lp.launch(program, 'test_mt', test_case=case, serialize_py_nodes=True)

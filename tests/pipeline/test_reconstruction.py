@@ -8,7 +8,7 @@ import tensorflow as tf
 from agents import environments
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import config as config_lib
-from agents.impala_ppo import replay
+from agents.impala_ppo import trajectories
 
 FRAME_SIZE = 42
 NUM_ENVS = 8
@@ -36,7 +36,7 @@ def batches(observations, batch_size, seed=0):
     starts = rng.integers(len(observations) - T, size=batch_size)
     envs = rng.integers(NUM_ENVS, size=batch_size)
     shape = (batch_size, T)
-    yield replay.Trajectories(
+    yield trajectories.Trajectories(
         observation=np.stack([observations[s:s + T + 1, e]
                               for s, e in zip(starts, envs)]),
         action=np.zeros(shape, np.int32), reward=np.zeros(shape, np.float32),

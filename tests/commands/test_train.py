@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -13,11 +14,11 @@ import time
 import psutil
 import pytest
 
-from agents import checkpoints
 from launch import evaluate
 from launch import train
+from programs.runtime import checkpoints
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ['--num_actors', '1', '--envs_per_actor', '8', '--batch_size', '12',
          '--sequence_length', '8', '--latent_size', '32',
          '--evaluation_interval', '0', '--progress_seconds', '1']
@@ -229,12 +230,12 @@ def test_an_unknown_game_gets_one_line(tmp_path):
 
 @pytest.mark.parametrize('args, message', [
     (['--game', 'Pendulum-v1'], 'Discrete action space'),
-    (['--num_actors', '-1'], 'num_actors must be positive'),
-    (['--max_timesteps', '0'], 'max_timesteps must be positive'),
-    (['--num_gpus', '-1'], 'num_gpus must not be negative'),
+    (['--num_actors', '-1'], 'num_actors must be an integer in'),
+    (['--max_timesteps', '0'], 'max_timesteps must be an integer in'),
+    (['--num_gpus', '-1'], 'num_gpus must be an integer in'),
     (['--num_gpus', '99'], 'num_gpus is 99, but TensorFlow finds'),
-    (['--batch_size', 'many'], 'invalid int value'),
-    (['--no_such_flag', '1'], 'unrecognized arguments'),
+    (['--batch_size', 'many'], 'batch_size must be an integer in'),
+    (['--no_such_flag', '1'], "unknown flag '--no_such_flag'"),
     (['--resume'], 'holds no run'),
 ])
 def test_bad_input_gets_one_line(tmp_path, capsys, args, message):
