@@ -5,6 +5,7 @@ supervised here: Launchpad's own launcher ends everything with the first node,
 and passes its output on through a shell that holds it back.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Optional
+from typing import Optional, TextIO
 
 from acme.utils import loggers
 import launchpad as lp
@@ -60,25 +61,26 @@ def _run_threads(program: lp.Program) -> int:
     manager.wait(return_on_first_completed=True)
     failed = not manager.stop_event().is_set()
   except Exception as e:  # pylint: disable=broad-except
-    _say(f'a node failed: {e}')
+    _say(f'error: a node failed: {e}', sys.stderr)
     failed = True
   if failed:
-    _say('a node failed, as printed above; stopping the others.')
+    _say('error: a node failed, as printed above; stopping the others. Nodes that '
+         'are threads cannot be restarted.', sys.stderr)
     signal.raise_signal(signal.SIGTERM)
   manager.wait(raise_error=False)
   return int(failed)
 
 
-def _say(line: str) -> None:
-  _print(f'train: {line}')
+def _say(line: str, file: TextIO = sys.stdout) -> None:
+  _print(f'train: {line}', file)
 
 
-def _print(line: str) -> None:
+def _print(line: str, file: TextIO = sys.stdout) -> None:
   try:
-    print(line, flush=True)
+    print(line, file=file, flush=True)
   except OSError:
     # Nobody reads on, which is no reason to stop: the logs are there.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 class _Node:
@@ -124,7 +126,8 @@ class _Node:
       self.last_line = line or self.last_line
       _print(f'[{self.title}] {line}')
       if self.log is not None:
-        with open(self.log, 'a') as f:
+        # A full disk must not stop the node, which waits for its reader.
+        with contextlib.suppress(OSError), open(self.log, 'a') as f:
           f.write(line + '\n')
 
 
@@ -151,7 +154,8 @@ class _Supervisor:
     """Returns the exit code."""
     for number, why in ((signal.SIGUSR1, 'done'), (signal.SIGTERM, 'stopped'),
                         (signal.SIGHUP, 'stopped'), (signal.SIGINT, 'stopped')):
-      signal.signal(number, lambda *_, why=why: self._end(why))
+      if signal.getsignal(number) != signal.SIG_IGN:  # Or nohup means nothing.
+        signal.signal(number, lambda *_, why=why: self._end(why))
     for node in self._nodes:
       node.start(self._policy.started(node.title))
     failure = None
@@ -159,8 +163,11 @@ class _Supervisor:
       time.sleep(_POLL_SECONDS)
       failure = self._restart_ended()
     self._stop()
-    _say(failure or f'{self._why}; every node has ended.')
-    return int(failure is not None)
+    if failure is None:
+      _say(f'{self._why}; every node has ended.')
+      return 0
+    _say(failure, sys.stderr)
+    return 1
 
   def _end(self, why: str) -> None:
     if self._why == 'stopped' and why == 'stopped':  # Asked twice.

@@ -9,13 +9,13 @@ from typing import Callable, Optional
 _FAILURES = 3
 _FAILURE_WINDOW_SECONDS = 60.
 _STARTS = 5
-_START_SECONDS = 20.
+_START_SECONDS = 10.
 
 
 def describe_exit(code: int) -> str:
   """Says how a process ended, by what `subprocess` gives as its return code."""
   if code < 0:
-    return f'was killed by signal {-code} ({signal.Signals(-code).name})'
+    return f'was killed by signal {-code} ({signal.strsignal(-code)})'
   return f'ended with exit code {code}'
 
 

@@ -1,5 +1,9 @@
 """Every fast path against the plain form that it stands for."""
 
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import sonnet as snt
@@ -191,3 +195,41 @@ def test_checkpoints_of_one_adam_are_restored_by_the_other(
   checkpoint.restore(path).assert_consumed()
   assert after.step == 3
   assert_same([*after.m, *after.v], [*before.m, *before.v])
+
+
+FORWARD_PASS = """
+import agents
+from acme import specs
+import numpy as np
+import tensorflow as tf
+
+from agents.impala_ppo import config as config_lib
+from agents.impala_ppo import losses
+from agents.impala_ppo import networks as networks_lib
+from agents.impala_ppo import ops
+from agents.impala_ppo import trajectories
+
+config = config_lib.ImpalaPPOConfig(frame_stack=4)
+networks = networks_lib.make_networks(specs.EnvironmentSpec(
+    observations=specs.Array((16, 16, 4), np.uint8),
+    actions=specs.DiscreteArray(3), rewards=None, discounts=None), config)
+with tf.Graph().as_default():
+  frames = tf.zeros([2, 8, 16, 16], tf.uint8)
+  observation = ops.stack_frames(frames, tf.zeros([2, 8], tf.bool), 4)
+  outputs = networks.unroll(observation, config.reconstruction_period)
+  zeros = tf.zeros([2, 4])
+  losses.impala_ppo_loss(outputs, trajectories.Trajectories(
+      observation, tf.zeros([2, 4], tf.int32), zeros, zeros,
+      tf.ones([2, 4], tf.bool), tf.zeros([2, 4, 3]), None, None, None), config)
+# Refused as soon as any device is there.
+tf.config.threading.set_intra_op_parallelism_threads(1)
+print('none')
+"""
+
+
+def test_a_forward_pass_initialises_no_devices():
+  # A process may still have to choose its GPUs and threads.
+  result = subprocess.run(
+      [sys.executable, '-c', FORWARD_PASS], capture_output=True, text=True,
+      cwd=pathlib.Path(__file__).parents[2], timeout=120)
+  assert result.stdout == 'none\n', result.stderr
