@@ -67,7 +67,7 @@ def host(listen: str) -> str:
     address = None
   if address is None or address.is_unspecified or '%' in listen:
     raise ValueError(f"listen must be '{LOOPBACK}', '{ALL}' or an IP address of "
-                     f'this machine, without a scope, not {listen!r}.')
+                     f'this machine, not {listen!r}.')
   return str(address)
 
 
@@ -116,7 +116,7 @@ def close(listen: str = LOOPBACK) -> None:
             'LD_PRELOAD': ':'.join(filter(None, dict.fromkeys(
                 [str(_LIBRARY), *preloaded])))}
   probed = subprocess.run(
-      [sys.executable, '-c', _PROBE, str(int(_family(listen)))],
+      [sys.executable, '-I', '-c', _PROBE, str(int(_family(listen)))],
       env={**os.environ, **closed}, capture_output=True, text=True)
   if probed.stdout.strip() != address:
     raise ValueError(_why_not_loaded())

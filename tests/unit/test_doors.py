@@ -227,13 +227,22 @@ def test_an_isolated_run_has_no_other_address():
     config_lib.RunConfig('run', listen='10.0.0.1', isolate=True)
 
 
-def test_isolating_leaves_loopback_only(network):
-  del network  # Namespaces are permitted.
-  result = run(behind_doors('--isolate', 'ip', '-brief', 'address'))
-  assert result.returncode == 0, result.stderr
-  said, loopback = result.stdout.strip().splitlines()
-  assert 'nsenter --target' in said
-  assert loopback.split() == ['lo', 'UNKNOWN', '127.0.0.1/8', '::1/128']
+@pytest.mark.parametrize('privileged', [True, False])
+def test_isolating_leaves_loopback_only(network, privileged):
+  user = network.command() if privileged else []  # Root of a namespace.
+  if not privileged and os.geteuid() == 0:
+    # Nobody, who may at least read this.
+    user = ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups',
+            '--inh-caps', '+dac_override', '--ambient-caps', '+dac_override']
+  with subprocess.Popen(
+      [*user, *behind_doors('--isolate', 'cat')], cwd=ROOT, stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE, text=True) as isolated:
+    said = isolated.stdout.readline()
+    assert ('--user' in said) != privileged
+    way_in = said[said.index('nsenter'):said.index(' COMMAND')].split()
+    result = run([*user, *way_in, 'ip', '-brief', 'address'])
+    isolated.communicate('')
+  assert result.stdout.split() == ['lo', 'UNKNOWN', '127.0.0.1/8', '::1/128']
 
 
 def test_where_isolating_is_not_permitted_one_line_says_so(network):
