@@ -6,6 +6,7 @@ from typing import Annotated, Optional
 
 from agents import validation
 from agents.validation import Range
+from programs.runtime import doors
 
 # Each process that draws random numbers has a seed of its own, spaced so that
 # no two runs with neighbouring seeds share any.
@@ -24,6 +25,10 @@ class RunConfig:
     num_gpus: GPUs that the learner computes on, a replica on each; 0 for the
       CPU, by default all that there are.
     num_replay_shards: Reverb servers; actors are spread over them.
+    listen: where servers are reached: `loopback`, for this machine only, an IP
+      address of this machine, or `all`; who reaches them can run code here.
+    isolate: whether to run in a network namespace of its own, where other users
+      of this machine do not reach servers either.
     replay_port: port of the first shard, the others follow; 0 picks free ones.
     max_timesteps: when the run ends.
     target_return: ends the run early, once the mean return of the last 100
@@ -45,6 +50,8 @@ class RunConfig:
   envs_per_actor: Annotated[int, Range(1, 10_000)] = 8
   num_gpus: Optional[Annotated[int, Range(0, 1000)]] = None
   num_replay_shards: Annotated[int, Range(1, 10_000)] = 1
+  listen: str = doors.LOOPBACK
+  isolate: bool = False
   replay_port: Annotated[int, Range(0, 65_535)] = 0
   max_timesteps: Annotated[int, Range(1, 10**15)] = 3_000_000
   target_return: Optional[Annotated[float, Range(-10**9, 10**9)]] = None
@@ -60,6 +67,10 @@ class RunConfig:
     validation.check(self)
     if not self.run_dir:
       raise ValueError('run_dir must be a directory, not an empty text.')
+    doors.host(self.listen)  # Refuses what is no address.
+    if self.isolate and self.listen not in (doors.LOOPBACK, doors.ALL):
+      raise ValueError(f'isolate leaves no interface to listen on at {self.listen}; '
+                       'give one of the two.')
     if self.replay_port + self.num_replay_shards > 65_536:
       raise ValueError(
           f'replay_port ({self.replay_port}) leaves too few ports up to 65535 '
