@@ -87,6 +87,6 @@ def make_program(
 def _in_node(launcher: processes.Process, listen: str,
              function: Callable[..., Any], *args: Any) -> Any:
   """Calls what a node runs, in its process, with the program's end."""
-  processes.end_with(launcher)
+  processes.own(launcher)
   doors.check(listen)
   return function(*args, should_stop=lp.stop_event())

@@ -63,7 +63,7 @@ class ReplayNode(lp.ReverbNode):
     self._launcher = launcher
 
   def run(self) -> None:
-    processes.end_with(self._launcher)
+    processes.own(self._launcher)
     doors.check(self._listen)
     processes.say_if_back('replay', 'what the shard held')
     super().run()
