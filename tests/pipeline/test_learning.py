@@ -81,13 +81,14 @@ def weights(learner):
   return learner.get_variables(['policy'])[0]
 
 
-@pytest.mark.parametrize('loss', [
-    'ppo', pytest.param('vtrace', marks=pytest.mark.slow)])
-def test_two_replicas_are_one_with_the_same_batch(loss):
+@pytest.mark.parametrize('loss, autoencoder', [
+    ('ppo', False), pytest.param('ppo', True, marks=pytest.mark.slow),
+    pytest.param('vtrace', True, marks=pytest.mark.slow)])
+def test_two_replicas_are_one_with_the_same_batch(loss, autoencoder):
   assert len(tf.config.list_logical_devices('CPU')) == 2
   batches = [make_batch(seed) for seed in range(10)]
   # A large epsilon keeps Adam from blowing rounding errors up.
-  config = make_config(loss=loss, autoencoder=True, adam_epsilon=1e-3)
+  config = make_config(loss=loss, autoencoder=autoencoder, adam_epsilon=1e-3)
   one = make_learner(config, batches)
   two = make_learner(config, batches, devices=('/cpu:0', '/cpu:1'))
   for x, y in zip(weights(one), weights(two)):
@@ -218,11 +219,9 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
   batches = [make_batch(seed) for seed in range(6)]
   config = make_config(autoencoder=True, learning_rate_decay_timesteps=200)
   unbroken = make_learner(config, batches)
-  first = make_learner(config, batches)
   for _ in range(3):
     unbroken.step()
-    first.step()
-  path = tf.train.Checkpoint(**first.state).save(str(tmp_path / 'checkpoint'))
+  path = tf.train.Checkpoint(**unbroken.state).save(str(tmp_path / 'checkpoint'))
   second = make_learner(config, batches[3:] + batches[:3], seed=1)
   status = tf.train.Checkpoint(**second.state).restore(path)
   status.assert_consumed()
