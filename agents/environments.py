@@ -16,9 +16,9 @@ from ale_py import vector_env
 import dm_env
 import gymnasium
 import numpy as np
+from pydantic import Field
 
 from agents import validation
-from agents.validation import Range
 
 ATARI_FRAME_STACK = 4
 
@@ -282,8 +282,8 @@ class EnvironmentConfig:
     repeat_action_probability: stickiness of Atari actions.
   """
   game: str = 'pong'
-  frame_size: Annotated[int, Range(16, 4096)] = 42
-  repeat_action_probability: Annotated[float, Range(0, 1)] = 0.0
+  frame_size: Annotated[int, Field(ge=16, le=4096)] = 42
+  repeat_action_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
 
   def __post_init__(self):
     validation.check(self)

@@ -4,8 +4,9 @@ import dataclasses
 import os
 from typing import Annotated, Optional
 
+from pydantic import Field
+
 from agents import validation
-from agents.validation import Range
 
 # Each process that draws random numbers has a seed of its own, spaced so that
 # no two runs with neighbouring seeds share any.
@@ -39,21 +40,21 @@ class RunConfig:
       cannot be.
   """
   run_dir: str
-  seed: Annotated[int, Range(0, 2**63 - 1)] = 0
-  num_actors: Annotated[int, Range(1, 10_000)] = dataclasses.field(
+  seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+  num_actors: Annotated[int, Field(ge=1, le=10_000)] = dataclasses.field(
       default_factory=lambda: os.cpu_count() or 1)
-  envs_per_actor: Annotated[int, Range(1, 10_000)] = 8
-  num_gpus: Optional[Annotated[int, Range(0, 1000)]] = None
-  num_replay_shards: Annotated[int, Range(1, 10_000)] = 1
-  replay_port: Annotated[int, Range(0, 65_535)] = 0
-  max_timesteps: Annotated[int, Range(1, 10**15)] = 3_000_000
-  target_return: Optional[Annotated[float, Range(-10**9, 10**9)]] = None
-  evaluation_interval: Annotated[int, Range(0, 10**15)] = 500_000
-  evaluation_episodes: Annotated[int, Range(1, 1_000_000)] = 8
+  envs_per_actor: Annotated[int, Field(ge=1, le=10_000)] = 8
+  num_gpus: Optional[Annotated[int, Field(ge=0, le=1000)]] = None
+  num_replay_shards: Annotated[int, Field(ge=1, le=10_000)] = 1
+  replay_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+  max_timesteps: Annotated[int, Field(ge=1, le=10**15)] = 3_000_000
+  target_return: Optional[Annotated[float, Field(ge=-10**9, le=10**9)]] = None
+  evaluation_interval: Annotated[int, Field(ge=0, le=10**15)] = 500_000
+  evaluation_episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 8
   # Up to a year.
-  checkpoint_minutes: Annotated[float, Range(0, 525_600, above=True)] = 0.5
-  progress_seconds: Annotated[float, Range(0, 31_536_000, above=True)] = 5.
-  step_timeout: Annotated[float, Range(0, 31_536_000, above=True)] = 60.
+  checkpoint_minutes: Annotated[float, Field(gt=0, le=525_600)] = 0.5
+  progress_seconds: Annotated[float, Field(gt=0, le=31_536_000)] = 5.
+  step_timeout: Annotated[float, Field(gt=0, le=31_536_000)] = 60.
   restart: bool = True
 
   def __post_init__(self):
