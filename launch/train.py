@@ -89,10 +89,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains until done or told to stop; returns the exit code."""
   with settings_lib.errors_in_one_line():
     command, settings = _prepare(sys.argv[1:] if argv is None else argv)
-    # Tells what an environment looks like, and whether there is such a game.
-    environment = settings.environment.make(1, settings.run.seed)
-    environment_spec = specs.make_environment_spec(environment)
-    environment.close()
+    environment_spec = settings.environment.try_out(settings.run.seed)
     builder = builder_lib.ImpalaPPOBuilder(
         settings.agent, _devices(settings.run.num_gpus))
     if command.lp_launch_type == 'local_mp':
