@@ -273,7 +273,8 @@ def make_environment(
                      f'{repeat_action_probability}.')
   rom = atari_rom(game)
   if rom is not None:
-    if ale_py.ALEInterface.isSupportedROM(roms.get_rom_path(rom)) is None:
+    path = roms.get_rom_path(rom)
+    if path is None or ale_py.ALEInterface.isSupportedROM(path) is None:
       raise ValueError(f'game {game!r} cannot be made: ALE plays games for one '
                        'player, which this is not.')
     atari = vector_env.AtariVectorEnv(
@@ -322,7 +323,7 @@ class EnvironmentConfig:
     repeat_action_probability: stickiness of Atari actions.
   """
   game: str = 'pong'
-  frame_size: Annotated[int, Field(ge=16, le=4096)] = 42
+  frame_size: Annotated[int, Field(ge=16, le=1024)] = 42
   repeat_action_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
 
   def __post_init__(self):

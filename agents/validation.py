@@ -67,7 +67,7 @@ def _described(schema: Mapping[str, Any]) -> str:
   kind = {'boolean': 'true or false', 'string': 'a text',
           'integer': 'an integer', 'number': 'a number'}[schema['type']]
   if 'maximum' not in schema:
-    return kind
+    return kind + ' that is not empty' * schema.get('minLength', 0)
   low = (f'({schema["exclusiveMinimum"]}' if 'exclusiveMinimum' in schema
          else f'[{schema["minimum"]}')
   return f'{kind} in {low}, {schema["maximum"]}]'

@@ -41,6 +41,7 @@ from agents import environments
 from agents import validation
 from agents.impala_ppo import config as agent_config
 from programs import config as run_config
+from programs.runtime import machine
 
 CONFIG_FILE = 'config.json'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
@@ -128,7 +129,7 @@ class EvaluateCommand:
     episodes: how many episodes to play.
     seed: seeds the environments.
   """
-  run_dir: str
+  run_dir: run_config.Directory
   episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 30
   seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 1
 
@@ -153,7 +154,9 @@ def parse_evaluate(argv: Sequence[str]) -> EvaluateCommand:
       {'command': EvaluateCommand}, argv)['command']
   if 'run_dir' not in flags:
     raise ValueError('--run_dir is missing; give the directory of a run.')
-  return EvaluateCommand(**flags)
+  command = EvaluateCommand(**flags)
+  command.run_dir = os.path.expanduser(command.run_dir)
+  return command
 
 
 def from_train_flags(argv: Sequence[str]) -> Settings:
@@ -179,8 +182,6 @@ def from_layers(layers: Sequence[Values]) -> Settings:
   agent = agent_config.ImpalaPPOConfig(
       **{**values['agent'], 'frame_stack': environment.frame_stack})
   run = run_config.RunConfig(**{**values['run'], 'run_dir': _run_dir(values)})
-  # Processes may start elsewhere.
-  run.run_dir = os.path.abspath(run.run_dir)
   return Settings(environment, agent, run)
 
 
@@ -193,9 +194,13 @@ def _merged(layers: Sequence[Values]) -> dict[str, dict[str, Any]]:
 
 
 def _run_dir(values: Values) -> str:
+  """Returns where a run goes, wherever its processes start."""
   game = values['environment'].get('game', environments.EnvironmentConfig.game)
-  return values['run'].get('run_dir', os.path.join(
-      'runs', re.sub(r'\W+', '_', game).lower()))
+  given = values['run'].get('run_dir', os.path.join(
+      'runs', re.sub(r'\W+', '_', str(game)).lower()))
+  run_dir = validation.checked(
+      'run_dir', validation.fields(run_config.RunConfig)['run_dir'], given)
+  return os.path.abspath(os.path.expanduser(run_dir))
 
 
 def parse_flags(
@@ -429,7 +434,7 @@ def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
 def _read(path: str) -> Any:
   """Returns what a JSON or YAML file holds; raises ValueError in one line."""
   try:
-    with open(path, encoding='utf-8-sig') as f:
+    with open(os.path.expanduser(path), encoding='utf-8-sig') as f:
       if path.endswith('.json'):
         return json.load(f, object_pairs_hook=_once_each)
       return yaml.load(f, _Loader)
@@ -490,7 +495,7 @@ def save(settings: Settings) -> None:
       package: importlib.metadata.version(package) for package in _PACKAGES}
   content['commit'], content['dirty'] = _commit()
   content['processor'] = _processor()
-  content['cores'] = len(os.sched_getaffinity(0))
+  content['cores'] = machine.cores()
   path = os.path.join(settings.run.run_dir, CONFIG_FILE)
   with open(f'{path}.new', 'w') as f:
     json.dump(content, f, indent=2)

@@ -27,6 +27,7 @@ from agents.impala_ppo import builder as builder_lib
 from launch.engines import local
 from programs import config as run_config
 from programs import impala_ppo
+from programs import sizes
 from programs.runtime import checkpoints
 
 
@@ -95,6 +96,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if command.lp_launch_type == 'local_mp':
       tf.config.set_visible_devices([], 'GPU')  # They are the learner's.
     builder.make_networks(environment_spec)
+    sizes.check(settings.agent, settings.run, environment_spec,
+                threads=command.lp_launch_type == 'local_mt')
     if command.resume:
       _check_checkpoint(settings, builder, environment_spec)
     os.makedirs(settings.run.run_dir, exist_ok=True)

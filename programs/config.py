@@ -1,16 +1,18 @@
 """How the agent is run; the agent's own settings are in its config."""
 
 import dataclasses
-import os
 from typing import Annotated, Optional
 
 from pydantic import Field
 
 from agents import validation
+from programs.runtime import machine
 
 # Each process that draws random numbers has a seed of its own, spaced so that
 # no two runs with neighbouring seeds share any.
 _SEEDS_PER_RUN = 100_000
+
+Directory = Annotated[str, Field(min_length=1)]
 
 
 @dataclasses.dataclass
@@ -20,7 +22,8 @@ class RunConfig:
   Attributes:
     run_dir: where everything that the run leaves behind goes.
     seed: seeds environments, networks and actors.
-    num_actors: actor processes; by default one for each core.
+    num_actors: actor processes; by default one for each core
+      that this process may use.
     envs_per_actor: environments that each actor steps at once.
     num_gpus: GPUs that the learner computes on, a replica on each; 0 for the
       CPU, by default all that there are.
@@ -39,10 +42,10 @@ class RunConfig:
     restart: whether processes that end by themselves are restarted; threads
       cannot be.
   """
-  run_dir: str
+  run_dir: Directory
   seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
   num_actors: Annotated[int, Field(ge=1, le=10_000)] = dataclasses.field(
-      default_factory=lambda: os.cpu_count() or 1)
+      default_factory=machine.cores)
   envs_per_actor: Annotated[int, Field(ge=1, le=10_000)] = 8
   num_gpus: Optional[Annotated[int, Field(ge=0, le=1000)]] = None
   num_replay_shards: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -59,8 +62,6 @@ class RunConfig:
 
   def __post_init__(self):
     validation.check(self)
-    if not self.run_dir:
-      raise ValueError('run_dir must be a directory, not an empty text.')
     if self.replay_port + self.num_replay_shards > 65_536:
       raise ValueError(
           f'replay_port ({self.replay_port}) leaves too few ports up to 65535 '

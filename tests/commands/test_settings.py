@@ -173,7 +173,7 @@ def test_messages():
   assert error_of(run_config.RunConfig, 'x', num_gpus=-1) == (
       'num_gpus must be an integer in [0, 1000], or none, not -1.')
   assert error_of(run_config.RunConfig, '') == (
-      'run_dir must be a directory, not an empty text.')
+      "run_dir must be a text that is not empty, not ''.")
 
 
 def test_messages_stay_short():
@@ -249,7 +249,7 @@ def test_defaults_are_those_of_the_configs():
   assert settings.agent == agent_config.ImpalaPPOConfig(
       frame_stack=environments.ATARI_FRAME_STACK)
   assert settings.run == run_config.RunConfig(os.path.abspath('runs/pong'))
-  assert settings.run.num_actors == os.cpu_count()
+  assert settings.run.num_actors == len(os.sched_getaffinity(0))
 
 
 def test_flags_override_defaults(tmp_path):
@@ -317,6 +317,10 @@ def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
 def test_run_dir_follows_from_the_game():
   run_dir = settings_of('--game', 'ALE/Pong-v5').run.run_dir
   assert run_dir == os.path.abspath('runs/ale_pong_v5')
+  home = os.path.expanduser('~')
+  assert settings_of('--run_dir=~/here').run.run_dir == os.path.join(home, 'here')
+  assert settings_lib.parse_evaluate(
+      ['--run_dir=~/here']).run_dir == os.path.join(home, 'here')
   # Processes may start in another directory.
   assert os.path.isabs(settings_of('--run_dir', 'here').run.run_dir)
 
@@ -350,7 +354,8 @@ def test_run_dir_follows_from_the_game():
     (['--batch_size', 'none'], 'batch_size must be an integer'),
     (['--loss', 'dqn'], 'loss must be one of ppo, vtrace'),
     (['--lp_launch_type', 'vertex'], 'must be one of local_mp, local_mt'),
-    (['--run_dir='], 'run_dir must be a directory'),
+    (['--run_dir='], 'run_dir must be a text that is not empty'),
+    (['--run_dir', '', '--resume'], 'run_dir must be a text that is not empty'),
     (['--config', 'no/such\nfile'], 'cannot be read: no such file or directory'),
     (['--config', '.'], 'cannot be read: is a directory'),
 ])
