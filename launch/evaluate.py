@@ -47,7 +47,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       {'actor_critic': networks.actor_critic}))
   policy = builder.make_policy(networks, environment_spec, evaluation=True)
   actor = builder.make_actor(command.seed, policy)
-  returns = evaluator.play_episodes(environment, actor, command.episodes)
+  returns = evaluator.play_episodes(
+      environment, actor, command.episodes,
+      command.max_episode_steps or settings.run.max_episode_steps)
   environment.close()
   print(f'{settings.environment.game}, {path}, {len(returns)} episodes: '
         f'mean {np.mean(returns):.2f}, standard deviation '

@@ -128,10 +128,13 @@ class EvaluateCommand:
     run_dir: the directory of a training run.
     episodes: how many episodes to play.
     seed: seeds the environments.
+    max_episode_steps: timesteps after which an episode is cut; by default as in
+      the run.
   """
   run_dir: run_config.Directory
   episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 30
   seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 1
+  max_episode_steps: Optional[run_config.Steps] = None
 
   def __post_init__(self):
     validation.check(self)

@@ -12,6 +12,7 @@ from programs.runtime import machine
 # no two runs with neighbouring seeds share any.
 _SEEDS_PER_RUN = 100_000
 
+Steps = Annotated[int, Field(ge=1, le=10**9)]
 Directory = Annotated[str, Field(min_length=1)]
 
 
@@ -34,6 +35,8 @@ class RunConfig:
       training episodes reaches it.
     evaluation_interval: timesteps between greedy evaluations; 0 for none.
     evaluation_episodes: episodes in each of them.
+    max_episode_steps: timesteps after which an evaluation cuts an episode; Atari
+      itself ends one after 27,000, that is 108,000 frames.
     checkpoint_minutes: time between checkpoints; a learner that is restarted
       loses as much at most.
     progress_seconds: time between rows of `progress.csv`.
@@ -54,6 +57,7 @@ class RunConfig:
   target_return: Optional[Annotated[float, Field(ge=-10**9, le=10**9)]] = None
   evaluation_interval: Annotated[int, Field(ge=0, le=10**15)] = 500_000
   evaluation_episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+  max_episode_steps: Steps = 100_000
   # Up to a year.
   checkpoint_minutes: Annotated[float, Field(gt=0, le=525_600)] = 0.5
   progress_seconds: Annotated[float, Field(gt=0, le=31_536_000)] = 5.
