@@ -9,6 +9,7 @@ import difflib
 import importlib
 import re
 from typing import Annotated, Any, Optional, Sequence
+import warnings
 
 from acme import specs
 import ale_py
@@ -347,13 +348,15 @@ class EnvironmentConfig:
     Raises:
       ValueError: where it cannot be made or played, in one line.
     """
-    environment = self.make(1, seed)
-    try:
-      environment.reset()
-      environment.step(np.zeros(1, np.int32))
-    except Exception as e:  # pylint: disable=broad-except
-      raise ValueError(f'game {self.game!r} cannot be played: '
-                       f'{_in_one_line(e)}') from None
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # Actors will show them.
+      environment = self.make(1, seed)
+      try:
+        environment.reset()
+        environment.step(np.zeros(1, np.int32))
+      except Exception as e:  # pylint: disable=broad-except
+        raise ValueError(f'game {self.game!r} cannot be played: '
+                         f'{_in_one_line(e)}') from None
     environment.close()
     spec = specs.make_environment_spec(environment)
     if environment.frames_first and self.frame_stack == 1:

@@ -66,8 +66,10 @@ def _described(schema: Mapping[str, Any]) -> str:
     return f'one or more values, each {_described(schema["items"])}'
   kind = {'boolean': 'true or false', 'string': 'a text',
           'integer': 'an integer', 'number': 'a number'}[schema['type']]
+  if 'maxLength' in schema:
+    return f'{kind} of {schema["minLength"]} to {schema["maxLength"]} characters'
   if 'maximum' not in schema:
-    return kind + ' that is not empty' * schema.get('minLength', 0)
+    return kind
   low = (f'({schema["exclusiveMinimum"]}' if 'exclusiveMinimum' in schema
          else f'[{schema["minimum"]}')
   return f'{kind} in {low}, {schema["maximum"]}]'

@@ -100,8 +100,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 threads=command.lp_launch_type == 'local_mt')
     if command.resume:
       _check_checkpoint(settings, builder, environment_spec)
-    os.makedirs(settings.run.run_dir, exist_ok=True)
-    settings_lib.save(settings)
+    try:
+      os.makedirs(settings.run.run_dir, exist_ok=True)
+      settings_lib.save(settings)
+    except (OSError, ValueError) as e:
+      raise ValueError(f'nothing can be written to run_dir ({e}); give another '
+                       '--run_dir.') from None
 
   print(f'Training on {settings.environment.game} into {settings.run.run_dir}; '
         'the nodes take a moment to start.', flush=True)

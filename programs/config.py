@@ -13,7 +13,7 @@ from programs.runtime import machine
 _SEEDS_PER_RUN = 100_000
 
 Steps = Annotated[int, Field(ge=1, le=10**9)]
-Directory = Annotated[str, Field(min_length=1)]
+Directory = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 @dataclasses.dataclass
@@ -47,9 +47,10 @@ class RunConfig:
   """
   run_dir: Directory
   seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-  num_actors: Annotated[int, Field(ge=1, le=10_000)] = dataclasses.field(
+  # What fits the machine is checked where it is known, by `sizes`.
+  num_actors: Annotated[int, Field(ge=1, le=10**6)] = dataclasses.field(
       default_factory=machine.cores)
-  envs_per_actor: Annotated[int, Field(ge=1, le=10_000)] = 8
+  envs_per_actor: Annotated[int, Field(ge=1, le=10**9)] = 8
   num_gpus: Optional[Annotated[int, Field(ge=0, le=1000)]] = None
   num_replay_shards: Annotated[int, Field(ge=1, le=10_000)] = 1
   replay_port: Annotated[int, Field(ge=0, le=65_535)] = 0

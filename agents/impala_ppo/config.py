@@ -94,14 +94,14 @@ class ImpalaPPOConfig:
   reconstruction_cost: _Cost = 0.1
   reconstruction_period: Annotated[int, Field(ge=1, le=1_000_000)] = 8
   conv_channels: _Sizes = (16, 32)
-  latent_size: Annotated[int, Field(ge=1, le=65_536)] = 256
+  latent_size: Annotated[int, Field(ge=1, le=10**12)] = 256
   frame_stack: Annotated[int, Field(ge=1, le=1000)] = 1
   # Data.
-  sequence_length: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+  sequence_length: Annotated[int, Field(ge=1, le=10**12)] = 32
   batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 12
   samples_per_insert: Annotated[float, Field(ge=1, le=1_000_000)] = 3.0
   replay_sampler: ReplaySampler = 'uniform'
-  replay_capacity: Annotated[int, Field(ge=1, le=10**9)] = 16
+  replay_capacity: Annotated[int, Field(ge=1, le=10**18)] = 16
   min_replay_size: Annotated[int, Field(ge=1, le=10**9)] = 1
   priority_exponent: Annotated[float, Field(ge=0, le=100)] = 0.6
   queue_capacity: Annotated[int, Field(ge=1, le=10**9)] = 1
@@ -114,7 +114,7 @@ class ImpalaPPOConfig:
   # Systems.
   variable_update_period: Annotated[int, Field(ge=1, le=10**9)] = 2
   prefetch_size: Annotated[int, Field(ge=0, le=10_000)] = 1
-  num_fetch_workers: Annotated[int, Field(ge=1, le=1000)] = 2
+  num_fetch_workers: Annotated[int, Field(ge=1, le=10**6)] = 2
 
   def __post_init__(self):
     validation.check(self)

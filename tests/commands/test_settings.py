@@ -67,6 +67,7 @@ class Limits:
   gt: Optional[float] = None
   le: Optional[float] = None
   min_length: int = 0
+  max_length: int = 0
 
   @property
   def low(self):
@@ -173,7 +174,7 @@ def test_messages():
   assert error_of(run_config.RunConfig, 'x', num_gpus=-1) == (
       'num_gpus must be an integer in [0, 1000], or none, not -1.')
   assert error_of(run_config.RunConfig, '') == (
-      "run_dir must be a text that is not empty, not ''.")
+      "run_dir must be a text of 1 to 1000 characters, not ''.")
 
 
 def test_messages_stay_short():
@@ -354,8 +355,8 @@ def test_run_dir_follows_from_the_game():
     (['--batch_size', 'none'], 'batch_size must be an integer'),
     (['--loss', 'dqn'], 'loss must be one of ppo, vtrace'),
     (['--lp_launch_type', 'vertex'], 'must be one of local_mp, local_mt'),
-    (['--run_dir='], 'run_dir must be a text that is not empty'),
-    (['--run_dir', '', '--resume'], 'run_dir must be a text that is not empty'),
+    (['--run_dir='], 'run_dir must be a text of 1 to 1000'),
+    (['--run_dir', '', '--resume'], 'run_dir must be a text of 1 to 1000'),
     (['--config', 'no/such\nfile'], 'cannot be read: no such file or directory'),
     (['--config', '.'], 'cannot be read: is a directory'),
 ])

@@ -93,6 +93,11 @@ def test_defaults_fit():
     ({}, {'latent_size': 65_536, 'conv_channels': (16, 4096)},
      'are for weights (latent_size'),
     ({'envs_per_actor': 10_000}, {'replay_capacity': 1000}, 'envs_per_actor'),
+    # As large as settings may be.
+    ({'envs_per_actor': 10**9}, {}, 'envs_per_actor'),
+    ({}, {'replay_capacity': 10**18}, 'replay_capacity'),
+    ({}, {'latent_size': 10**12}, 'latent_size'),
+    ({}, {'sequence_length': 10**12}, 'sequence_length'),
 ])
 def test_what_does_not_fit_is_refused(run, agent, told):
   agent = agent_config.ImpalaPPOConfig(**{'frame_stack': 4, **agent})
