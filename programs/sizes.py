@@ -15,7 +15,7 @@ _PER_CORE = 100
 _GIB = 2**30
 _PROCESSES = 'processes (num_actors, num_replay_shards)'
 # What a process has of its own once TensorFlow is loaded.
-_PROCESS = 150 * 2**20
+_PROCESS = 175 * 2**20
 # Reverb compresses; frames of Pong become a tenth, noise stays as it is.
 _COMPRESSION = 10
 
