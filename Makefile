@@ -25,7 +25,7 @@ test-fast: $(ENV)
 	$(PYTHON) -m pytest -m 'not slow' $(ARGS)
 
 # python3.10 may be a shim of pyenv's that fails, so each candidate is tried.
-$(ENV): pyproject.toml requirements.lock
+$(ENV): pyproject.toml requirements.lock programs/runtime/doors.c
 	@if ! { $(PYTHON) $(IS_310) && $(PYTHON) -m pip --version; } &>/dev/null; then \
 	  for python in python3.10 \
 	      "$$(pyenv prefix 2>/dev/null)/bin/python" \

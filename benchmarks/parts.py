@@ -26,6 +26,7 @@ from agents.impala_ppo import ImpalaPPOBuilder
 from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories
 from launch import settings as settings_lib
+from programs.runtime import doors
 from programs.runtime import processes
 
 _SPAWN = multiprocessing.get_context('spawn')
@@ -285,6 +286,7 @@ def _server(
     settings: settings_lib.Settings, environment_spec: specs.EnvironmentSpec
 ) -> Iterator[tuple[reverb.Client, psutil.Process]]:
   ours, theirs = _SPAWN.Pipe()
+  doors.close()
   process = _SPAWN.Process(target=_serve,
                            args=(settings, environment_spec, theirs))
   process.start()

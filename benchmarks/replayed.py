@@ -28,6 +28,7 @@ from benchmarks import common
 from benchmarks import parts
 from launch import settings as settings_lib
 from launch.engines import local
+from programs.runtime import doors
 from programs.runtime import stopping
 from programs.runtime import weights
 
@@ -238,4 +239,5 @@ def launch(cell: Cell):
   environment = cell.settings.environment.make(1, 0)
   environment_spec = specs.make_environment_spec(environment)
   environment.close()
+  doors.close()
   sys.exit(local.run_program(_make_program(cell, environment_spec), 'local_mp'))

@@ -29,6 +29,7 @@ from programs import config as run_config
 from programs import impala_ppo
 from programs import sizes
 from programs.runtime import checkpoints
+from programs.runtime import doors
 
 
 def _prepare(argv: Sequence[str]
@@ -41,6 +42,9 @@ def _prepare(argv: Sequence[str]
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
+  # May start this command anew, in a network of its own.
+  doors.enter(settings.run.listen, settings.run.isolate,
+              threads=command.lp_launch_type == 'local_mt')
   _check_ports(settings.run)
   return command, settings
 

@@ -6,6 +6,7 @@ from typing import Annotated, Optional
 from pydantic import Field
 
 from agents import validation
+from programs.runtime import doors
 from programs.runtime import machine
 
 # Each process that draws random numbers has a seed of its own, spaced so that
@@ -23,12 +24,16 @@ class RunConfig:
   Attributes:
     run_dir: where everything that the run leaves behind goes.
     seed: seeds environments, networks and actors.
-    num_actors: actor processes; by default one for each core
-      that this process may use.
+    num_actors: actor processes; by default one for each core that this process
+      may use.
     envs_per_actor: environments that each actor steps at once.
     num_gpus: GPUs that the learner computes on, a replica on each; 0 for the
       CPU, by default all that there are.
     num_replay_shards: Reverb servers; actors are spread over them.
+    listen: where servers are reached: `loopback`, for this machine only, an IP
+      address of this machine, or `all`; who reaches them can run code here.
+    isolate: whether to run in a network namespace of its own, where other users
+      of this machine do not reach servers either.
     replay_port: port of the first shard, the others follow; 0 picks free ones.
     max_timesteps: when the run ends.
     target_return: ends the run early, once the mean return of the last 100
@@ -53,6 +58,8 @@ class RunConfig:
   envs_per_actor: Annotated[int, Field(ge=1, le=10**9)] = 8
   num_gpus: Optional[Annotated[int, Field(ge=0, le=1000)]] = None
   num_replay_shards: Annotated[int, Field(ge=1, le=10_000)] = 1
+  listen: str = doors.LOOPBACK
+  isolate: bool = False
   replay_port: Annotated[int, Field(ge=0, le=65_535)] = 0
   max_timesteps: Annotated[int, Field(ge=1, le=10**15)] = 3_000_000
   target_return: Optional[Annotated[float, Field(ge=-10**9, le=10**9)]] = None
@@ -67,6 +74,10 @@ class RunConfig:
 
   def __post_init__(self):
     validation.check(self)
+    doors.host(self.listen)  # Refuses what is no address.
+    if self.isolate and self.listen not in (doors.LOOPBACK, doors.ALL):
+      raise ValueError(f'isolate leaves no interface to listen on at {self.listen}; '
+                       'give one of the two.')
     if self.replay_port + self.num_replay_shards > 65_536:
       raise ValueError(
           f'replay_port ({self.replay_port}) leaves too few ports up to 65535 '

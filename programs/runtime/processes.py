@@ -1,9 +1,11 @@
 """A node and its process: settling in, watching the launcher, coming back."""
 
+import atexit
 import dataclasses
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -45,10 +47,15 @@ def this_process() -> Process:
                  psutil.Process().create_time())
 
 
-def end_with(launcher: Process) -> None:
-  """Ends this process soon after its launcher has gone, however that ended."""
+def own(launcher: Process) -> None:
+  """Makes this process a node's, unless nodes are threads of the launcher.
+
+  It ends soon after its launcher has gone, however that ended; and when it ends
+  it does so at once.
+  """
   if launcher.pid == os.getpid():
-    return  # Nodes are threads.
+    return
+  _end_at_once()
 
   def watch():
     while not launcher.is_gone():
@@ -58,6 +65,28 @@ def end_with(launcher: Process) -> None:
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_at_once() -> None:
+  """Leaves out what Python does at the end of a process.
+
+  A data pipeline whose servers have gone is taken apart without an end, and
+  holds the interpreter's lock meanwhile.
+  """
+  failures: list[type] = []
+  before = sys.excepthook
+
+  def note(kind, *args):
+    failures.append(kind)
+    before(kind, *args)
+
+  def end():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if failures else 0)
+
+  sys.excepthook = note
+  atexit.register(end)
 
 
 def settle_in() -> bool:

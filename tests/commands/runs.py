@@ -70,7 +70,8 @@ def stop(process, how):
   except subprocess.TimeoutExpired:
     os.killpg(process.pid, signal.SIGKILL)
     raise
-  _, alive = psutil.wait_procs(family, timeout=15 - (time.monotonic() - began))
+  left = max(0., 15. - (time.monotonic() - began))
+  _, alive = psutil.wait_procs(family, timeout=left)
   return process.returncode, alive
 
 

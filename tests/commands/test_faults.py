@@ -34,6 +34,13 @@ def restarts(run_dir):
     return [row['node'] for row in csv.DictReader(f)]
 
 
+def lives(process):
+  try:
+    return process.status() != psutil.STATUS_ZOMBIE
+  except psutil.NoSuchProcess:
+    return False
+
+
 def log(run_dir, node):
   with open(os.path.join(run_dir, 'logs', node.replace('/', '_') + '.log')) as f:
     return f.read()
@@ -95,7 +102,7 @@ def test_nothing_outlives_the_launcher(tmp_path, number):
   process = runs.start('--run_dir', run_dir, *CARTPOLE)
   family = psutil.Process(process.pid).children()
   process.send_signal(number)
-  assert psutil.wait_procs(family, timeout=6)[1] == []
+  wait_for(lambda: not any(map(lives, family)), 6.)
   process.communicate(timeout=5)
   if number == signal.SIGHUP:  # As when a terminal is closed.
     path = checkpoints.latest(run_dir)

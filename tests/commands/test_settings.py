@@ -693,10 +693,15 @@ def any_settings(draw):
   replays = draw(st.integers(1, 1000))
   agent['samples_per_insert'] = float(replays)
   agent['batch_size'] = replays * draw(st.integers(1, 1000))
+  if agent['replay_sampler'] == 'fifo':
+    agent['replay_capacity'] = max(agent['replay_capacity'], 2)
   agent['min_replay_size'] = min(agent['min_replay_size'],
                                  agent['replay_capacity'], agent['queue_capacity'])
   run['num_replay_shards'] = min(run['num_replay_shards'], run['num_actors'])
   run['replay_port'] = min(run['replay_port'], 65_536 - run['num_replay_shards'])
+  run['listen'] = 'loopback' if run['isolate'] else draw(
+      st.sampled_from(['loopback', 'all']) | st.ip_addresses().map(str).filter(
+          lambda address: address not in ('0.0.0.0', '::')))
   return settings_lib.from_layers([values])
 
 

@@ -128,6 +128,7 @@ def test_vectors_train_under_threads_to_the_end(tmp_path):
   assert checkpoints.latest(run_dir) is not None
 
 
+@pytest.mark.slow
 def test_an_unknown_game_gets_one_line(tmp_path):
   run_dir = tmp_path / 'run'
   result = runs.run('launch.train', '--run_dir', run_dir, '--game', 'pongg')

@@ -17,6 +17,7 @@ from agents.impala_ppo import replay
 from programs import config as run_config
 from programs import impala_ppo
 from programs.runtime import checkpoints
+from programs.runtime import doors
 from programs.runtime import records
 from tests import processes
 
@@ -25,9 +26,12 @@ GAME = environments.EnvironmentConfig('tests.catch:Catch-v0')
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
-  """Lets the program's processes import this package, wherever they start."""
+  """Lets the program's processes start, wherever they do."""
   root = str(pathlib.Path(__file__).parents[2])
   monkeypatch.setenv('PYTHONPATH', root)
+  for variable in ('LD_PRELOAD', 'IMPALA_PPO_LISTEN'):  # Restored at the end.
+    monkeypatch.setenv(variable, os.environ.get(variable, ''))
+  doors.close()
   lp.flags.FLAGS(['test'])
 
 
@@ -115,7 +119,9 @@ def test_learns_catch_in_processes_with_two_shards(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_runs_in_threads(tmp_path):
-  program = make_program(tmp_path, agent=dict(replay_sampler='prioritized'))
+  # Threads of this process, whose doors are open since it started.
+  program = make_program(tmp_path, agent=dict(replay_sampler='prioritized'),
+                         listen='all')
   case = Case()
   try:
     lp.launch(program, 'test_mt', test_case=case, serialize_py_nodes=True)

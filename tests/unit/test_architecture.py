@@ -71,7 +71,7 @@ def test_launch_imports_programs_import_agents(package):
 def test_only_the_graph_and_what_starts_it_know_launchpad():
   users = {str(path) for package in ARROWS for path in modules(package)
            if 'launchpad' in packages_imported(path)}
-  assert users == {'programs/impala_ppo.py', 'programs/nodes/replay.py',
+  assert users == {'programs/impala_ppo.py', 'programs/nodes/serving.py',
                    'launch/engines/local.py'}
 
 
