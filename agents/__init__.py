@@ -1,8 +1,11 @@
 """The agent and its environments; none of it knows how it is run."""
 
 import os
+import socket
 import sys
 import warnings
+
+import psutil
 
 # TensorFlow 2.8 ships its oneDNN kernels switched off; they make convolutions
 # on a CPU three times as fast. TensorFlow reads both variables when it loads.
@@ -12,3 +15,13 @@ if 'tensorflow' in sys.modules and 'TF_ENABLE_ONEDNN_OPTS' not in os.environ:
                 'first.', stacklevel=2)
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+# gRPC, on which Reverb and Courier run, would ask a proxy for this machine's own
+# servers too, and wait for ever. It reads this when it connects; nodes inherit it.
+_own = {'localhost', socket.gethostname(), *(
+    address.address.partition('%')[0]
+    for addresses in psutil.net_if_addrs().values() for address in addresses
+    if address.family in (socket.AF_INET, socket.AF_INET6))}
+_others = (os.environ.get('no_grpc_proxy') or os.environ.get('no_proxy') or
+           'localhost')
+os.environ['no_grpc_proxy'] = ','.join(sorted({*_own, *_others.split(',')}))

@@ -8,17 +8,19 @@ import dataclasses
 import difflib
 import importlib
 import re
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, Sequence
+import warnings
 
 from acme import specs
+import ale_py
 from ale_py import roms
 from ale_py import vector_env
 import dm_env
 import gymnasium
 import numpy as np
+from pydantic import Field
 
 from agents import validation
-from agents.validation import Range
 
 ATARI_FRAME_STACK = 4
 
@@ -53,10 +55,10 @@ class VectorEnvironment(dm_env.Environment):
       env: a vector environment with discrete actions.
       seed: seeds every environment with a seed of its own.
       frames_first: whether observations are [frames, height, width], to be
-        presented as [height, width, frames].
+        presented as [height, width, frames]; or channels in place of frames.
     """
     self._env = env
-    self._frames_first = frames_first
+    self.frames_first = frames_first
     self.num_envs = env.num_envs
     # 31 bits, because ale-py keeps seeds in a C int.
     self._seeds = (np.random.SeedSequence(seed).generate_state(env.num_envs)
@@ -89,7 +91,16 @@ class VectorEnvironment(dm_env.Environment):
 
     Returns:
       The batched time step.
+
+    Raises:
+      ValueError: for actions of another shape, or that there are not; ale-py
+        would wait for ever.
     """
+    action = np.asarray(action)
+    if (action.shape != (self.num_envs,) or action.dtype.kind not in 'iu' or
+        action.min() < 0 or action.max() >= self._num_actions):
+      raise ValueError(f'actions must be [{self.num_envs}] integers from 0 to '
+                       f'{self._num_actions - 1}, not {validation.shown(action)}.')
     was_last = self._step_type == _LAST
     observation, reward, terminated, truncated, _ = self._env.step(
         action + self._first_action)
@@ -103,14 +114,14 @@ class VectorEnvironment(dm_env.Environment):
         observation=self._observation(observation))
 
   def _observation(self, observation: np.ndarray) -> np.ndarray:
-    if self._frames_first:
-      return observation.transpose(0, 2, 3, 1)
+    if self.frames_first:
+      observation = observation.transpose(0, 2, 3, 1)
     return observation.astype(self._dtype, copy=False)
 
   def observation_spec(self) -> specs.Array:
     shape = self._env.single_observation_space.shape
     assert shape is not None
-    if self._frames_first:
+    if self.frames_first:
       shape = shape[1:] + shape[:1]
     return specs.Array(shape, self._dtype, name='observation')
 
@@ -177,7 +188,7 @@ def atari_rom(game: str) -> Optional[str]:
   registered = gymnasium.registry.get(game)
   if registered and not str(registered.entry_point).startswith('ale_py'):
     return None  # Blackjack-v1 is no Atari game, though blackjack is one.
-  name = re.sub(r'(NoFrameskip|Deterministic)?-v\d+$', '',
+  name = re.sub(r'(NoFrameskip|Deterministic)?-v[045]$', '',
                 re.sub('^ALE/', '', game))
   snake = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()
   known = roms.get_all_rom_ids()
@@ -190,11 +201,15 @@ def atari_rom(game: str) -> Optional[str]:
 def _gymnasium_spec(game: str) -> gymnasium.envs.registration.EnvSpec:
   """Returns the registered spec of a Gymnasium id ('module:id' imports first)."""
   module, _, env_id = game.rpartition(':')
-  try:
-    if module:
+  if module:
+    try:
       importlib.import_module(module)
+    except (Exception, SystemExit) as e:  # pylint: disable=broad-except
+      raise ValueError(f'game {game!r}: its module {module!r} cannot be imported: '
+                       f'{_in_one_line(e)}') from None
+  try:
     return gymnasium.spec(env_id)
-  except (ImportError, gymnasium.error.Error):
+  except gymnasium.error.Error:
     known = sorted(set(roms.get_all_rom_ids()) | set(gymnasium.registry))
     by_lower = {name.lower(): name for name in known}
     close = [by_lower[name] for name in difflib.get_close_matches(
@@ -202,6 +217,20 @@ def _gymnasium_spec(game: str) -> gymnasium.envs.registration.EnvSpec:
     hint = f'close matches: {", ".join(close)}' if close else (
         'give an ALE game such as pong, or a Gymnasium id such as CartPole-v1')
     raise ValueError(f'unknown game {game!r}; {hint}.') from None
+
+
+def _in_one_line(error: BaseException) -> str:
+  return f'{error.__class__.__name__}: {" ".join(str(error).split())}'
+
+
+class _WithoutInfo(gymnasium.Wrapper):
+  """Drops infos, which nobody reads; of several copies, some do not batch."""
+
+  def reset(self, **kwargs: Any) -> Any:
+    return self.env.reset(**kwargs)[0], {}
+
+  def step(self, action: Any) -> Any:
+    return *self.env.step(action)[:4], {}
 
 
 def make_environment(
@@ -231,8 +260,9 @@ def make_environment(
     The vector environment.
 
   Raises:
-    ValueError: for an unknown game, a non-discrete action space, observations
-      that are neither pixels nor a vector, or a bad count.
+    ValueError: for an unknown game or one that cannot be made, a non-discrete
+      action space, observations that are neither pixels nor a vector, or a bad
+      count.
   """
   for name, value in (('num_envs', num_envs), ('num_threads', num_threads)):
     if value < 1:
@@ -244,6 +274,10 @@ def make_environment(
                      f'{repeat_action_probability}.')
   rom = atari_rom(game)
   if rom is not None:
+    path = roms.get_rom_path(rom)
+    if path is None or ale_py.ALEInterface.isSupportedROM(path) is None:
+      raise ValueError(f'game {game!r} cannot be made: ALE plays games for one '
+                       'player, which this is not.')
     atari = vector_env.AtariVectorEnv(
         rom, num_envs, num_threads=num_threads, img_height=frame_size,
         img_width=frame_size, stack_num=ATARI_FRAME_STACK, noop_max=30,
@@ -255,21 +289,29 @@ def make_environment(
   try:
     env = gymnasium.make_vec(
         spec, num_envs, vectorization_mode='sync',
-        vector_kwargs={'autoreset_mode': gymnasium.vector.AutoresetMode.NEXT_STEP})
-  except (ImportError, gymnasium.error.Error) as e:
-    reason = ' '.join(str(e).split())
-    raise ValueError(f'game {game!r} cannot be made: {reason}') from None
+        vector_kwargs={'autoreset_mode': gymnasium.vector.AutoresetMode.NEXT_STEP},
+        wrappers=[_WithoutInfo])
+  except Exception as e:  # pylint: disable=broad-except
+    raise ValueError(
+        f'game {game!r} cannot be made: {_in_one_line(e)}') from None
   action_space = env.single_action_space
   if not isinstance(action_space, gymnasium.spaces.Discrete):
     raise ValueError(
         f'game {game!r} has actions {action_space}; this agent needs a '
         'Discrete action space.')
   space = env.single_observation_space
-  if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) not in (1, 3):
+  if (not isinstance(space, gymnasium.spaces.Box) or
+      len(space.shape) not in (1, 3) or 0 in space.shape):
     raise ValueError(
-        f'game {game!r} has observations {space}; this agent needs a Box of '
-        'pixels [height, width, channels] or a vector.')
-  return VectorEnvironment(env, seed, frames_first=False)
+        f'game {game!r} has observations {validation.shown(space)}; this agent '
+        'needs a Box of pixels [height, width, channels] or a vector, with '
+        'elements.')
+  return VectorEnvironment(env, seed, _is_channels_first(space.shape))
+
+
+def _is_channels_first(shape: Sequence[int]) -> bool:
+  """Tells [channels, height, width] from the usual order, channels being few."""
+  return len(shape) == 3 and shape[0] < min(shape[1:])
 
 
 @dataclasses.dataclass
@@ -282,8 +324,8 @@ class EnvironmentConfig:
     repeat_action_probability: stickiness of Atari actions.
   """
   game: str = 'pong'
-  frame_size: Annotated[int, Range(16, 4096)] = 42
-  repeat_action_probability: Annotated[float, Range(0, 1)] = 0.0
+  frame_size: Annotated[int, Field(ge=16, le=1024)] = 42
+  repeat_action_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
 
   def __post_init__(self):
     validation.check(self)
@@ -293,6 +335,35 @@ class EnvironmentConfig:
     return make_environment(
         self.game, num_envs, seed, frame_size=self.frame_size,
         repeat_action_probability=self.repeat_action_probability)
+
+  def try_out(self, seed: int) -> specs.EnvironmentSpec:
+    """Makes an environment, and takes its first step.
+
+    Args:
+      seed: of the environment.
+
+    Returns:
+      What it looks like.
+
+    Raises:
+      ValueError: where it cannot be made or played, in one line.
+    """
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # Actors will show them.
+      environment = self.make(1, seed)
+      try:
+        environment.reset()
+        environment.step(np.zeros(1, np.int32))
+      except Exception as e:  # pylint: disable=broad-except
+        raise ValueError(f'game {self.game!r} cannot be played: '
+                         f'{_in_one_line(e)}') from None
+    environment.close()
+    spec = specs.make_environment_spec(environment)
+    if environment.frames_first and self.frame_stack == 1:
+      height, width, channels = spec.observations.shape
+      print(f'{self.game}: observations of shape {[channels, height, width]} are '
+            f'read as {channels} channels of {height}x{width} pixels.', flush=True)
+    return spec
 
   @property
   def frame_stack(self) -> int:

@@ -39,6 +39,7 @@ import psutil
 from benchmarks import common
 from benchmarks import parts
 from launch import settings as settings_lib
+from programs.runtime import machine
 from programs.runtime import records
 
 _START_SECONDS = 120
@@ -73,7 +74,7 @@ def bound(costs: dict[str, parts.Cost], samples_per_insert: float) -> float:
   """Returns the timesteps a second of all cores doing nothing but the parts."""
   seconds = sum(cost.core_seconds * _times(name, samples_per_insert)
                 for name, cost in costs.items())
-  return os.cpu_count() / seconds
+  return machine.cores() / seconds
 
 
 class Whole:
@@ -193,8 +194,8 @@ def _print_tables(result: dict[str, Any], rounds: list[dict[str, Any]],
     common.print_row([name, f'{1e3 * cost["core_seconds"]:.4f}',
                       f'{_times(name, samples_per_insert):g}',
                       f'{cost["timesteps_per_second"]:,.0f}'])
-  common.print_row([f'bound, {os.cpu_count()} cores',
-                    f'{1e3 * os.cpu_count() / result["bound"]:.4f}', 1,
+  common.print_row([f'bound, {machine.cores()} cores',
+                    f'{1e3 * machine.cores() / result["bound"]:.4f}', 1,
                     f'{result["bound"]:,.0f}'])
   print()
   common.print_header(['learner with data in the tables', 'waits',

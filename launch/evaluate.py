@@ -17,7 +17,6 @@ if __name__ == '__main__':
 
 from typing import Optional, Sequence
 
-from acme import specs
 import numpy as np
 
 from agents.impala_ppo import builder as builder_lib
@@ -35,9 +34,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     path = checkpoints.latest(command.run_dir)
     if path is None:
       raise ValueError(f'{command.run_dir} holds no whole checkpoint.')
+    environment_spec = settings.environment.try_out(command.seed)
     environment = settings.environment.make(
         min(command.episodes, _MAX_ENVS), command.seed)
-    environment_spec = specs.make_environment_spec(environment)
     builder = builder_lib.ImpalaPPOBuilder(settings.agent)
     networks = builder.make_networks(environment_spec)
     networks.create_variables()
@@ -48,7 +47,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       {'actor_critic': networks.actor_critic}))
   policy = builder.make_policy(networks, environment_spec, evaluation=True)
   actor = builder.make_actor(command.seed, policy)
-  returns = evaluator.play_episodes(environment, actor, command.episodes)
+  returns = evaluator.play_episodes(
+      environment, actor, command.episodes,
+      command.max_episode_steps or settings.run.max_episode_steps)
   environment.close()
   print(f'{settings.environment.game}, {path}, {len(returns)} episodes: '
         f'mean {np.mean(returns):.2f}, standard deviation '

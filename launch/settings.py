@@ -22,19 +22,17 @@ import typing
 from typing import (
   Annotated,
   Any,
-  Dict,
   Iterable,
   Iterator,
-  List,
   Literal,
   Mapping,
   NoReturn,
   Optional,
   Sequence,
-  Tuple,
   TypedDict,
 )
 
+from pydantic import Field
 import tyro
 from tyro import constructors
 import yaml
@@ -43,6 +41,7 @@ from agents import environments
 from agents import validation
 from agents.impala_ppo import config as agent_config
 from programs import config as run_config
+from programs.runtime import machine
 
 CONFIG_FILE = 'config.json'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
@@ -71,7 +70,7 @@ class Settings:
   run: run_config.RunConfig
 
 
-_SECTIONS: Dict[str, type] = typing.get_type_hints(Settings)
+_SECTIONS: dict[str, type] = typing.get_type_hints(Settings)
 
 
 @dataclasses.dataclass
@@ -94,7 +93,7 @@ class TrainCommand:
     validation.check(self)
 
 
-def parse_train(argv: Sequence[str]) -> Tuple[TrainCommand, Settings]:
+def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
   """Reads the flags of the training command, and the files that they name.
 
   Args:
@@ -129,10 +128,13 @@ class EvaluateCommand:
     run_dir: the directory of a training run.
     episodes: how many episodes to play.
     seed: seeds the environments.
+    max_episode_steps: timesteps after which an episode is cut; by default as in
+      the run.
   """
-  run_dir: str
-  episodes: Annotated[int, validation.Range(1, 1_000_000)] = 30
-  seed: Annotated[int, validation.Range(0, 2**63 - 1)] = 1
+  run_dir: run_config.Directory
+  episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 30
+  seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 1
+  max_episode_steps: Optional[run_config.Steps] = None
 
   def __post_init__(self):
     validation.check(self)
@@ -155,7 +157,9 @@ def parse_evaluate(argv: Sequence[str]) -> EvaluateCommand:
       {'command': EvaluateCommand}, argv)['command']
   if 'run_dir' not in flags:
     raise ValueError('--run_dir is missing; give the directory of a run.')
-  return EvaluateCommand(**flags)
+  command = EvaluateCommand(**flags)
+  command.run_dir = os.path.expanduser(command.run_dir)
+  return command
 
 
 def from_train_flags(argv: Sequence[str]) -> Settings:
@@ -181,13 +185,11 @@ def from_layers(layers: Sequence[Values]) -> Settings:
   agent = agent_config.ImpalaPPOConfig(
       **{**values['agent'], 'frame_stack': environment.frame_stack})
   run = run_config.RunConfig(**{**values['run'], 'run_dir': _run_dir(values)})
-  # Processes may start elsewhere.
-  run.run_dir = os.path.abspath(run.run_dir)
   return Settings(environment, agent, run)
 
 
-def _merged(layers: Sequence[Values]) -> Dict[str, Dict[str, Any]]:
-  values: Dict[str, Dict[str, Any]] = {section: {} for section in _SECTIONS}
+def _merged(layers: Sequence[Values]) -> dict[str, dict[str, Any]]:
+  values: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
   for layer in layers:
     for section in layer:
       values[section].update(layer[section])
@@ -195,15 +197,19 @@ def _merged(layers: Sequence[Values]) -> Dict[str, Dict[str, Any]]:
 
 
 def _run_dir(values: Values) -> str:
+  """Returns where a run goes, wherever its processes start."""
   game = values['environment'].get('game', environments.EnvironmentConfig.game)
-  return values['run'].get('run_dir', os.path.join(
-      'runs', re.sub(r'\W+', '_', game).lower()))
+  given = values['run'].get('run_dir', os.path.join(
+      'runs', re.sub(r'\W+', '_', str(game)).lower()))
+  run_dir = validation.checked(
+      'run_dir', validation.fields(run_config.RunConfig)['run_dir'], given)
+  return os.path.abspath(os.path.expanduser(run_dir))
 
 
 def parse_flags(
     prog: str, description: str, sections: Mapping[str, type],
     argv: Sequence[str], derived: Mapping[str, str] = types.MappingProxyType({}),
-) -> Dict[str, Dict[str, Any]]:
+) -> dict[str, dict[str, Any]]:
   """Parses flags, one for each field of some dataclasses.
 
   Args:
@@ -242,42 +248,72 @@ def _flags_of(config_class: type, derived: Mapping[str, str]) -> Any:
   """Returns what tyro makes flags of: a dict type whose keys may be absent."""
   doc = config_class.__doc__ or ''
   helps = dict(re.findall(r'^    (\w+): ((?:.|\n      )*)', doc, re.MULTILINE))
-  defaults = {**derived, **{
-      name: _as_text(value)
-      for name, value in validation.defaults(config_class).items()}}
-  flags: Dict[str, Any] = {}
-  for name, annotation in validation.annotations(config_class).items():
+  defaults = {**derived, **_defaults(config_class)}
+  flags: dict[str, Any] = {}
+  for name, field in validation.fields(config_class).items():
     if name in _NO_FLAG:
       continue
+    schema = field.json_schema()
     told = tyro.conf.arg(
         help=' '.join(helps.get(name, '').split()),
         help_behavior_hint=(f'(default: {defaults[name]})' if name in defaults
                             else '(required)'))
-    if annotation is bool:
+    if schema.get('type') == 'boolean':
       flags[name] = Annotated[bool, told]  # Two flags: --name and --no_name.
     else:
       flags[name] = Annotated[str, told, constructors.PrimitiveConstructorSpec(
-          nargs=1, metavar=validation.placeholder(annotation),
-          instance_from_str=functools.partial(_from_text, annotation),
+          nargs=1, metavar=_placeholder(schema),
+          instance_from_str=functools.partial(_meaning, schema),
           is_instance=lambda _: True, str_from_instance=lambda text: [text])]
   group = _optional_keys(config_class.__name__, flags)
   group.__doc__ = doc.partition('\n')[0]
   return group
 
 
-def _optional_keys(name: str, types_of_keys: Dict[str, Any]) -> Any:
+def _optional_keys(name: str, types_of_keys: dict[str, Any]) -> Any:
   """Returns a type of dict, any key of which may be absent."""
   return TypedDict(name, types_of_keys, total=False)  # type: ignore
 
 
-def _from_text(annotation: Any, texts: List[str]) -> Any:
-  return validation.parsed(annotation, texts[0])
+def _defaults(config_class: type) -> dict[str, str]:
+  """Returns the defaults of a config's fields, as flags would have them."""
+  texts = {}
+  for field in dataclasses.fields(config_class):
+    value = (field.default if field.default_factory is dataclasses.MISSING
+             else field.default_factory())
+    if isinstance(value, tuple):
+      texts[field.name] = ','.join(map(str, value))
+    elif value is not dataclasses.MISSING:
+      texts[field.name] = (value if isinstance(value, str)
+                           else validation.shown(value))
+  return texts
 
 
-def _as_text(value: Any) -> str:
-  if isinstance(value, tuple):
-    return ','.join(map(str, value))
-  return validation.shown(value) if not isinstance(value, str) else value
+def _placeholder(schema: Mapping[str, Any]) -> str:
+  """Returns the form of the texts that `_meaning` understands."""
+  if 'anyOf' in schema:
+    return '|'.join(map(_placeholder, schema['anyOf']))
+  if 'items' in schema:
+    return f'{_placeholder(schema["items"])},...'
+  if 'enum' in schema:
+    return f'{{{",".join(schema["enum"])}}}'
+  return {'integer': 'INT', 'number': 'FLOAT', 'null': 'none'}.get(
+      schema['type'], 'TEXT')
+
+
+def _meaning(schema: Mapping[str, Any], texts: Sequence[str]) -> Any:
+  """Returns what a flag's text means; one that means nothing stays as it is."""
+  text, = texts
+  if 'anyOf' in schema:
+    schema, _ = schema['anyOf']
+    if text.lower() == 'none':
+      return None
+  if 'items' in schema:
+    return [_meaning(schema['items'], [part]) for part in text.split(',')]
+  try:
+    return {'integer': int, 'number': float}.get(schema['type'], str)(text)
+  except ValueError:
+    return text
 
 
 def _unboxed(box: str) -> str:
@@ -312,7 +348,7 @@ def _nearest(name: str, known: Iterable[str]) -> Optional[str]:
   return next(iter(close + begun), None)
 
 
-def read_config(path: str) -> Dict[str, Dict[str, Any]]:
+def read_config(path: str) -> dict[str, dict[str, Any]]:
   """Reads a file of settings, such as a run's `config.json`.
 
   Args:
@@ -354,26 +390,25 @@ def load(run_dir: str) -> Settings:
   for section, config_class in _SECTIONS.items():
     if section not in values:
       raise ValueError(f'{path} is not the config of a run: it has no {section}.')
-    for name in validation.annotations(config_class):
-      if name not in {**validation.defaults(config_class), **values[section]}:
-        raise ValueError(
-            f'{path} is not the config of a run: its {section} has no {name}.')
     try:
       configs[section] = config_class(**values[section])
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from None
+    except TypeError:
+      raise ValueError(f'{path} is not the config of a run: its {section} has no '
+                       'run_dir.') from None
   return Settings(**configs)
 
 
-def _checked_sections(path: str, content: Any) -> Dict[str, Dict[str, Any]]:
+def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
   """Returns the sections of a file; raises ValueError in one line."""
   if not isinstance(content, dict):
     raise ValueError(f'{path} must have the sections {", ".join(_SECTIONS)}, '
                      f'not {validation.shown(content)}.')
   places = {name: f'{section}.{name}'
             for section, config_class in _SECTIONS.items()
-            for name in validation.annotations(config_class)}
-  values: Dict[str, Dict[str, Any]] = {}
+            for name in validation.fields(config_class)}
+  values: dict[str, dict[str, Any]] = {}
   for section, given in content.items():
     if section in _RECORDED:
       continue
@@ -386,7 +421,7 @@ def _checked_sections(path: str, content: Any) -> Dict[str, Dict[str, Any]]:
     if not isinstance(given, dict):
       raise ValueError(f'{path}: {section} must be settings by name, not '
                        f'{validation.shown(given)}.')
-    known = validation.annotations(_SECTIONS[section])
+    known = validation.fields(_SECTIONS[section])
     for name in given:
       if name not in known:
         hint = _nearest(str(name), [*known, *places])
@@ -402,7 +437,7 @@ def _checked_sections(path: str, content: Any) -> Dict[str, Dict[str, Any]]:
 def _read(path: str) -> Any:
   """Returns what a JSON or YAML file holds; raises ValueError in one line."""
   try:
-    with open(path, encoding='utf-8-sig') as f:
+    with open(os.path.expanduser(path), encoding='utf-8-sig') as f:
       if path.endswith('.json'):
         return json.load(f, object_pairs_hook=_once_each)
       return yaml.load(f, _Loader)
@@ -422,7 +457,7 @@ def _read(path: str) -> Any:
   raise ValueError(f'{path} cannot be read: {problem}.')
 
 
-def _once_each(pairs: Iterable[Tuple[str, Any]]) -> Dict[str, Any]:
+def _once_each(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
   pairs = list(pairs)
   for name, count in collections.Counter(name for name, _ in pairs).items():
     if count > 1:
@@ -432,10 +467,10 @@ def _once_each(pairs: Iterable[Tuple[str, Any]]) -> Dict[str, Any]:
 
 class _Loader(yaml.SafeLoader):
   """Reads values as JSON has them: 1e-4 is a number, and `no` is a text."""
-  yaml_implicit_resolvers: Dict[str, Any] = {}
+  yaml_implicit_resolvers: dict[str, Any] = {}
 
   def construct_mapping(self, node: yaml.MappingNode,
-                        deep: bool = False) -> Dict[Any, Any]:
+                        deep: bool = False) -> dict[Any, Any]:
     mapping = super().construct_mapping(node, deep)
     _once_each((key.value, None) for key, _ in node.value)
     return mapping
@@ -463,7 +498,7 @@ def save(settings: Settings) -> None:
       package: importlib.metadata.version(package) for package in _PACKAGES}
   content['commit'], content['dirty'] = _commit()
   content['processor'] = _processor()
-  content['cores'] = len(os.sched_getaffinity(0))
+  content['cores'] = machine.cores()
   path = os.path.join(settings.run.run_dir, CONFIG_FILE)
   with open(f'{path}.new', 'w') as f:
     json.dump(content, f, indent=2)
@@ -471,9 +506,9 @@ def save(settings: Settings) -> None:
   os.replace(f'{path}.new', path)
 
 
-def _commit() -> Tuple[Optional[str], Optional[bool]]:
+def _commit() -> tuple[Optional[str], Optional[bool]]:
   """Returns the commit of this code, and whether tracked files differ from it."""
-  def git(*args: str) -> List[str]:
+  def git(*args: str) -> list[str]:
     return subprocess.run(
         ['git', '--no-optional-locks', '-C', _CHECKOUT, *args], check=True,
         timeout=10, capture_output=True, text=True).stdout.splitlines()

@@ -27,6 +27,7 @@ from agents.impala_ppo import builder as builder_lib
 from launch.engines import local
 from programs import config as run_config
 from programs import impala_ppo
+from programs import sizes
 from programs.runtime import checkpoints
 from programs.runtime import doors
 
@@ -93,19 +94,22 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains until done or told to stop; returns the exit code."""
   with settings_lib.errors_in_one_line():
     command, settings = _prepare(sys.argv[1:] if argv is None else argv)
-    # Tells what an environment looks like, and whether there is such a game.
-    environment = settings.environment.make(1, settings.run.seed)
-    environment_spec = specs.make_environment_spec(environment)
-    environment.close()
+    environment_spec = settings.environment.try_out(settings.run.seed)
     builder = builder_lib.ImpalaPPOBuilder(
         settings.agent, _devices(settings.run.num_gpus))
     if command.lp_launch_type == 'local_mp':
       tf.config.set_visible_devices([], 'GPU')  # They are the learner's.
     builder.make_networks(environment_spec)
+    sizes.check(settings.agent, settings.run, environment_spec,
+                threads=command.lp_launch_type == 'local_mt')
     if command.resume:
       _check_checkpoint(settings, builder, environment_spec)
-    os.makedirs(settings.run.run_dir, exist_ok=True)
-    settings_lib.save(settings)
+    try:
+      os.makedirs(settings.run.run_dir, exist_ok=True)
+      settings_lib.save(settings)
+    except (OSError, ValueError) as e:
+      raise ValueError(f'nothing can be written to run_dir ({e}); give another '
+                       '--run_dir.') from None
 
   print(f'Training on {settings.environment.game} into {settings.run.run_dir}; '
         'the nodes take a moment to start.', flush=True)

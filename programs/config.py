@@ -1,16 +1,20 @@
 """How the agent is run; the agent's own settings are in its config."""
 
 import dataclasses
-import os
 from typing import Annotated, Optional
 
+from pydantic import Field
+
 from agents import validation
-from agents.validation import Range
 from programs.runtime import doors
+from programs.runtime import machine
 
 # Each process that draws random numbers has a seed of its own, spaced so that
 # no two runs with neighbouring seeds share any.
 _SEEDS_PER_RUN = 100_000
+
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+Directory = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 @dataclasses.dataclass
@@ -20,7 +24,8 @@ class RunConfig:
   Attributes:
     run_dir: where everything that the run leaves behind goes.
     seed: seeds environments, networks and actors.
-    num_actors: actor processes; by default one for each core.
+    num_actors: actor processes; by default one for each core that this process
+      may use.
     envs_per_actor: environments that each actor steps at once.
     num_gpus: GPUs that the learner computes on, a replica on each; 0 for the
       CPU, by default all that there are.
@@ -35,6 +40,8 @@ class RunConfig:
       training episodes reaches it.
     evaluation_interval: timesteps between greedy evaluations; 0 for none.
     evaluation_episodes: episodes in each of them.
+    max_episode_steps: timesteps after which an evaluation cuts an episode; Atari
+      itself ends one after 27,000, that is 108,000 frames.
     checkpoint_minutes: time between checkpoints; a learner that is restarted
       loses as much at most.
     progress_seconds: time between rows of `progress.csv`.
@@ -43,30 +50,30 @@ class RunConfig:
     restart: whether processes that end by themselves are restarted; threads
       cannot be.
   """
-  run_dir: str
-  seed: Annotated[int, Range(0, 2**63 - 1)] = 0
-  num_actors: Annotated[int, Range(1, 10_000)] = dataclasses.field(
-      default_factory=lambda: os.cpu_count() or 1)
-  envs_per_actor: Annotated[int, Range(1, 10_000)] = 8
-  num_gpus: Optional[Annotated[int, Range(0, 1000)]] = None
-  num_replay_shards: Annotated[int, Range(1, 10_000)] = 1
+  run_dir: Directory
+  seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+  # What fits the machine is checked where it is known, by `sizes`.
+  num_actors: Annotated[int, Field(ge=1, le=10**6)] = dataclasses.field(
+      default_factory=machine.cores)
+  envs_per_actor: Annotated[int, Field(ge=1, le=10**9)] = 8
+  num_gpus: Optional[Annotated[int, Field(ge=0, le=1000)]] = None
+  num_replay_shards: Annotated[int, Field(ge=1, le=10_000)] = 1
   listen: str = doors.LOOPBACK
   isolate: bool = False
-  replay_port: Annotated[int, Range(0, 65_535)] = 0
-  max_timesteps: Annotated[int, Range(1, 10**15)] = 3_000_000
-  target_return: Optional[Annotated[float, Range(-10**9, 10**9)]] = None
-  evaluation_interval: Annotated[int, Range(0, 10**15)] = 500_000
-  evaluation_episodes: Annotated[int, Range(1, 1_000_000)] = 8
+  replay_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+  max_timesteps: Annotated[int, Field(ge=1, le=10**15)] = 3_000_000
+  target_return: Optional[Annotated[float, Field(ge=-10**9, le=10**9)]] = None
+  evaluation_interval: Annotated[int, Field(ge=0, le=10**15)] = 500_000
+  evaluation_episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+  max_episode_steps: Steps = 100_000
   # Up to a year.
-  checkpoint_minutes: Annotated[float, Range(0, 525_600, above=True)] = 0.5
-  progress_seconds: Annotated[float, Range(0, 31_536_000, above=True)] = 5.
-  step_timeout: Annotated[float, Range(0, 31_536_000, above=True)] = 60.
+  checkpoint_minutes: Annotated[float, Field(gt=0, le=525_600)] = 0.5
+  progress_seconds: Annotated[float, Field(gt=0, le=31_536_000)] = 5.
+  step_timeout: Annotated[float, Field(gt=0, le=31_536_000)] = 60.
   restart: bool = True
 
   def __post_init__(self):
     validation.check(self)
-    if not self.run_dir:
-      raise ValueError('run_dir must be a directory, not an empty text.')
     doors.host(self.listen)  # Refuses what is no address.
     if self.isolate and self.listen not in (doors.LOOPBACK, doors.ALL):
       raise ValueError(f'isolate leaves no interface to listen on at {self.listen}; '

@@ -108,6 +108,9 @@ class ImpalaPPOActor(core.Actor):
   """Acts with one policy call for all E environments, [E, ...] in each field.
 
   `SingleEnvironmentActor` makes it an actor of one plain environment.
+
+  Attributes:
+    observation_spec: of one environment.
   """
 
   def __init__(
@@ -125,6 +128,7 @@ class ImpalaPPOActor(core.Actor):
       adder: takes the experience; None to drop it.
       variable_client: brings new weights; None to keep those of the policy.
     """
+    self.observation_spec = policy.observation_spec
     self._policy = policy
     self._adder = adder
     self._variable_client = variable_client
@@ -171,27 +175,53 @@ class ImpalaPPOActor(core.Actor):
 
 
 class SingleEnvironmentActor(core.Actor):
-  """Lets an actor of [E, ...] act in one environment, as in Acme's own loop."""
+  """Lets an actor of [E, ...] act in one environment, as in Acme's own loop.
 
-  def __init__(self, actor: core.Actor):
+  Observations become of the dtype that the environment's spec has, rewards and
+  discounts single numbers; what would not be the same then is a ValueError.
+  """
+
+  def __init__(self, actor: ImpalaPPOActor):
     self._actor = actor
 
   def select_action(self, observation: types.NestedArray) -> np.ndarray:
-    return self._actor.select_action(np.asarray(observation)[None])[0]
+    return self._actor.select_action(self._batch_of_one(observation))[0]
 
   def observe_first(self, timestep: dm_env.TimeStep) -> None:
-    self._actor.observe_first(_batch_of_one(timestep))
+    self._actor.observe_first(self._timesteps(timestep))
 
   def observe(self, action: types.NestedArray,
               next_timestep: dm_env.TimeStep) -> None:
     self._actor.observe(np.asarray(action, np.int32)[None],
-                        _batch_of_one(next_timestep))
+                        self._timesteps(next_timestep))
 
   def update(self, wait: bool = False) -> None:
     self._actor.update(wait)
 
+  def _timesteps(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
+    return dm_env.TimeStep(
+        np.asarray(timestep.step_type)[None],
+        _single_number('rewards', timestep.reward),
+        _single_number('discounts', timestep.discount),
+        self._batch_of_one(timestep.observation))
 
-def _batch_of_one(timestep: dm_env.TimeStep) -> dm_env.TimeStep:
-  # A FIRST step has neither reward nor discount.
-  return dm_env.TimeStep(*(np.asarray(0. if field is None else field)[None]
-                           for field in timestep))
+  def _batch_of_one(self, observation: types.NestedArray) -> np.ndarray:
+    observation = np.asarray(observation)
+    spec = self._actor.observation_spec
+    dtype = spec.dtype.as_numpy_dtype
+    if (observation.shape != tuple(spec.shape) or
+        not np.can_cast(observation.dtype, dtype, 'same_kind')):
+      raise ValueError(
+          f'observations must be {list(spec.shape)} {spec.dtype.name}, as the '
+          f"environment's spec says, not {list(observation.shape)} "
+          f'{observation.dtype}.')
+    return observation[None].astype(dtype, copy=False)
+
+
+def _single_number(what: str, value: types.NestedArray) -> np.ndarray:
+  """Returns [1] float32; a FIRST step has neither reward nor discount."""
+  array = np.asarray(0. if value is None else value, np.float32)
+  if array.size != 1:
+    raise ValueError(f'{what} must be single numbers, not of shape '
+                     f'{list(array.shape)}.')
+  return array.reshape(1)

@@ -1,8 +1,10 @@
 """The adder: writes an actor's experience to Reverb as trajectories."""
 
 import math
+import time
 from typing import Any, Optional
 
+from absl import logging
 from acme import adders
 from acme import types
 import dm_env
@@ -14,6 +16,8 @@ from agents.impala_ppo import trajectories
 
 # How long a blocked write waits before it lets Python handle signals.
 _FLUSH_TIMEOUT_MS = 500
+# How long it waits before it says what for, and then again.
+_SAY_SECONDS = 30.
 
 
 class ImpalaPPOAdder(adders.Adder):
@@ -127,9 +131,15 @@ class ImpalaPPOAdder(adders.Adder):
     for table in self._tables:
       self._writer.create_item(table, priority=1.0, trajectory=trajectory)
     # Waits until the server has accepted what there is: no run-ahead.
+    start = said = time.monotonic()
     while True:
       try:
         self._writer.flush(timeout_ms=_FLUSH_TIMEOUT_MS)
         return
       except reverb.errors.DeadlineExceededError:
-        continue  # Held up by a rate limiter: a normal state.
+        # Held up by a rate limiter: a normal state, as long as it ends.
+        if time.monotonic() - said > _SAY_SECONDS:
+          said = time.monotonic()
+          logging.warning(
+              'a trajectory has waited %.0f s to be written: %s', said - start,
+              replay.why_full(self._client, self._tables))

@@ -2,18 +2,21 @@
 
 import dataclasses
 import typing
-from typing import Annotated, Literal, Tuple
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from agents import validation
-from agents.validation import Range
 
 Loss = Literal['ppo', 'vtrace']
 ReplaySampler = Literal['uniform', 'prioritized', 'fifo']
 
 LOSSES = typing.get_args(Loss)
 
-_Cost = Annotated[float, Range(0, 10**6)]
-_StepSize = Annotated[float, Range(0, 1, above=True)]
+_Cost = Annotated[float, Field(ge=0, le=10**6)]
+_Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...],
+                   Field(min_length=1)]
+_StepSize = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclasses.dataclass
@@ -79,39 +82,39 @@ class ImpalaPPOConfig:
   """
   # Losses.
   loss: Loss = 'ppo'
-  discount: Annotated[float, Range(0, 1)] = 0.99
-  vtrace_lambda: Annotated[float, Range(0, 1, above=True)] = 0.95
-  clip_epsilon: Annotated[float, Range(0, 1000, above=True)] = 0.2
+  discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+  vtrace_lambda: Annotated[float, Field(gt=0, le=1)] = 0.95
+  clip_epsilon: Annotated[float, Field(gt=0, le=1000)] = 0.2
   normalize_advantages: bool = True
   baseline_cost: _Cost = 2.0
   entropy_cost: _Cost = 0.01
-  max_abs_reward: Annotated[float, Range(0, 10**9, above=True)] = 1.0
+  max_abs_reward: Annotated[float, Field(gt=0, le=10**9)] = 1.0
   # Networks.
   autoencoder: bool = True
   reconstruction_cost: _Cost = 0.1
-  reconstruction_period: Annotated[int, Range(1, 1_000_000)] = 8
-  conv_channels: Tuple[Annotated[int, Range(1, 65_536)], ...] = (16, 32)
-  latent_size: Annotated[int, Range(1, 65_536)] = 256
-  frame_stack: Annotated[int, Range(1, 1000)] = 1
+  reconstruction_period: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+  conv_channels: _Sizes = (16, 32)
+  latent_size: Annotated[int, Field(ge=1, le=10**12)] = 256
+  frame_stack: Annotated[int, Field(ge=1, le=1000)] = 1
   # Data.
-  sequence_length: Annotated[int, Range(1, 1_000_000)] = 32
-  batch_size: Annotated[int, Range(1, 1_000_000)] = 12
-  samples_per_insert: Annotated[float, Range(1, 1_000_000)] = 3.0
+  sequence_length: Annotated[int, Field(ge=1, le=10**12)] = 32
+  batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 12
+  samples_per_insert: Annotated[float, Field(ge=1, le=1_000_000)] = 3.0
   replay_sampler: ReplaySampler = 'uniform'
-  replay_capacity: Annotated[int, Range(1, 10**9)] = 16
-  min_replay_size: Annotated[int, Range(1, 10**9)] = 1
-  priority_exponent: Annotated[float, Range(0, 100)] = 0.6
-  queue_capacity: Annotated[int, Range(1, 10**9)] = 1
+  replay_capacity: Annotated[int, Field(ge=1, le=10**18)] = 16
+  min_replay_size: Annotated[int, Field(ge=1, le=10**9)] = 1
+  priority_exponent: Annotated[float, Field(ge=0, le=100)] = 0.6
+  queue_capacity: Annotated[int, Field(ge=1, le=10**9)] = 1
   # Optimisation.
   learning_rate: _StepSize = 7e-4
-  learning_rate_decay_timesteps: Annotated[int, Range(1, 10**15)] = 2_000_000
-  final_learning_rate: Annotated[float, Range(0, 1)] = 1e-5
+  learning_rate_decay_timesteps: Annotated[int, Field(ge=1, le=10**15)] = 2_000_000
+  final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-5
   adam_epsilon: _StepSize = 1e-5
-  max_gradient_norm: Annotated[float, Range(0, 10**9, above=True)] = 0.5
+  max_gradient_norm: Annotated[float, Field(gt=0, le=10**9)] = 0.5
   # Systems.
-  variable_update_period: Annotated[int, Range(1, 10**9)] = 2
-  prefetch_size: Annotated[int, Range(0, 10_000)] = 1
-  num_fetch_workers: Annotated[int, Range(1, 1000)] = 2
+  variable_update_period: Annotated[int, Field(ge=1, le=10**9)] = 2
+  prefetch_size: Annotated[int, Field(ge=0, le=10_000)] = 1
+  num_fetch_workers: Annotated[int, Field(ge=1, le=10**6)] = 2
 
   def __post_init__(self):
     validation.check(self)

@@ -300,7 +300,7 @@ def make_networks(
       size = (size - kernel) // stride + 1
     if size < 1:
       raise ValueError(
-          f'conv_channels {config.conv_channels} are more convolutions than '
+          f'conv_channels are {len(config.conv_channels)} convolutions, more than '
           f'images of {list(shape)} leave pixels for.')
   if config.frame_stack > 1 and (len(shape) != 3 or
                                  shape[-1] != config.frame_stack):

@@ -15,6 +15,7 @@ from agents.impala_ppo import trajectories
 
 QUEUE_TABLE = 'queue'
 REPLAY_TABLE = 'replay'
+_ANSWER_SECONDS = 5
 
 
 def make_tables(environment_spec: specs.EnvironmentSpec,
@@ -50,6 +51,24 @@ def make_tables(environment_spec: specs.EnvironmentSpec,
       REPLAY_TABLE, sampler, reverb.selectors.Fifo(), config.replay_capacity,
       rate_limiter, max_times_sampled, signature=signature))
   return tables
+
+
+def why_full(client: reverb.Client, tables: Sequence[str]) -> str:
+  """Says which of a shard's tables take no more now, and why."""
+  try:
+    info = client.server_info(timeout=_ANSWER_SECONDS)
+  except reverb.errors.ReverbError as e:
+    return f'the server {client.server_address} does not answer ({e}).'
+  reasons = []
+  for table in tables:
+    limiter = info[table].rate_limiter_info
+    inserted = limiter.insert_stats.completed
+    sampled = limiter.sample_stats.completed
+    if (inserted + 1) * limiter.samples_per_insert - sampled > limiter.max_diff:
+      reasons.append(f"the rate limiter of table '{table}' waits for samples: "
+                     f'{inserted:,} items were inserted and {sampled:,} sampled. '
+                     'Does the learner run?')
+  return ' '.join(reasons) or 'its tables take more again.'
 
 
 def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,

@@ -99,10 +99,11 @@ class _Node:
 
   def start(self, restarts: int) -> None:
     """Starts the process, the first time or anew."""
-    # A session of its own: Ctrl-C in a terminal is for the launcher.
+    # A process group of its own: Ctrl-C in a terminal is for the launcher. But no
+    # session: between those Linux shares cores evenly, whatever their niceness.
     self._process = subprocess.Popen(
         self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
+        stderr=subprocess.STDOUT, preexec_fn=os.setpgrp,
         env={**self._env, processes.NODE_VARIABLE: self.title,
              processes.RESTARTS_VARIABLE: str(restarts),
              processes.ENDED_AT_VARIABLE: str(self.ended_at)})

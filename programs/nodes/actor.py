@@ -128,9 +128,12 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
   adder = setup.builder.make_adder(shard)
 
   def act():
+    told = reports.Background()
+    told.start(counter.record_start, name, "the learner's weights")
     actor = setup.builder.make_actor(
         seed, setup.make_policy(), adder,
         weights.NearestSource(learner, name))
+    told.start(counter.record_start, name, 'first steps of the environments')
     environment = setup.environment_factory(setup.config.envs_per_actor, seed)
     loop = VectorEnvironmentLoop(environment, actor, counter, should_stop)
     if has_process:

@@ -20,6 +20,8 @@ from programs.runtime import records
 # to stop; Launchpad kills what is left after ten seconds.
 _FAREWELL_SECONDS = 8.
 _POLL_SECONDS = 0.1
+# How long nodes may start before it is said what they wait for, and then again.
+_START_SECONDS = 60.
 
 
 class ReturnsWindow:
@@ -58,6 +60,7 @@ class RunCounter(core.Worker, core.Saveable):
       should_stop: Optional[threading.Event] = None,
       keep: Callable[[Mapping[str, Any]], None] = lambda state: None,
       count_restarts: Callable[[], int] = lambda: 0,
+      nodes: Sequence[str] = (),
   ):
     """Makes a counter at zero.
 
@@ -68,6 +71,7 @@ class RunCounter(core.Worker, core.Saveable):
       should_stop: set when the program stops.
       keep: is given the state with each row, to `restore` it after a restart.
       count_restarts: returns how many nodes of the run were restarted.
+      nodes: that have to start before there are timesteps.
     """
     self._logger = logger
     self._limiter = limiter
@@ -80,11 +84,16 @@ class RunCounter(core.Worker, core.Saveable):
     self._returns = ReturnsWindow()
     self._learner_metrics: dict[str, float] = {}
     self._learner_done = threading.Event()
+    self._waits_for = dict.fromkeys(nodes, 'a first sign of life')
     self._start = time.monotonic()
     self._walltime_before = 0.
     self._first_timesteps = 0
     self._last_row = (self._start, 0)
     self._saved: Optional[Mapping[str, Any]] = None
+
+  def record_start(self, node: str, waits_for: str) -> None:
+    """Takes note of what a node that is starting waits for."""
+    self._waits_for[node] = waits_for
 
   def record_acting(self, timesteps: int, returns: Sequence[float]) -> None:
     """Adds timesteps, and the raw returns of episodes that have ended."""
@@ -128,8 +137,15 @@ class RunCounter(core.Worker, core.Saveable):
   def run(self) -> None:
     """Writes rows until the program stops, and stops it when it is done."""
     # Nothing is written while nodes are still starting.
+    began = time.monotonic()
+    next_word = began + _START_SECONDS
     while self._is_starting() and not self._should_stop.wait(_POLL_SECONDS):
-      self._last_row = (time.monotonic(), self._first_timesteps)
+      now = time.monotonic()
+      self._last_row = (now, self._first_timesteps)
+      if now >= next_word:
+        print(f'counter: no timestep after {now - began:.0f} s; waiting for '
+              f'{self._what_is_missing()}.', flush=True)
+        next_word += _START_SECONDS
     next_row = self._last_row[0] + self._period_seconds
     while not self._should_stop.wait(_POLL_SECONDS):
       if time.monotonic() >= next_row:
@@ -154,6 +170,15 @@ class RunCounter(core.Worker, core.Saveable):
   def _is_starting(self) -> bool:
     with self._lock:
       return self._timesteps() == self._first_timesteps
+
+  def _what_is_missing(self) -> str:
+    nodes: dict[str, list[str]] = {}
+    for node, what in list(self._waits_for.items()):
+      nodes.setdefault(what, []).append(node)
+    return '; '.join(
+        f'{what} ({", ".join(names[:3])}'
+        f'{f" and {len(names) - 3} more" if len(names) > 3 else ""})'
+        for what, names in nodes.items())
 
   def _timesteps(self) -> int:
     return int(self._counter.get_counts().get('actor_steps', 0))
@@ -197,7 +222,8 @@ def make(config: config_lib.RunConfig, verbose: bool,
   counter = RunCounter(
       records.progress_logger(config.run_dir, verbose), limiter,
       config.progress_seconds, should_stop, kept.write,
-      functools.partial(records.count_restarts, config.run_dir))
+      functools.partial(records.count_restarts, config.run_dir),
+      ['learner', *(f'actor/{i}' for i in range(config.num_actors))])
   if processes.restarts():
     state = kept.read()
     if state is not None:

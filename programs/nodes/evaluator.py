@@ -26,6 +26,7 @@ def play_episodes(
     environment: environments.VectorEnvironment,
     actor: core.Actor,
     num_episodes: int,
+    max_steps: int,
     should_stop: Optional[threading.Event] = None,
 ) -> list[float]:
   """Plays whole episodes and returns their raw returns.
@@ -37,6 +38,7 @@ def play_episodes(
     environment: E environments.
     actor: chooses the actions.
     num_episodes: how many episodes count.
+    max_steps: after which an episode is cut, and its return is what it was then.
     should_stop: gives up once set.
 
   Returns:
@@ -46,16 +48,32 @@ def play_episodes(
   num_envs = environment.num_envs
   left = np.full(num_envs, num_episodes // num_envs)
   left[:num_episodes % num_envs] += 1
+  # Those in an episode that counts; what was cut waits for all to be reset.
+  plays = np.zeros(num_envs, bool)
   totals = np.zeros(num_envs)
+  steps = np.zeros(num_envs, int)
   returns: list[float] = []
-  timestep = environment.reset()
+  num_cut = 0
   while left.any() and not should_stop.is_set():
+    if not plays.any():
+      timestep = environment.reset()
+      plays, totals[:], steps[:] = left > 0, 0., 0
     timestep = environment.step(actor.select_action(timestep.observation))
     totals += timestep.reward
+    steps += environments.is_experience(timestep)
     last = timestep.step_type == dm_env.StepType.LAST
-    returns.extend(totals[last & (left > 0)].tolist())
-    left[last & (left > 0)] -= 1
-    totals[last] = 0.
+    cut = plays & ~last & (steps >= max_steps)
+    num_cut += int(cut.sum())
+    over = plays & (last | cut)
+    returns.extend(totals[over].tolist())
+    left[over] -= 1
+    plays &= ~cut & (left > 0)
+    begins = timestep.step_type != dm_env.StepType.MID
+    totals[begins], steps[begins] = 0., 0
+  if num_cut:
+    print(f'{num_cut} of {len(returns)} episodes had no end after {max_steps:,} '
+          'steps (--max_episode_steps); their returns are those until then.',
+          flush=True)
   return returns
 
 
@@ -70,6 +88,7 @@ class Evaluator(core.Worker):
       logger: loggers.Logger,
       num_episodes: int,
       interval_timesteps: int,
+      max_episode_steps: int,
       should_stop: Optional[threading.Event] = None,
   ):
     """Makes the worker.
@@ -81,6 +100,7 @@ class Evaluator(core.Worker):
       logger: gets a row of `records.EVALUATION_COLUMNS` for each evaluation.
       num_episodes: episodes in an evaluation.
       interval_timesteps: timesteps of training between two evaluations.
+      max_episode_steps: after which an episode is cut.
       should_stop: ends `run` once set.
     """
     self._environment_factory = environment_factory
@@ -89,6 +109,7 @@ class Evaluator(core.Worker):
     self._logger = logger
     self._num_episodes = num_episodes
     self._interval = interval_timesteps
+    self._max_episode_steps = max_episode_steps
     self._should_stop = should_stop or threading.Event()
     self._latest = 0
 
@@ -102,7 +123,7 @@ class Evaluator(core.Worker):
       due = self._next_due(timesteps)
       environment = self._environment_factory()
       returns = play_episodes(environment, self._actor, self._num_episodes,
-                              self._should_stop)
+                              self._max_episode_steps, self._should_stop)
       environment.close()
       if len(returns) == self._num_episodes:
         self._logger.write(records.evaluation_row(timesteps, returns))
@@ -138,6 +159,6 @@ def run(setup: setup_lib.Setup, learner: core.VariableSource,
         records.csv_logger(config.run_dir, records.EVALUATION_FILE,
                            records.EVALUATION_COLUMNS),
         config.evaluation_episodes, config.evaluation_interval,
-        should_stop).run()
+        config.max_episode_steps, should_stop).run()
 
   stopping.run_until_stopped(evaluate, should_stop)

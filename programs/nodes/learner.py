@@ -131,11 +131,14 @@ def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],
   made: list[LearnerWorker] = []
 
   def make_worker():
+    told = reports.Background()
+    told.start(counter.record_start, 'learner', 'the replay to serve its tables')
     learner = builder.make_learner(
         config.seed, builder.make_networks(setup.environment_spec),
         builder.make_dataset_iterator(shards), shards)
     made.append(LearnerWorker(learner, counter, config.run_dir,
                               config.checkpoint_minutes, should_stop))
+    told.start(counter.record_start, 'learner', 'trajectories to learn from')
 
   # It waits for the replay, which may be stopped before it has started.
   stopping.run_until_stopped(make_worker, should_stop)

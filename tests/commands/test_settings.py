@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import typing
+from typing import Optional
 
 import hypothesis
 from hypothesis import strategies as st
@@ -60,12 +61,28 @@ def file_error(tmp_path, text, name='config.yaml'):
   return message
 
 
+@dataclasses.dataclass
+class Limits:
+  ge: Optional[float] = None
+  gt: Optional[float] = None
+  le: Optional[float] = None
+  min_length: int = 0
+  max_length: int = 0
+
+  @property
+  def low(self):
+    return self.ge if self.gt is None else self.gt
+
+
 def plain(annotation):
   """Returns a type without its Annotated and its Optional, and its range."""
   limits = None
   while True:
     if typing.get_origin(annotation) is typing.Annotated:
-      annotation, limits = typing.get_args(annotation)
+      annotation, field = typing.get_args(annotation)
+      limits = Limits(**{name: value for limit in field.metadata
+                         for name, value in dataclasses.asdict(
+                             limit).items()})
     elif typing.get_origin(annotation) is typing.Union:
       annotation, _ = typing.get_args(annotation)
     else:
@@ -93,29 +110,30 @@ def test_numbers_have_finite_ranges(config_class, name, annotation):
   kind, limits = plain(annotation)
   outside = [math.nan, math.inf, -math.inf, 10**400, -10**400]
   if kind is int:
-    outside += [limits.low - 1, limits.high + 1]
+    outside += [limits.low - 1, limits.le + 1]
   else:
     outside += [math.nextafter(limits.low, -math.inf),
-                math.nextafter(limits.high, math.inf)]
-    outside += [limits.low] if limits.above else []
+                math.nextafter(limits.le, math.inf)]
+    outside += [limits.low] if limits.gt is not None else []
   for value in outside:
     message = error_of(make, config_class, **{name: value})
     assert message.startswith(f'{name} must be ')
-    assert f'{limits.low}, {limits.high}]' in message
-  inside = (math.nextafter(limits.low, math.inf) if limits.above
+    assert f'{limits.low}, {limits.le}]' in message
+  inside = (math.nextafter(limits.low, math.inf) if limits.gt is not None
             else limits.low)
-  for value in (inside, limits.high):
-    stored = validation.checked(name, annotation, value)
+  for value in (inside, limits.le):
+    stored = validation.checked(name, validation.fields(config_class)[name],
+                                value)
     assert stored == value and type(stored) is kind
 
 
 @pytest.mark.parametrize('config_class, name, annotation', fields_of(int, float))
 def test_only_numbers_are_numbers(config_class, name, annotation):
   kind, limits = plain(annotation)
-  number = kind(limits.high)
+  number = kind(limits.le)
   others = [True, False, np.bool_(True), str(number), '', [number], {}, 1j]
   if kind is int:
-    others += [float(limits.low), np.float64(limits.high)]
+    others += [float(limits.low), np.float64(limits.le)]
   if type(None) not in typing.get_args(annotation):
     others.append(None)
   for value in others:
@@ -156,7 +174,7 @@ def test_messages():
   assert error_of(run_config.RunConfig, 'x', num_gpus=-1) == (
       'num_gpus must be an integer in [0, 1000], or none, not -1.')
   assert error_of(run_config.RunConfig, '') == (
-      'run_dir must be a directory, not an empty text.')
+      "run_dir must be a text of 1 to 1000 characters, not ''.")
 
 
 def test_messages_stay_short():
@@ -232,7 +250,7 @@ def test_defaults_are_those_of_the_configs():
   assert settings.agent == agent_config.ImpalaPPOConfig(
       frame_stack=environments.ATARI_FRAME_STACK)
   assert settings.run == run_config.RunConfig(os.path.abspath('runs/pong'))
-  assert settings.run.num_actors == os.cpu_count()
+  assert settings.run.num_actors == len(os.sched_getaffinity(0))
 
 
 def test_flags_override_defaults(tmp_path):
@@ -300,6 +318,10 @@ def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
 def test_run_dir_follows_from_the_game():
   run_dir = settings_of('--game', 'ALE/Pong-v5').run.run_dir
   assert run_dir == os.path.abspath('runs/ale_pong_v5')
+  home = os.path.expanduser('~')
+  assert settings_of('--run_dir=~/here').run.run_dir == os.path.join(home, 'here')
+  assert settings_lib.parse_evaluate(
+      ['--run_dir=~/here']).run_dir == os.path.join(home, 'here')
   # Processes may start in another directory.
   assert os.path.isabs(settings_of('--run_dir', 'here').run.run_dir)
 
@@ -333,7 +355,8 @@ def test_run_dir_follows_from_the_game():
     (['--batch_size', 'none'], 'batch_size must be an integer'),
     (['--loss', 'dqn'], 'loss must be one of ppo, vtrace'),
     (['--lp_launch_type', 'vertex'], 'must be one of local_mp, local_mt'),
-    (['--run_dir='], 'run_dir must be a directory'),
+    (['--run_dir='], 'run_dir must be a text of 1 to 1000'),
+    (['--run_dir', '', '--resume'], 'run_dir must be a text of 1 to 1000'),
     (['--config', 'no/such\nfile'], 'cannot be read: no such file or directory'),
     (['--config', '.'], 'cannot be read: is a directory'),
 ])
@@ -640,22 +663,23 @@ def test_override_is_checked_against_the_base(tmp_path):
 
 
 def values_of(annotation):
+  kind, limits = plain(annotation)
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
   if origin is typing.Union:
     return st.none() | values_of(args[0])
-  if origin is tuple:
-    return st.lists(values_of(args[0]), min_size=1, max_size=4).map(tuple)
+  if typing.get_origin(kind) is tuple:
+    return st.lists(values_of(typing.get_args(kind)[0]), min_size=1,
+                    max_size=4).map(tuple)
   if origin is typing.Literal:
     return st.sampled_from(args)
-  kind, limits = plain(annotation)
   if kind is bool:
     return st.booleans()
   if kind is str:
     return st.text(st.characters(categories=('L', 'N', 'P', 'S', 'Zs')),
                    min_size=1, max_size=20)
   if kind is int:
-    return st.integers(limits.low, limits.high)
-  return st.floats(limits.low, limits.high, exclude_min=limits.above)
+    return st.integers(limits.low, limits.le)
+  return st.floats(limits.low, limits.le, exclude_min=limits.gt is not None)
 
 
 @st.composite

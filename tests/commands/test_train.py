@@ -147,11 +147,57 @@ def test_an_unknown_game_gets_one_line(tmp_path):
     (['--batch_size', 'many'], 'batch_size must be an integer in'),
     (['--no_such_flag', '1'], "unknown flag '--no_such_flag'"),
     (['--resume'], 'holds no run'),
+    (['--frame_size', 100_000], 'frame_size must be an integer in [16, 1024]'),
+    (['--learning_rate', 'inf'], 'learning_rate must be a number in (0, 1]'),
+    (['--progress_seconds', 'inf'], 'progress_seconds must be a number in'),
+    (['--target_return', 'nan'], 'target_return must be a number in'),
+    (['--seed', 10**30], 'seed must be an integer in'),
+    (['--num_actors', 10**6], 'for each core that this process may use'),
+    (['--num_fetch_workers', 10**6], 'for each core that this process may use'),
+    (['--replay_capacity', 10**18], 'GiB of memory would be needed'),
+    (['--replay_capacity', 10**20], 'replay_capacity must be an integer in'),
+    (['--latent_size', 10**12], 'for weights (latent_size'),
+    (['--sequence_length', 10**12], 'for batches (batch_size, sequence_length'),
+    (['--envs_per_actor', 10**9], 'for the replay (replay_capacity'),
+    (['--conv_channels', ','.join(1000 * '1')], 'are 1000 convolutions, more than'),
+    (['--game', '.:x'], "its module '.' cannot be imported"),
+    (['--game', 'nowhere:X-v0'], "No module named 'nowhere'"),
+    (['--game', 'combat'], 'one player'),
+    (['--game', 'ALE/Pong-v99'], 'close matches: ALE/Pong-v5'),
+    (['--game', 'tests.misbehaving:BadConstructor-v0'], 'no display found'),
+    (['--game', 'tests.misbehaving:BadReset-v0'], 'no map'),
+    (['--game', 'tests.misbehaving:BadStep-v0'], 'cannot be played'),
+    (['--game', 'tests.misbehaving:Empty-v0'], 'with elements'),
 ])
-def test_bad_input_gets_one_line(tmp_path, capsys, args, message):
+def test_bad_input_gets_one_line(tmp_path, capfd, args, message):
   run_dir = tmp_path / 'run'
-  assert message in refusal(capsys, train.main, '--run_dir', run_dir, *args)
+  line = refusal(capfd, train.main, '--run_dir', run_dir, *args)
+  assert message in line and len(line) < 300
   assert not run_dir.exists()
+
+
+@pytest.mark.parametrize('run_dir, message', [
+    ('', 'run_dir must be a text of 1 to 1000 characters'),
+    (1001 * 'x', 'run_dir must be a text of 1 to 1000 characters'),
+    (500 * 'x', 'nothing can be written to run_dir'),
+    ('/dev/null', 'nothing can be written to run_dir'),
+    ('/dev/null/run', 'nothing can be written to run_dir'),
+    ('/proc/run', 'nothing can be written to run_dir'),
+])
+def test_a_run_has_to_go_somewhere(capfd, run_dir, message):
+  assert message in refusal(capfd, train.main, '--run_dir', run_dir)
+
+
+@pytest.mark.slow
+def test_large_seeds_and_odd_infos_train_behind_a_proxy(tmp_path, monkeypatch):
+  for name in ('http_proxy', 'https_proxy', 'grpc_proxy'):
+    monkeypatch.setenv(name, 'http://127.0.0.1:9')  # Nobody listens there.
+  run_dir = str(tmp_path / 'run')
+  result = runs.run('launch.train', '--game', 'tests.misbehaving:OddInfos-v0',
+                    '--seed', 2**63 - 1, '--run_dir', run_dir,
+                    '--max_timesteps', 3000, *runs.SMALL)
+  assert result.returncode == 0, result.stdout + result.stderr
+  assert runs.rows(run_dir)[-1]['learner_steps'] > 20
 
 
 def test_a_port_in_use_gets_one_line(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """Adder, tables and data pipeline, through real Reverb servers."""
 
 import itertools
+import logging
+import threading
 import time
 
 from acme import specs
@@ -329,3 +331,55 @@ def test_stacks_that_cannot_be_rebuilt_are_refused():
   with pytest.raises(ValueError, match='set frame_stack to 1'):
     adder.add_first(dm_env.TimeStep(first, None, None, observation))
   server.stop()
+
+
+def write_without_samples(config, server, caplog, monkeypatch):
+  """Returns what an adder says that waits for somebody to sample."""
+  monkeypatch.setattr(adders, '_SAY_SECONDS', 1.)
+  adder = make_adder(server, config)
+  stream = Stream(2)
+  adder.add_first(stream.first())
+
+  def write():
+    for _ in range(1 + 3 * config.sequence_length):
+      action, extras, timestep = stream.next()
+      adder.add(action, timestep, extras)
+
+  thread = threading.Thread(target=write, daemon=True)
+  with caplog.at_level(logging.WARNING):
+    thread.start()
+    deadline = time.monotonic() + 30.
+    while len(caplog.messages) < 2 and time.monotonic() < deadline:
+      time.sleep(0.1)
+  assert thread.is_alive()
+  said = list(caplog.messages)
+  adder.reset()  # Makes the write fail.
+  thread.join(10.)
+  return said
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+@pytest.mark.parametrize('full, fits, sizes', [
+    ('queue', 1, dict(queue_capacity=1)),
+    ('replay', 2, dict(replay_sampler='fifo', replay_capacity=2,
+                       samples_per_insert=4.)),
+])
+def test_a_write_that_waits_says_for_what(full, fits, sizes, caplog, monkeypatch):
+  config = make_config(**sizes)
+  server = make_server(config)
+  said = write_without_samples(config, server, caplog, monkeypatch)
+  server.stop()
+  assert len(said) == 2  # It goes on saying so.
+  for message in said:
+    assert (f"table '{full}' waits for samples: {fits} items were inserted and "
+            '0 sampled') in message
+    other, = {'queue', 'replay'} - {full}
+    assert f"'{other}'" not in message
+
+
+def test_a_server_that_is_gone_is_what_a_write_waits_for():
+  config = make_config()
+  server = make_server(config)
+  client = reverb.Client(f'localhost:{server.port}')
+  server.stop()
+  assert 'does not answer' in replay.why_full(client, ['queue'])

@@ -18,10 +18,10 @@ SHAPE = (16, 16, 4)
 FIRST, MID, LAST = dm_env.StepType
 
 
-def make(evaluation=False, **settings):
+def make(evaluation=False, shape=SHAPE, dtype=np.uint8, **settings):
   """Returns a builder, its networks and a policy of theirs."""
   spec = specs.EnvironmentSpec(
-      observations=specs.Array(SHAPE, np.uint8),
+      observations=specs.Array(shape, dtype),
       actions=specs.DiscreteArray(NUM_ACTIONS),
       rewards=specs.Array((), np.float32),
       discounts=specs.BoundedArray((), np.float32, 0., 1.))
@@ -252,6 +252,42 @@ def test_a_single_environment_is_a_batch_of_one():
     np.testing.assert_array_equal(timestep.reward, [reward])
     np.testing.assert_array_equal(timestep.discount, [discount])
     np.testing.assert_array_equal(timestep.observation, [observation])
+
+
+def test_what_a_single_environment_gives_is_made_as_its_spec_says():
+  builder, _, policy = make(shape=(3,), dtype=np.float32)
+  adder = RecordingAdder()
+  single = acting.SingleEnvironmentActor(builder.make_actor(0, policy, adder))
+  before, after = np.arange(6, dtype=np.float32).reshape(2, 3)
+  single.observe_first(dm_env.restart(before.astype(np.float64)))
+  action = single.select_action(before.astype(np.float64))
+  single.observe(action, dm_env.TimeStep(
+      dm_env.StepType.MID, np.array([1.5]), np.ones((1, 1)), after.tolist()))
+  (first,), ((_, middle, _),) = adder.firsts, adder.steps
+  for timestep, observation in ((first, before), (middle, after)):
+    np.testing.assert_array_equal(timestep.observation, [observation])
+    assert [field.dtype for field in timestep[1:]] == 3 * [np.float32]
+  np.testing.assert_array_equal(middle.reward, [1.5])
+  np.testing.assert_array_equal(middle.discount, [1.])
+
+
+def test_what_a_single_environment_cannot_mean_is_refused():
+  builder, _, policy = make()
+  single = acting.SingleEnvironmentActor(
+      builder.make_actor(0, policy, RecordingAdder()))
+  observation = observations()[0]
+  for bad, told in ((observation[:-1], 'shape'), (observation[None], 'shape'),
+                    (observation.astype(complex), 'complex128'),
+                    (observation.astype(str), '<U')):
+    with pytest.raises(ValueError, match='observations must be ') as error:
+      single.select_action(bad)
+    assert told == 'shape' or told in str(error.value)
+  single.observe_first(dm_env.restart(observation))
+  action = single.select_action(observation)
+  with pytest.raises(ValueError, match=r'rewards must be single.*\[2\]'):
+    single.observe(action, dm_env.transition(np.zeros(2), observation))
+  with pytest.raises(ValueError, match='discounts must be single'):
+    single.observe(action, dm_env.transition(0., observation, np.zeros(3)))
 
 
 def test_a_single_environments_actor_updates_as_it_is_told():

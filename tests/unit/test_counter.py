@@ -291,3 +291,24 @@ def test_a_restarted_counter_goes_on_from_its_last_row(monkeypatch, tmp_path):
   assert counts['walltime'] == pytest.approx(5.1)
   (tmp_path / 'counter.json').write_text('{"counts": {"act')
   assert kept.read() is None
+
+
+def test_a_start_that_takes_long_says_what_it_waits_for(monkeypatch, capsys):
+  script = Script(end=400.)
+  counter = script.make_counter(
+      monkeypatch, nodes=['learner', *(f'actor/{i}' for i in range(5))])
+  script.at(10, counter.record_start, 'learner', 'the replay')
+  for i in range(4):
+    script.at(70, counter.record_start, f'actor/{i}', 'weights')
+  script.at(190, counter.record_acting, 10, [])
+  counter.run()
+  said = [line for line in capsys.readouterr().out.splitlines()
+          if 'no timestep' in line]
+  life = 'a first sign of life'
+  assert said == [
+      'counter: no timestep after 60 s; waiting for the replay (learner); '
+      f'{life} (actor/0, actor/1, actor/2 and 2 more).',
+      'counter: no timestep after 120 s; waiting for the replay (learner); '
+      f'weights (actor/0, actor/1, actor/2 and 1 more); {life} (actor/4).',
+      'counter: no timestep after 180 s; waiting for the replay (learner); '
+      f'weights (actor/0, actor/1, actor/2 and 1 more); {life} (actor/4).']

@@ -237,6 +237,7 @@ def test_single_environment_resets_once_an_episode(recorder):
     ('PongNoFrameskip-v4', 'pong'), ('PongDeterministic-v4', 'pong'),
     ('ms_pacman', 'ms_pacman'), ('MsPacman', 'ms_pacman'),
     ('ALE/MsPacman-v5', 'ms_pacman'), ('CartPole-v1', None), ('pongg', None),
+    ('ALE/Pong-v99', None), ('PongNoFrameskip-v1', None),
 ])
 def test_names_of_atari_games(game, rom):
   assert environments.atari_rom(game) == rom
@@ -248,12 +249,88 @@ def test_unknown_game_lists_close_matches():
   assert 'CartPole-v1' in error_of('CartPole', 1, 0)
   # Where nothing is close, it tells what a game may be.
   assert 'CartPole-v1' in error_of('zzzzzzzzzz', 1, 0)
-  error_of('no_such_module:Pong-v0', 1, 0)
+  assert 'ALE/Pong-v5' in error_of('ALE/Pong-v99', 1, 0)
+
+
+@pytest.mark.parametrize('game, told', [
+    ('no_such_module:Pong-v0', "No module named 'no_such_module'"),
+    ('tests.no_such_module:Pong-v0', "No module named 'tests.no_such_module'"),
+    ('.:x', "its module '.' cannot be imported"),
+    ('a..b:x', "its module 'a..b' cannot be imported"),
+])
+def test_modules_that_cannot_be_imported_are_named(game, told):
+  message = error_of(game, 1, 0)
+  assert told in message and repr(game) in message
+
+
+def test_a_module_that_fails_while_it_is_imported(tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(tmp_path)
+  for name, text, told in (
+      ('needs_other', 'import some_other_module', "'some_other_module'"),
+      ('no_python', '1 1', 'SyntaxError'), ('leaves', 'raise SystemExit', '')):
+    (tmp_path / f'{name}.py').write_text(text)
+    message = error_of(f'{name}:X-v0', 1, 0)
+    assert f"its module '{name}' cannot be imported" in message
+    assert told in message
+
+
+@pytest.mark.parametrize('game', ['combat', 'joust', 'MazeCraze', 'warlords'])
+def test_games_for_two_are_refused(game, capfd):
+  assert 'one player' in error_of(game, 1, 0)
+  assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('game, told', [
+    ('BadConstructor', 'cannot be made: RuntimeError: no display found'),
+    ('BadReset', 'cannot be played: RuntimeError: no map'),
+    ('BadStep', 'cannot be played: '),
+])
+def test_games_that_fail_at_once_are_named(game, told):
+  game = f'tests.misbehaving:{game}-v0'
+  with pytest.raises(ValueError) as error:
+    environments.EnvironmentConfig(game).try_out(0)
+  message = str(error.value)
+  assert told in message and repr(game) in message and '\n' not in message
+
+
+def test_infos_that_do_not_batch_are_nobodys_business():
+  environment = environments.make_environment('tests.misbehaving:OddInfos-v0', 4, 0)
+  environment.reset()
+  for _ in range(50):
+    environment.step(np.zeros(4, np.int32))
+
+
+@pytest.mark.parametrize('game, channel_is_lit', [
+    ('ChannelsFirst', [0, 1, 0, 0, 0]), ('ChannelsLast', None)])
+def test_channels_come_last(game, channel_is_lit, capsys):
+  config = environments.EnvironmentConfig(f'tests.misbehaving:{game}-v0')
+  assert config.try_out(0).observations.shape == (20, 30, 5)
+  told = capsys.readouterr().out
+  environment = config.make(2, 0)
+  for timestep in (environment.reset(), environment.step(np.zeros(2, np.int32))):
+    assert timestep.observation.shape == (2, 20, 30, 5)
+    assert timestep.observation.dtype == np.uint8
+    if channel_is_lit:
+      assert (timestep.observation == 255 * np.array(channel_is_lit)).all()
+  assert ('[5, 20, 30] are read as 5 channels of 20x30 pixels' in told) == bool(
+      channel_is_lit)
+
+
+@pytest.mark.parametrize('game', ['pong', 'CartPole-v1'])
+@pytest.mark.parametrize('action', [
+    [0, 100], [-1, 0], [2**31 - 1, 0], [0], [0, 0, 0], [[0, 0]], [0., 1.], 0])
+def test_actions_that_there_are_not(game, action):
+  environment = environments.make_environment(game, 2, 0, frame_size=SIZE)
+  environment.reset()
+  with pytest.raises(ValueError, match=r'\[2\] integers from 0 to '):
+    environment.step(np.array(action))
+  environment.step(np.array([0, 1]))
 
 
 def test_spaces_that_do_not_fit():
   assert 'Discrete' in error_of('Pendulum-v1', 1, 0)
   assert 'observations' in error_of('FrozenLake-v1', 1, 0)
+  assert 'with elements' in error_of('tests.misbehaving:Empty-v0', 1, 0)
 
 
 @pytest.mark.parametrize('setting, value', [

@@ -12,6 +12,8 @@ from tests import scripted
 # Short ones are over long before the first long one.
 SHORT = [[1.], [2.], [3.], [4.]]
 LONG = [[0.5] * 20, [1.] * 20]
+ENDLESS = [[1.] * 10**6]
+MANY = 10**6
 
 
 @pytest.mark.parametrize('num_episodes, expected', [
@@ -21,15 +23,39 @@ LONG = [[0.5] * 20, [1.] * 20]
 def test_short_episodes_are_not_favoured(num_episodes, expected):
   environment = scripted.ScriptedEnvironment([SHORT, LONG])
   returns = evaluator_lib.play_episodes(
-      environment, scripted.ScriptedActor(), num_episodes)
+      environment, scripted.ScriptedActor(), num_episodes, MANY)
   assert sorted(returns) == expected
 
 
 def test_episodes_are_shared_out_evenly():
   environments = [[[float(i)]] for i in range(4)]
   returns = evaluator_lib.play_episodes(
-      scripted.ScriptedEnvironment(environments), scripted.ScriptedActor(), 10)
+      scripted.ScriptedEnvironment(environments), scripted.ScriptedActor(), 10,
+      MANY)
   np.testing.assert_array_equal(np.bincount(np.array(returns, int)), [3, 3, 2, 2])
+
+
+@pytest.mark.parametrize('episodes, num_episodes, expected, num_cut', [
+    ([ENDLESS], 3, [7., 7., 7.], 3),
+    # A cut one waits for the others, and begins anew with them: short ones are
+    # played as often as they were to be.
+    ([ENDLESS, SHORT], 4, [1., 2., 7., 7.], 2),
+    ([ENDLESS, LONG], 4, [3.5, 3.5, 7., 7.], 4),
+    ([[[1.] * 7]], 2, [7., 7.], 0),  # Ends just in time.
+    ([[[1.] * 8]], 2, [7., 7.], 2),
+])
+def test_episodes_that_do_not_end_are_cut(episodes, num_episodes, expected,
+                                          num_cut, capsys):
+  returns = evaluator_lib.play_episodes(
+      scripted.ScriptedEnvironment(episodes), scripted.ScriptedActor(),
+      num_episodes, 7)
+  assert sorted(returns) == expected
+  told = capsys.readouterr().out
+  if num_cut:
+    assert told.startswith(f'{num_cut} of {num_episodes} episodes had no end '
+                           'after 7 steps (--max_episode_steps)')
+  else:
+    assert told == ''
 
 
 def test_a_stopped_evaluation_gives_up():
@@ -43,7 +69,7 @@ def test_a_stopped_evaluation_gives_up():
       return super().select_action(observation)
 
   returns = evaluator_lib.play_episodes(
-      scripted.ScriptedEnvironment([SHORT]), Actor(), 10, should_stop)
+      scripted.ScriptedEnvironment([SHORT]), Actor(), 10, MANY, should_stop)
   assert returns == [1., 2., 3.]
 
 
@@ -86,7 +112,7 @@ def evaluate(timesteps, interval):
     return made[-1]
 
   evaluator_lib.Evaluator(make_environment, actor, script, logger, 2, interval,
-                          script).run()
+                          MANY, script).run()
   assert all(environment.is_closed for environment in made)
   return logger.rows, actor.calls
 
@@ -127,5 +153,5 @@ def test_an_evaluation_that_was_broken_off_leaves_no_row():
   script, logger = Stopped([0, 100]), Rows()
   evaluator_lib.Evaluator(lambda: scripted.ScriptedEnvironment([SHORT]),
                           scripted.ScriptedActor(), script, logger, 2, 100,
-                          script).run()
+                          MANY, script).run()
   assert logger.rows == []

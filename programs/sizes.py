@@ -1,0 +1,92 @@
+"""Whether a run fits its machine; what does not is refused before it starts."""
+
+import math
+
+from acme import specs
+import tensorflow as tf
+
+from agents.impala_ppo import config as agent_config
+from agents.impala_ppo import networks as networks_lib
+from agents.impala_ppo import trajectories
+from programs import config as run_config
+from programs.runtime import machine
+
+_PER_CORE = 100
+_GIB = 2**30
+_PROCESSES = 'processes (num_actors, num_replay_shards)'
+# What a process has of its own once TensorFlow is loaded.
+_PROCESS = 175 * 2**20
+# Reverb compresses; frames of Pong become a tenth, noise stays as it is.
+_COMPRESSION = 10
+
+
+def check(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
+          environment_spec: specs.EnvironmentSpec,
+          threads: bool = False) -> None:
+  """Refuses what this machine cannot hold, whatever else it does.
+
+  Args:
+    agent: the agent's settings.
+    run: how to run it.
+    environment_spec: of one environment.
+    threads: whether nodes are threads of this process.
+
+  Raises:
+    ValueError: with what is needed and what there is, in one line.
+  """
+  cores = machine.cores()
+  for name, value in (('num_actors', run.num_actors),
+                      ('num_fetch_workers', agent.num_fetch_workers)):
+    if value > _PER_CORE * cores:
+      raise ValueError(
+          f'{name} must be at most {_PER_CORE * cores}, that is {_PER_CORE} for '
+          f'each core that this process may use, not {value}.')
+  needs = estimate(agent, run, environment_spec)
+  if threads:
+    del needs[_PROCESSES]
+  total, limit = sum(needs.values()), machine.memory()
+  if total > limit:
+    most = max(needs, key=lambda name: needs[name])
+    raise ValueError(
+        f'at least {total / _GIB:,.1f} GiB of memory would be needed, and there '
+        f'are {limit / _GIB:,.1f}; {needs[most] / _GIB:,.1f} are for {most}, so '
+        'make some of these smaller.')
+
+
+def estimate(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
+             environment_spec: specs.EnvironmentSpec) -> dict[str, int]:
+  """Returns a lower bound of the bytes that a run needs, by what for."""
+  observation = environment_spec.observations
+  observation_size = math.prod(observation.shape)
+  # Of one environment, in one item.
+  whole = pixels = 0
+  for spec in trajectories.signature(environment_spec, agent).values():
+    size = math.prod(d or 1 for d in spec.shape) * spec.dtype.size
+    whole += size
+    pixels += size if spec.dtype == tf.uint8 else 0
+  stored = whole - pixels + pixels // _COMPRESSION
+  items = run.num_replay_shards * max(
+      agent.queue_capacity, agent.replay_capacity if agent.uses_replay else 0)
+  in_flight = agent.num_fetch_workers * run.num_replay_shards
+  batch = agent.batch_size * (agent.sequence_length + 1) * observation_size
+  # In each batch, and as the floats that the networks take.
+  batches = batch * ((1 + agent.prefetch_size) * observation.dtype.itemsize + 4)
+  networks = networks_lib.make_networks(environment_spec, agent)
+  with tf.Graph().as_default():  # Where variables take no memory.
+    networks.create_variables()
+    weights = 4 * sum(math.prod(variable.shape)
+                      for variable in networks.trainable_variables)
+  return {
+      _PROCESSES:
+          (run.num_actors + run.num_replay_shards + 3) * _PROCESS,
+      'environments (num_actors, envs_per_actor, frame_size)':
+          run.num_actors * run.envs_per_actor * observation_size
+          * observation.dtype.itemsize,
+      'the replay (replay_capacity, queue_capacity, sequence_length, '
+      'envs_per_actor, num_replay_shards)':
+          (items * stored + in_flight * whole) * run.envs_per_actor,
+      'batches (batch_size, sequence_length, prefetch_size)': batches,
+      # Adam keeps two moments; each actor and the evaluator have a copy.
+      'weights (latent_size, conv_channels, num_actors)':
+          weights * (3 + run.num_actors + 1),
+  }
