@@ -13,6 +13,7 @@ from typing import List, Optional
 from acme import specs
 import numpy as np
 
+from agents import environments
 from agents.impala_ppo import builder as builder_lib
 from launch import settings as settings_lib
 from programs.nodes import evaluator
@@ -56,7 +57,11 @@ def main(argv: Optional[List[str]] = None) -> int:
       {'actor_critic': networks.actor_critic}))
   policy = builder.make_policy(networks, environment_spec, evaluation=True)
   actor = builder.make_actor(flags.seed, policy)
-  returns = evaluator.play_episodes(environment, actor, flags.episodes)
+  try:
+    returns = evaluator.play_episodes(environment, actor, flags.episodes)
+  except environments.BadNumberError as e:
+    print(f'evaluate: error: {e}', file=sys.stderr)
+    return 1
   environment.close()
   print(f'{settings.environment.game}, {path}, {len(returns)} episodes: '
         f'mean {np.mean(returns):.2f}, standard deviation '

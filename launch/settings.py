@@ -71,6 +71,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         kwargs['type'] = field.type
       elif field.type in (Optional[int], Optional[float]):
         kwargs['type'] = typing.get_args(field.type)[0]
+      elif typing.get_origin(field.type) is typing.Literal:
+        kwargs['choices'] = typing.get_args(field.type)
       else:
         kwargs['type'] = _integers
       group.add_argument(f'--{field.name}',

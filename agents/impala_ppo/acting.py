@@ -10,6 +10,7 @@ import dm_env
 import numpy as np
 import tensorflow as tf
 
+from agents import environments
 from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import ops
 
@@ -193,5 +194,9 @@ class SingleEnvironmentActor(core.Actor):
 
 def _batch_of_one(timestep: dm_env.TimeStep) -> dm_env.TimeStep:
   # A FIRST step has neither reward nor discount.
-  return dm_env.TimeStep(*(np.asarray(0. if field is None else field)[None]
-                           for field in timestep))
+  batch = dm_env.TimeStep(*(np.asarray(0. if field is None else field)[None]
+                            for field in timestep))
+  if environments.bad_copies(batch).any():
+    raise environments.BadNumberError(
+        f'{environments.describe_bad_number(batch, 0)}; mend the environment.')
+  return batch

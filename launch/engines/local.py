@@ -94,6 +94,8 @@ class _Node:
     if log_dir is not None:
       self.log = os.path.join(log_dir, title.replace('/', '_') + '.log')
     self._tail: list[str] = []
+    # Why it ends the run, if it says so.
+    self.ends_run: Optional[str] = None
     self.ended_at = 0.
 
   def start(self, restarts: int) -> None:
@@ -126,7 +128,11 @@ class _Node:
     for raw in self._process.stdout:  # type: ignore[union-attr]
       line = raw.decode(errors='replace').rstrip()
       self._tail = [*self._tail, line][-_TAIL_LINES:]
-      _print(f'[{self.title}] {line}')
+      if line.startswith(processes.ENDS_RUN_BECAUSE):
+        # The supervisor's last line, and so not one of many.
+        self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
+      else:
+        _print(f'[{self.title}] {line}')
       if self.log is not None:
         with open(self.log, 'a') as f:
           f.write(line + '\n')
@@ -179,6 +185,8 @@ class _Supervisor:
       if code is None:
         continue
       now = time.time()
+      if code == processes.ENDS_RUN and node.ends_run:
+        return f'error: {node.title}: {node.ends_run}'
       if not node.ended_at:
         node.ended_at = now
         how = supervision.describe_exit(code)

@@ -55,7 +55,8 @@ def play_episodes(
     last = timestep.step_type == dm_env.StepType.LAST
     returns.extend(totals[last & (left > 0)].tolist())
     left[last & (left > 0)] -= 1
-    totals[last] = 0.
+    # An episode that was cut is played again.
+    totals[timestep.step_type != dm_env.StepType.MID] = 0.
   return returns
 
 

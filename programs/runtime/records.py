@@ -20,7 +20,8 @@ PROGRESS_COLUMNS = (
     'timesteps_per_second', 'learner_steps', 'learner_timesteps_per_second',
     'policy_lag', 'learner_wait_fraction', 'loss', 'policy_loss', 'value_loss',
     'entropy', 'reconstruction_loss', 'clip_fraction', 'approximate_kl',
-    'gradient_norm', 'learning_rate', 'restarts')
+    'gradient_norm', 'skipped_updates', 'learning_rate', 'restarts',
+    'bad_numbers')
 RESTARTS_FILE = 'restarts.csv'
 RESTARTS_COLUMNS = ('time', 'node', 'how')
 _STATE_FILE = 'counter.json'
