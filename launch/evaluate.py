@@ -39,7 +39,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     if flags.seed < 0:
       raise ValueError(f'seed must not be negative, not {flags.seed}.')
     settings = settings_lib.load(flags.run_dir)
-    path = checkpoints.latest(flags.run_dir)
+    path = checkpoints.latest(
+        flags.run_dir, lambda line: print(f'evaluate: {line}', file=sys.stderr))
     if path is None:
       raise ValueError(f'{flags.run_dir} holds no whole checkpoint.')
     environment = settings.environment.make(

@@ -153,9 +153,15 @@ class RunCounter(core.Worker, core.Saveable):
         mean = self._returns.mean() if self._returns.is_full else None
       self._limiter.check(self._counter.get_counts(), mean)
     if not self._is_starting():
-      # A resumed run goes on from the checkpoint, so the last row is as that.
-      saved = self._saved if self._learner_done.wait(_FAREWELL_SECONDS) else None
-      self._logger.write(self._row(saved or self._state()))
+      is_done = self._learner_done.wait(_FAREWELL_SECONDS)
+      state = self._state()
+      if is_done and self._saved:
+        # A resumed run goes on from the checkpoint, so the last row is as that.
+        # The learner saves first, and then tells how many steps that were.
+        counts = {**self._saved['counts'],
+                  'learner_steps': state['counts'].get('learner_steps', 0)}
+        state = {**self._saved, 'counts': counts}
+      self._logger.write(self._row(state))
     self._logger.close()
 
   def _state(self) -> Mapping[str, Any]:
