@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from launch import evaluate
-from tests import misbehaving
+from tests import bad_readings
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ['--num_actors', '2', '--envs_per_actor', '3', '--batch_size', '6',
@@ -40,7 +40,7 @@ def assert_checkpoints_are_finite(run_dir):
     ('NanReward', 'local_mt')])
 def test_stop_is_one_line_and_leaves_finite_checkpoints(
     tmp_path, capsys, kind, launch_type):
-  game = f'tests.misbehaving:{kind}-v0'
+  game = f'tests.bad_readings:{kind}-v0'
   ended = run('launch.train', '--game', game, '--run_dir', tmp_path,
               '--lp_launch_type', launch_type, *SMALL)
   assert ended.returncode == 1
@@ -68,7 +68,7 @@ def test_stop_is_one_line_and_leaves_finite_checkpoints(
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ('NanReward', 'InfObservation'))
 def test_skip_trains_to_the_end(tmp_path, capsys, kind):
-  ended = run('launch.train', '--game', f'tests.misbehaving:{kind}-v0',
+  ended = run('launch.train', '--game', f'tests.bad_readings:{kind}-v0',
               '--run_dir', tmp_path, '--on_bad_number', 'skip',
               '--max_timesteps', 8000, '--target_return', 1e9, *SMALL)
   assert ended.returncode == 0, ended.stdout
@@ -79,7 +79,7 @@ def test_skip_trains_to_the_end(tmp_path, capsys, kind):
   assert 6 * 3 <= int(last['bad_numbers']) <= 6 * 6
   assert float(last['skipped_updates']) == 0
   # Those of the episodes that were cut would lower the mean.
-  assert float(last['episode_return_mean_100']) == misbehaving.EPISODE_STEPS
+  assert float(last['episode_return_mean_100']) == bad_readings.EPISODE_STEPS
   assert_checkpoints_are_finite(tmp_path)
 
   assert evaluate.main(['--run_dir', str(tmp_path), '--episodes', '2000']) == 0

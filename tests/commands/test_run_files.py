@@ -22,7 +22,7 @@ from programs.runtime import locks
 from programs.runtime import records
 
 ROOT = pathlib.Path(__file__).parents[2]
-ARGS = ['--game', 'tests.misbehaving:Behaving-v0', '--num_actors', '1',
+ARGS = ['--game', 'tests.bad_readings:Behaving-v0', '--num_actors', '1',
         '--envs_per_actor', '4', '--batch_size', '6', '--sequence_length', '8',
         '--latent_size', '16', '--evaluation_interval', '0',
         '--progress_seconds', '0.5']
@@ -117,9 +117,9 @@ def test_what_is_resumed_in_a_copy_is_the_copy(
   # As where the run's name follows from its game.
   monkeypatch.chdir(copied.parent)
   os.makedirs('runs')
-  os.rename(copied, 'runs/tests_misbehaving_behaving_v0')
-  copied = copied.parent / 'runs' / 'tests_misbehaving_behaving_v0'
-  assert train.main(['--resume', '--game', 'tests.misbehaving:Behaving-v0',
+  os.rename(copied, 'runs/tests_bad_readings_behaving_v0')
+  copied = copied.parent / 'runs' / 'tests_bad_readings_behaving_v0'
+  assert train.main(['--resume', '--game', 'tests.bad_readings:Behaving-v0',
                      '--max_timesteps', '10000']) == 0
   assert launched == [str(copied)]
   with open(copied / 'config.json') as f:

@@ -19,7 +19,7 @@ from programs.nodes import actor as actor_node
 from programs.nodes import counter as counter_node
 from programs.nodes import evaluator
 from programs.nodes import limiter as limiter_lib
-from tests import misbehaving
+from tests import bad_readings
 
 FIRST, MID, LAST = dm_env.StepType
 MESSAGES = {
@@ -30,8 +30,8 @@ MESSAGES = {
 
 def make(bad_steps, on_bad_number, kind='NanReward', copies=3):
   """Makes copies of which the second one misbehaves; returns it, too."""
-  envs = [misbehaving.Misbehaving() for _ in range(copies)]
-  envs[1] = misbehaving.Misbehaving(bad_steps, **misbehaving.KINDS[kind])
+  envs = [bad_readings.Misbehaving() for _ in range(copies)]
+  envs[1] = bad_readings.Misbehaving(bad_steps, **bad_readings.KINDS[kind])
   vector = gymnasium.vector.SyncVectorEnv([lambda env=env: env for env in envs])
   return environments.VectorEnvironment(
       vector, 0, frames_first=False, game='Seven-v0',
@@ -49,7 +49,7 @@ def copy_of(timesteps, copy):
   return [[field[copy].tolist() for field in timestep] for timestep in timesteps]
 
 
-@pytest.mark.parametrize('kind', misbehaving.KINDS)
+@pytest.mark.parametrize('kind', bad_readings.KINDS)
 def test_stop_names_game_copy_step_element_and_remedy(kind):
   environment, _ = make([9], 'stop', kind)
   with pytest.raises(environments.BadNumberError) as error:
@@ -61,7 +61,7 @@ def test_stop_names_game_copy_step_element_and_remedy(kind):
 
 
 def test_stop_names_elements_of_images():
-  class Image(misbehaving.Misbehaving):
+  class Image(bad_readings.Misbehaving):
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4, 4, 2))
 
     def _next(self):
@@ -77,7 +77,7 @@ def test_stop_names_elements_of_images():
 
 
 def test_rewards_are_checked_where_observations_are_bytes():
-  class Pixels(misbehaving.Misbehaving):
+  class Pixels(bad_readings.Misbehaving):
     observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 1), np.uint8)
 
     def _next(self):
@@ -90,7 +90,7 @@ def test_rewards_are_checked_where_observations_are_bytes():
     act(environment, 3)
 
 
-@pytest.mark.parametrize('kind', misbehaving.KINDS)
+@pytest.mark.parametrize('kind', bad_readings.KINDS)
 def test_skip_shows_a_new_episode_in_place_of_the_bad_step(kind):
   environment, env = make([3], 'skip', kind)
   timesteps = act(environment, 7)
@@ -141,7 +141,7 @@ def test_skip_gives_up_on_an_environment_that_only_begins_badly():
 
 def test_finite_numbers_pass_whatever_their_size():
   largest = float(np.finfo(np.float32).max)
-  envs = [lambda: misbehaving.Misbehaving(range(100), largest, -largest)] * 2
+  envs = [lambda: bad_readings.Misbehaving(range(100), largest, -largest)] * 2
   environment = environments.VectorEnvironment(
       gymnasium.vector.SyncVectorEnv(envs), 0, frames_first=False)
   last = act(environment, 2)[-1]
@@ -199,14 +199,14 @@ def make_counter(**kwargs):
 
 def test_the_return_of_a_cut_episode_is_not_reported():
   counter = make_counter()
-  # Of the misbehaving copy two episodes are cut: one on its first step, and one
+  # Of the bad_readings copy two episodes are cut: one on its first step, and one
   # on its last.
   environment, _ = make([7, 17], 'skip')
   num_steps = 30
   actor_node.VectorEnvironmentLoop(environment, Idle(), counter).run(num_steps)
   counts = counter.get_counts()
   assert counts['bad_numbers'] == 2
-  assert set(counter.save()['returns']) == {float(misbehaving.EPISODE_STEPS)}
+  assert set(counter.save()['returns']) == {float(bad_readings.EPISODE_STEPS)}
   assert counts['actor_episodes'] == 5 + 4 + 5
   timesteps = act(make([7, 17], 'skip')[0], num_steps)
   assert counts['actor_steps'] == sum(
@@ -216,7 +216,7 @@ def test_the_return_of_a_cut_episode_is_not_reported():
 def test_evaluation_plays_cut_episodes_again():
   environment, _ = make([3, 10], 'skip')
   returns = evaluator.play_episodes(environment, Idle(), 9)
-  assert returns == [float(misbehaving.EPISODE_STEPS)] * 9
+  assert returns == [float(bad_readings.EPISODE_STEPS)] * 9
 
 
 @pytest.mark.parametrize('bad', (math.inf, -math.inf, math.nan))

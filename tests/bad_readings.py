@@ -1,6 +1,6 @@
 """Environments that give a number that is not finite, one kind each.
 
-As Gymnasium ids: tests.misbehaving:NanReward-v0, and so on.
+As Gymnasium ids: tests.bad_readings:NanReward-v0, and so on.
 """
 
 import gymnasium
