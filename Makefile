@@ -1,13 +1,14 @@
-# `make train` and `make test`, in an environment of their own: .venv, with the
-# versions of requirements.lock. Flags go in ARGS:
+# `make train`, `make test` and `make test-fast`, in an environment of their own:
+# .venv, with the versions of requirements.lock. Flags go in ARGS:
 #   make train ARGS='--game breakout --run_dir runs/breakout_1'
+#   make test-fast ARGS='tests/unit -k losses'
 
 SHELL := /bin/bash
 ENV := .venv/.stamp
 PYTHON := .venv/bin/python
 IS_310 := -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 10))'
 
-.PHONY: train test
+.PHONY: train test test-fast
 
 # exec: signals go to the program itself, with no shell between.
 train: $(ENV)
@@ -15,10 +16,16 @@ train: $(ENV)
 
 test: $(ENV)
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest $(ARGS)
 
+# Without the tests that are marked slow: those that start processes or train.
+test-fast: $(ENV)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m pytest -m 'not slow' $(ARGS)
+
 # python3.10 may be a shim of pyenv's that fails, so each candidate is tried.
-$(ENV): pyproject.toml requirements.lock
+$(ENV): pyproject.toml requirements.lock programs/runtime/doors.c
 	@if ! { $(PYTHON) $(IS_310) && $(PYTHON) -m pip --version; } &>/dev/null; then \
 	  for python in python3.10 \
 	      "$$(pyenv prefix 2>/dev/null)/bin/python" \

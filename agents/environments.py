@@ -10,8 +10,7 @@ import importlib
 import itertools
 import math
 import re
-import typing
-from typing import Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 from acme import specs
 from ale_py import roms
@@ -19,6 +18,9 @@ from ale_py import vector_env
 import dm_env
 import gymnasium
 import numpy as np
+
+from agents import validation
+from agents.validation import Range
 
 ATARI_FRAME_STACK = 4
 
@@ -385,15 +387,12 @@ class EnvironmentConfig:
       before it, and counts it as one of `bad_numbers` in the progress.
   """
   game: str = 'pong'
-  frame_size: int = 42
-  repeat_action_probability: float = 0.0
+  frame_size: Annotated[int, Range(16, 4096)] = 42
+  repeat_action_probability: Annotated[float, Range(0, 1)] = 0.0
   on_bad_number: OnBadNumber = 'stop'
 
   def __post_init__(self):
-    choices = typing.get_args(OnBadNumber)
-    if self.on_bad_number not in choices:
-      raise ValueError(f'on_bad_number must be one of {", ".join(choices)}, '
-                       f'not {self.on_bad_number!r}.')
+    validation.check(self)
 
   def make(self, num_envs: int, seed: int) -> VectorEnvironment:
     """Calls `make_environment` with these settings."""

@@ -9,25 +9,25 @@ program: a core costs more per timestep when the others are busy too.
 """
 
 import contextlib
-import csv
 import dataclasses
 import itertools
 import multiprocessing
 from multiprocessing import connection
-import os
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional
 
 from acme import specs
 import dm_env
 import numpy as np
 import psutil
 import reverb
-import tensorflow as tf
 
 from agents.impala_ppo import ImpalaPPOBuilder
 from agents.impala_ppo import replay
+from agents.impala_ppo import trajectories
 from launch import settings as settings_lib
+from programs.runtime import doors
+from programs.runtime import processes
 
 _SPAWN = multiprocessing.get_context('spawn')
 # To trace and compile in, once, and to fill caches, before each measurement.
@@ -64,7 +64,7 @@ class Work:
   step: Callable[[], Any]
   timesteps: int
   server: Optional[psutil.Process] = None
-  metrics: Callable[[], Dict[str, float]] = dict
+  metrics: Callable[[], dict[str, float]] = dict
 
   def measure(self, seconds: float) -> Cost:
     """Repeats the step for some seconds."""
@@ -107,7 +107,7 @@ class Part:
       RuntimeError: if it does not start.
     """
     self._name = part.__name__
-    self._pipes: List[connection.Connection] = []
+    self._pipes: list[connection.Connection] = []
     self._processes = []
     for _ in range(settings.run.num_actors if part in _ACTING else 1):
       ours, theirs = _SPAWN.Pipe()
@@ -132,7 +132,7 @@ class Part:
         timesteps_per_second=sum(cost.timesteps_per_second for cost in costs),
         wait_fraction=costs[0].wait_fraction)
 
-  def _receive(self) -> List[Any]:
+  def _receive(self) -> list[Any]:
     try:
       return [pipe.recv() for pipe in self._pipes]
     except EOFError:
@@ -173,7 +173,7 @@ def environment(settings: settings_lib.Settings) -> Iterator[Work]:
 @contextlib.contextmanager
 def policy(settings: settings_lib.Settings) -> Iterator[Work]:
   """Chooses the actions of an actor's environments."""
-  _use_one_core()
+  processes.use_one_core(niceness=0)
   steps, environment_spec = record(settings, 1)
   builder = ImpalaPPOBuilder(settings.agent)
   actor = builder.make_actor(settings.run.seed, builder.make_policy(
@@ -185,7 +185,7 @@ def policy(settings: settings_lib.Settings) -> Iterator[Work]:
 @contextlib.contextmanager
 def insertion(settings: settings_lib.Settings) -> Iterator[Work]:
   """Writes trajectories of recorded steps to a server."""
-  _use_one_core()
+  processes.use_one_core(niceness=0)
   steps, environment_spec = record(
       settings, _RECORDED_TRAJECTORIES * settings.agent.sequence_length)
   with _server(settings, environment_spec) as (client, process):
@@ -198,7 +198,7 @@ def sampling(settings: settings_lib.Settings) -> Iterator[Work]:
   """Makes learner batches from full tables."""
   with _full_tables(settings) as (builder, _, client, process):
     iterator = builder.make_dataset_iterator(client)
-    yield Work(lambda: next(iterator), _learner_frames(settings), process)
+    yield Work(lambda: next(iterator), _learner_timesteps(settings), process)
 
 
 @contextlib.contextmanager
@@ -209,7 +209,7 @@ def learner(settings: settings_lib.Settings) -> Iterator[Work]:
   made = builder.make_learner(
       settings.run.seed, builder.make_networks(environment_spec),
       itertools.repeat(batch))
-  yield Work(made.step, _learner_frames(settings))
+  yield Work(made.step, _learner_timesteps(settings))
 
 
 @contextlib.contextmanager
@@ -219,48 +219,21 @@ def learner_with_data(settings: settings_lib.Settings) -> Iterator[Work]:
     made = builder.make_learner(
         settings.run.seed, builder.make_networks(environment_spec),
         builder.make_dataset_iterator(client))
-    yield Work(made.step, _learner_frames(settings), process, made.metrics)
+    yield Work(made.step, _learner_timesteps(settings), process, made.metrics)
 
 
 _ACTING = (environment, policy, insertion)
 
 
-def read_progress(path: str) -> List[Dict[str, float]]:
-  """Returns the whole rows of a progress file, none where there is no file."""
-  if not os.path.exists(path):
-    return []
-  with open(path, newline='') as f:
-    # The last row may be half written.
-    return [{name: float(value) for name, value in row.items()}
-            for row in csv.DictReader(f) if None not in row.values()]
-
-
-def memory_gib(process: psutil.Process) -> float:
-  """Proportional set size of a process and all below it."""
-  total = 0
-  for p in [process, *process.children(recursive=True)]:
-    try:
-      total += p.memory_full_info().pss
-    except psutil.Error:
-      pass  # It has ended meanwhile.
-  return total / 2**30
-
-
-def _learner_frames(settings: settings_lib.Settings) -> int:
+def _learner_timesteps(settings: settings_lib.Settings) -> int:
   return settings.agent.batch_size * settings.agent.sequence_length
 
 
-def _use_one_core():
-  """As actors do."""
-  tf.config.threading.set_intra_op_parallelism_threads(1)
-  tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
-Step = Tuple[np.ndarray, dm_env.TimeStep, Dict[str, np.ndarray]]
+Step = tuple[np.ndarray, dm_env.TimeStep, dict[str, np.ndarray]]
 
 
 def record(settings: settings_lib.Settings,
-            num_steps: int) -> Tuple[List[Step], specs.EnvironmentSpec]:
+           num_steps: int) -> tuple[list[Step], specs.EnvironmentSpec]:
   """Plays at random; returns (action, time step, extras), a reset being first."""
   envs = settings.run.envs_per_actor
   env = settings.environment.make(envs, settings.run.seed)
@@ -284,7 +257,7 @@ def record(settings: settings_lib.Settings,
 
 
 def _writer(settings: settings_lib.Settings, client: reverb.Client,
-            steps: List[Step]) -> Callable[[], None]:
+            steps: list[Step]) -> Callable[[], None]:
   """Returns what writes the next recorded step."""
   adder = ImpalaPPOBuilder(settings.agent).make_adder(client)
   adder.add_first(steps[0][1])
@@ -297,11 +270,11 @@ def _serve(settings: settings_lib.Settings,
   """Serves tables of which nothing holds up either side."""
   samplers = {replay.QUEUE_TABLE: reverb.selectors.Fifo,
               replay.REPLAY_TABLE: reverb.selectors.Uniform}
+  signature = trajectories.signature(environment_spec, settings.agent)
   server = reverb.Server([
       reverb.Table(name, sampler(), reverb.selectors.Fifo(),
                    settings.agent.replay_capacity,
-                   reverb.rate_limiters.MinSize(1),
-                   signature=replay.signature(environment_spec, settings.agent))
+                   reverb.rate_limiters.MinSize(1), signature=signature)
       for name, sampler in samplers.items()])
   pipe.send(server.port)
   pipe.recv()
@@ -311,8 +284,9 @@ def _serve(settings: settings_lib.Settings,
 @contextlib.contextmanager
 def _server(
     settings: settings_lib.Settings, environment_spec: specs.EnvironmentSpec
-) -> Iterator[Tuple[reverb.Client, psutil.Process]]:
+) -> Iterator[tuple[reverb.Client, psutil.Process]]:
   ours, theirs = _SPAWN.Pipe()
+  doors.close()
   process = _SPAWN.Process(target=_serve,
                            args=(settings, environment_spec, theirs))
   process.start()
@@ -327,7 +301,7 @@ def _server(
 @contextlib.contextmanager
 def _full_tables(
     settings: settings_lib.Settings
-) -> Iterator[Tuple[ImpalaPPOBuilder, specs.EnvironmentSpec, reverb.Client,
+) -> Iterator[tuple[ImpalaPPOBuilder, specs.EnvironmentSpec, reverb.Client,
                     psutil.Process]]:
   """Yields a builder, a spec, and a client and the process of a full server."""
   length = settings.agent.sequence_length

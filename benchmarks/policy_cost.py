@@ -6,32 +6,30 @@ and with the convolutions and dense layer of the Nature DQN, at both frame
 sizes. Times are medians over rounds in which the networks take turns.
 """
 
-import argparse
 import time
-from typing import Callable, Dict, Tuple
+from typing import Callable
 
 from acme import specs
 import numpy as np
 import tensorflow as tf
 
-from agents import environments
 from agents.impala_ppo import acting
 from agents.impala_ppo import ImpalaPPOBuilder
-from agents.impala_ppo import ImpalaPPOConfig
-from agents.impala_ppo import networks as networks_lib
+from benchmarks import common
+from benchmarks import parts
+from benchmarks import sweep
+from launch import settings as settings_lib
+from programs.runtime import processes
 
 BATCH_SIZES = (1, 32)
 FRAME_SIZES = (42, 84)
-NETWORKS = {
-    'latent': {},
-    'nature': {'conv_channels': (32, 64, 64), 'latent_size': 512},
-}
+VARIANTS = {'latent': 'full', 'nature': 'nature_cnn'}  # Of `benchmarks.sweep`.
 
 
-def multiply_adds(actor_critic: networks_lib.ActorCritic,
+def multiply_adds(network: Callable[[tf.Tensor], object],
                   observation_spec: specs.Array) -> int:
   """Counts multiplications with a weight, for one observation."""
-  graph = tf.function(actor_critic).get_concrete_function(tf.TensorSpec(
+  graph = tf.function(network).get_concrete_function(tf.TensorSpec(
       [1, *observation_spec.shape], observation_spec.dtype)).graph
   total = 0
   for op in graph.get_operations():
@@ -45,20 +43,17 @@ def multiply_adds(actor_critic: networks_lib.ActorCritic,
 
 
 def make_policy(game: str, frame_size: int,
-                network: str) -> Tuple[acting.Policy, int, np.ndarray]:
+                variant: str) -> tuple[acting.Policy, int, np.ndarray]:
   """Returns a policy, its multiply-adds, and real observations [32, ...]."""
-  environment = environments.make_environment(
-      game, max(BATCH_SIZES), seed=0, frame_size=frame_size)
-  environment_spec = specs.make_environment_spec(environment)
-  builder = ImpalaPPOBuilder(ImpalaPPOConfig(
-      frame_stack=environments.ATARI_FRAME_STACK, **NETWORKS[network]))
+  settings = settings_lib.from_train_flags([
+      '--game', game, '--frame_size', str(frame_size), '--envs_per_actor',
+      str(max(BATCH_SIZES)), *sweep.VARIANTS[variant]])
+  ((_, timestep, _),), environment_spec = parts.record(settings, 0)
+  builder = ImpalaPPOBuilder(settings.agent)
   networks = builder.make_networks(environment_spec)
-  networks.create_variables()
-  observation = environment.reset().observation
-  environment.close()
   return (builder.make_policy(networks, environment_spec),
           multiply_adds(networks.actor_critic, environment_spec.observations),
-          np.ascontiguousarray(observation))
+          np.ascontiguousarray(timestep.observation))
 
 
 def time_calls(call: Callable[[], object], seconds: float) -> float:
@@ -71,24 +66,20 @@ def time_calls(call: Callable[[], object], seconds: float) -> float:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = common.Parser('policy_cost', __doc__)
   parser.add_argument('--game', default='pong')
-  parser.add_argument('--rounds', type=int, default=9)
-  parser.add_argument('--seconds', type=float, default=0.5,
+  parser.add_argument('--rounds', type=common.positive(int), default=9)
+  parser.add_argument('--seconds', type=common.positive(float), default=0.5,
                       help='of each measurement')
   flags = parser.parse_args()
-  tf.config.set_visible_devices([], 'GPU')
-  tf.config.threading.set_intra_op_parallelism_threads(1)
-  tf.config.threading.set_inter_op_parallelism_threads(1)
+  processes.use_one_core(niceness=0)
 
-  print('| frames | trunk | multiply-adds | '
-        + ' | '.join(f'batch {size}, ms' for size in BATCH_SIZES) + ' |')
-  print('| --- ' * (3 + len(BATCH_SIZES)) + '|')
+  common.print_header(['frames', 'trunk', 'multiply-adds',
+                       *(f'batch {size}, ms' for size in BATCH_SIZES)])
   for frame_size in FRAME_SIZES:
-    made = {name: make_policy(flags.game, frame_size, name)
-            for name in NETWORKS}
-    times: Dict[Tuple[str, int], list] = {}
+    made = {name: make_policy(flags.game, frame_size, variant)
+            for name, variant in VARIANTS.items()}
+    times: dict[tuple[str, int], list] = {}
     for round_ in range(flags.rounds + 1):
       for name, (policy, _, observations) in made.items():
         for size in BATCH_SIZES:
@@ -97,14 +88,15 @@ def main() -> None:
                                flags.seconds if round_ else 0.1)
           if round_:  # The first one traces.
             times.setdefault((name, size), []).append(elapsed)
+    frames = f'{frame_size}x{frame_size}'
     for name, (_, count, _) in made.items():
-      print(f'| {frame_size}x{frame_size} | {name} | {count:,} | ' + ' | '.join(
-          f'{np.median(times[name, size]):.3f}' for size in BATCH_SIZES) + ' |')
+      common.print_row([frames, name, f'{count:,}', *(
+          f'{np.median(times[name, size]):.3f}' for size in BATCH_SIZES)])
     ratios = [made['latent'][1] / made['nature'][1]] + [
         np.median(np.divide(times['latent', size], times['nature', size]))
         for size in BATCH_SIZES]
-    print(f'| {frame_size}x{frame_size} | latent / nature | '
-          + ' | '.join(f'{ratio:.2f}' for ratio in ratios) + ' |')
+    common.print_row([frames, 'latent / nature',
+                      *(f'{ratio:.2f}' for ratio in ratios)])
 
 
 if __name__ == '__main__':

@@ -6,26 +6,24 @@ Plays the newest policy of the run and takes frames spread over the play.
 Needs matplotlib.
 """
 
-import argparse
-import sys
 
 from acme import specs
 import numpy as np
 import tensorflow as tf
 
-from agents import checkpoints
 from agents.impala_ppo import ImpalaPPOBuilder
+from benchmarks import common
 from launch import settings as settings_lib
+from programs.runtime import checkpoints
 
 _ENVS = 8
 
 
-def main() -> int:
-  parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+  parser = common.Parser('reconstructions', __doc__)
   parser.add_argument('--run_dir', required=True)
   parser.add_argument('--out', required=True, help='the PNG to write')
-  parser.add_argument('--steps', type=int, default=200,
+  parser.add_argument('--steps', type=common.positive(int), default=200,
                       help='timesteps to play first, in each environment')
   parser.add_argument('--seed', type=int, default=1)
   flags = parser.parse_args()
@@ -41,15 +39,14 @@ def main() -> int:
     if not settings.agent.autoencoder or settings.agent.frame_stack == 1:
       raise ValueError(f'{flags.run_dir} reconstructs no frames.')
   except ValueError as e:
-    sys.exit(f'reconstructions: error: {e}')
+    parser.error(str(e))
   environment = settings.environment.make(_ENVS, flags.seed)
   environment_spec = specs.make_environment_spec(environment)
   builder = ImpalaPPOBuilder(settings.agent)
   networks = builder.make_networks(environment_spec)
   networks.create_variables()
-  learner = tf.train.Checkpoint(actor_critic=networks.actor_critic,
-                                decoder=networks.decoder)
-  tf.train.Checkpoint(learner=learner).restore(path).expect_partial()
+  checkpoints.restore(path, checkpoints.checkpoint_of({
+      'actor_critic': networks.actor_critic, 'decoder': networks.decoder}))
   actor = builder.make_actor(flags.seed,
                              builder.make_policy(networks, environment_spec))
   timestep = environment.reset()
@@ -75,8 +72,7 @@ def main() -> int:
                   f'{checkpoints.learner_steps(path):,} learner steps')
   figure.tight_layout()
   figure.savefig(flags.out, dpi=110)
-  return 0
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

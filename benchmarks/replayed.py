@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from typing import Dict, List, Optional, Sequence
+from typing import Optional, Sequence
 
 from acme import specs
 import launchpad as lp
@@ -21,13 +21,16 @@ import psutil
 import reverb
 import tensorflow as tf
 
-from agents import shared_variables
-from agents import stopping
 from agents.impala_ppo import acting
 from agents.impala_ppo import ImpalaPPOBuilder
+from agents.impala_ppo import trajectories
+from benchmarks import common
 from benchmarks import parts
 from launch import settings as settings_lib
-from launch import train
+from launch.engines import local
+from programs.runtime import doors
+from programs.runtime import stopping
+from programs.runtime import weights
 
 _CLIENT_PROCESSES = 4
 # What the nodes say, for when one fails.
@@ -66,7 +69,7 @@ class _Log:
   def __init__(self, path: str):
     self._path = path
     # Packed: a soak makes millions, and its memory is measured.
-    self._entries: Dict[str, array.array] = {}
+    self._entries: dict[str, array.array] = {}
     self._lock = threading.Lock()
 
   def add(self, name: str, value: float):
@@ -92,27 +95,27 @@ class _LearnerNode:
     builder = ImpalaPPOBuilder(cell.settings.agent, ('/cpu:0', '/cpu:1'))
     self._learner = builder.make_learner(
         0, builder.make_networks(environment_spec),
-        builder.make_dataset_iterator(shards))
-    if cell.learner_delay is not None:
-      # Everything else stays: batches are split over the replicas, and the
-      # weights are read and published after each step.
-      self._learner._distributed_step = self._delay  # pylint: disable=protected-access
-      self._weights = tf.function(self._learner._weights)  # pylint: disable=protected-access
-    self._shared = shared_variables.SharedVariables(self._learner, acting.POLICY)
+        builder.make_dataset_iterator(shards),
+        update=None if cell.learner_delay is None else self._wait)
+    self._shared = weights.SharedWeights(
+        self._learner, (acting.POLICY, acting.VERSION))
 
-  def _delay(self, batch):
-    time.sleep(self._cell.learner_delay)
-    steps = self._learner._num_steps.assign_add(1)  # pylint: disable=protected-access
-    versions = self._learner._strategy.experimental_local_results(  # pylint: disable=protected-access
-        batch.policy_version)[0]
+  def _wait(self, batch: trajectories.Trajectories):
+    """Stands in for the compute of a replica; the learner does all the rest."""
+    def wait(versions: np.ndarray, replica: np.ndarray) -> np.float32:
+      if replica == 0:  # They take turns here, and would not on GPUs.
+        time.sleep(self._cell.learner_delay)
+      return np.float32(np.mean(self._learner.num_steps - versions))
+
     # The first trajectories of a batch are the online ones.
-    return {'policy_lag': tf.reduce_mean(
-        tf.cast(steps - versions[:1], tf.float32))}, None, self._weights()
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return {'policy_lag': tf.numpy_function(
+        wait, [batch.policy_version[:1], replica], tf.float32)}, None
 
   def get_variables(self, names: Sequence[str]):
     return self._learner.get_variables(names)
 
-  def shared_variables(self) -> shared_variables.Handle:
+  def shared_weights(self) -> weights.Handle:
     return self._shared.handle
 
   def run(self):
@@ -123,7 +126,7 @@ class _LearnerNode:
       while not should_stop.is_set():
         start = time.perf_counter()
         self._learner.step()
-        self._shared.update()
+        self._shared.publish()
         elapsed = time.perf_counter() - start
         metrics = self._learner.metrics()
         log.add('waited', elapsed * metrics['wait_fraction'])
@@ -134,11 +137,11 @@ class _LearnerNode:
     log.save()
 
 
-def _act(cell: Cell, steps: List[parts.Step], shard: reverb.Client, learner,
+def _act(cell: Cell, steps: list[parts.Step], shard: reverb.Client, learner,
          log: _Log, should_stop: threading.Event, start: float):
   """Writes recorded steps at an actor's pace until stopped."""
   adder = ImpalaPPOBuilder(cell.settings.agent).make_adder(shard)
-  source = shared_variables.nearest_source(learner)
+  source = weights.nearest_source(learner, 'client')
   envs = cell.settings.run.envs_per_actor
   period = envs * cell.num_clients / cell.timesteps_per_second
   version = np.int64(0)
@@ -153,7 +156,7 @@ def _act(cell: Cell, steps: List[parts.Step], shard: reverb.Client, learner,
     if (cell.pull_variables and
         count % cell.settings.agent.variable_update_period == 0):
       began = time.perf_counter()
-      version = source.get_variables([acting.POLICY])[0][-1]
+      _, (version,) = source.get_variables([acting.POLICY, acting.VERSION])
       log.add('pull', time.perf_counter() - began)
     began = time.perf_counter()
     adder.add(action, timestep, {**extras, 'policy_version': version})
@@ -194,12 +197,12 @@ def _clock(cell: Cell, learner):
   should_stop = lp.stop_event()
 
   def run():
-    while learner.get_variables([acting.POLICY])[0][-1] < 2:
+    while learner.get_variables([acting.VERSION])[0][0] < 2:
       time.sleep(0.5)
     end = time.monotonic() + WARM_UP_SECONDS + cell.seconds
     launcher = psutil.Process(int(os.environ['SCALE_LAUNCHER']))
     while time.monotonic() < end and not should_stop.is_set():
-      log.add('gib', parts.memory_gib(launcher))
+      log.add('gib', common.memory_gib(launcher))
       time.sleep(MEMORY_SECONDS)
     log.save()
 
@@ -236,4 +239,5 @@ def launch(cell: Cell):
   environment = cell.settings.environment.make(1, 0)
   environment_spec = specs.make_environment_spec(environment)
   environment.close()
-  sys.exit(train.run_program(_make_program(cell, environment_spec), 'local_mp'))
+  doors.close()
+  sys.exit(local.run_program(_make_program(cell, environment_spec), 'local_mp'))

@@ -11,19 +11,18 @@ Prints a row for each number of clients and of shards. With `--soak_minutes` it
 runs the largest of them for so long and prints a row a minute.
 """
 
-import argparse
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
-from typing import Dict, Iterator, List
+from typing import Iterator
 
 import numpy as np
 
+from benchmarks import common
 from benchmarks import replayed
 from launch import settings as settings_lib
 
@@ -41,7 +40,7 @@ def _entries(out: str, prefix: str, name: str) -> np.ndarray:
 
 
 def _rows(cell: replayed.Cell, out: str,
-          seconds: float) -> Iterator[Dict[str, float]]:
+          seconds: float) -> Iterator[dict[str, float]]:
   """Yields the figures of each successive stretch of a run's time."""
   logs = {
       'append': _entries(out, 'clients', 'append'),
@@ -56,16 +55,15 @@ def _rows(cell: replayed.Cell, out: str,
            for name, log in logs.items()}
     start += seconds
     steps = len(now['computed'])
-    pull = now['pull'] if len(now['pull']) else np.array([np.nan])
+    if not len(now['pull']):
+      now['pull'] = np.array([np.nan])
     yield {
         'clients': cell.num_clients,
         'shards': cell.num_shards,
         'in/s': len(now['append']) * cell.settings.run.envs_per_actor / seconds,
         'learned/s': steps * agent.batch_size * agent.sequence_length / seconds,
-        'append p50 ms': 1e3 * np.percentile(now['append'], 50),
-        'append p99 ms': 1e3 * np.percentile(now['append'], 99),
-        'pull p50 ms': 1e3 * np.percentile(pull, 50),
-        'pull p99 ms': 1e3 * np.percentile(pull, 99),
+        **{f'{name} p{percent} ms': 1e3 * np.percentile(now[name], percent)
+           for name in ('append', 'pull') for percent in (50, 99)},
         'lag': np.mean(now['lag']),
         'step ms': 1e3 * np.mean(now['computed']),
         'waits': np.sum(now['waited']) / (np.sum(now['waited']) +
@@ -74,7 +72,7 @@ def _rows(cell: replayed.Cell, out: str,
     }
 
 
-def run_cell(cell: replayed.Cell, row_seconds: float) -> List[Dict[str, float]]:
+def run_cell(cell: replayed.Cell, row_seconds: float) -> list[dict[str, float]]:
   """Runs a cell and returns its figures, one row for each `row_seconds`."""
   with tempfile.TemporaryDirectory() as out:
     process = multiprocessing.get_context('spawn').Process(
@@ -94,11 +92,12 @@ def run_cell(cell: replayed.Cell, row_seconds: float) -> List[Dict[str, float]]:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--clients', type=int, nargs='+', default=[8, 32, 128])
-  parser.add_argument('--shards', type=int, nargs='+', default=[1, 2, 4])
-  parser.add_argument('--rate', type=float, default=10_000.,
+  parser = common.Parser('scale', __doc__)
+  parser.add_argument('--clients', type=common.positive(int), nargs='+',
+                      default=[8, 32, 128])
+  parser.add_argument('--shards', type=common.positive(int), nargs='+',
+                      default=[1, 2, 4])
+  parser.add_argument('--rate', type=common.positive(float), default=10_000.,
                       help='timesteps a second that the clients try to write')
   parser.add_argument('--learner_delay', type=float, default=0.01,
                       help='seconds in place of the compute of a learner step')
@@ -106,14 +105,12 @@ def main() -> None:
                       help='compute learner steps on two logical CPU devices')
   parser.add_argument('--no_pull', action='store_true',
                       help='clients do not ask for variables')
-  parser.add_argument('--seconds', type=float, default=30.)
+  parser.add_argument('--seconds', type=common.positive(float), default=30.)
   parser.add_argument('--soak_minutes', type=int, default=0)
-  parser.add_argument('--json', help='also write the rows to this file')
-  parser.add_argument('train_flags', nargs='*',
-                      help='flags of launch.train, after --')
+  parser.add_json()
+  parser.add_train_flags()
   flags = parser.parse_args()
-  # As Ctrl-C does: what was started ends too.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  common.end_on_sigterm()
   settings = settings_lib.from_train_flags(flags.train_flags)
   rows = []
   cells = itertools.product(flags.clients, flags.shards)
@@ -123,17 +120,14 @@ def main() -> None:
     row_seconds, seconds = 60., 60. * flags.soak_minutes
   for clients, shards in cells:
     cell = replayed.Cell(settings, clients, shards, flags.rate,
-                None if flags.real_learner else flags.learner_delay,
-                not flags.no_pull, seconds)
+                         None if flags.real_learner else flags.learner_delay,
+                         not flags.no_pull, seconds)
     for row in run_cell(cell, row_seconds):
       if not rows:
-        print('| ' + ' | '.join(row) + ' |\n' + '| --- ' * len(row) + '|')
+        common.print_header(list(row))
       rows.append(row)
-      print('| ' + ' | '.join(f'{v:,.5g}' for v in row.values()) + ' |',
-            flush=True)
-  if flags.json:
-    with open(flags.json, 'w') as f:
-      json.dump(rows, f, indent=2)
+      common.print_row([f'{value:,.5g}' for value in row.values()])
+  common.write_json(flags.json, rows)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""The parts, the bound and the whole: `python -m benchmarks.throughput`.
+"""How fast training is: `python -m benchmarks.throughput`.
 
 Measures what each part of the system costs alone, in core-milliseconds for a
 timestep; from these, the rate at which the machine's cores could train if they
@@ -6,8 +6,17 @@ did nothing else; and the real command on Pong, with its default settings, once
 the learner is under way. `efficiency` is the whole over the bound. Flags after
 `--` go to the training command.
 
+With `--compare` it measures two training programs instead:
+
+    python -m benchmarks.throughput --compare ../before          # two states of code
+    python -m benchmarks.throughput --compare -- --batch_size 6  # two settings
+
+The one is of this checkout, with the default settings; the other of the given
+checkout, with the flags after `--`. Prints each one's timesteps a second, and the
+ratio of this checkout's to the other's within a round.
+
 Everything is started once and then measured in turn, for some seconds, round
-after round; the training program is stopped in its tracks meanwhile. So a
+after round; training programs are stopped in their tracks meanwhile. So a
 round's figures are of the same half minute, and a machine that is slow for a
 while is slow for all of them. Medians over rounds are printed.
 """
@@ -15,42 +24,44 @@ while is slow for all of them. Medians over rounds are printed.
 import argparse
 import contextlib
 import dataclasses
-import functools
-import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import psutil
 
+from benchmarks import common
 from benchmarks import parts
 from launch import settings as settings_lib
+from programs.runtime import records
 
-CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _START_SECONDS = 120
 _WARM_UP_ROWS = 3
 # After a stop the program catches up on rows, which are of no use.
 _RESUME_SECONDS = 1.
 _LOADING = ('parallel', 'plain')
+_LEARNER_RATE = 'learner_timesteps_per_second'
+_OLD_LEARNER_RATE = 'learner_frames_per_second'  # Its column in older checkouts.
 
 
-def parts_to_measure(
-    settings: settings_lib.Settings
-) -> Dict[str, Callable[[], parts.Part]]:
-  """Returns what starts each part, and the learner with its data either way."""
+def start_parts(settings: settings_lib.Settings,
+                stack: contextlib.ExitStack) -> dict[str, parts.Part]:
+  """Starts each part, and the learner with its data either way."""
   plain = dataclasses.replace(settings, agent=dataclasses.replace(
       settings.agent, prefetch_size=0, num_fetch_workers=1))
-  return {
-      **{part.__name__: functools.partial(parts.Part, part, settings)
-         for part in (parts.environment, parts.policy, parts.insertion,
-                      parts.sampling, parts.learner)},
-      **{name: functools.partial(parts.Part, parts.learner_with_data, changed)
-         for name, changed in zip(_LOADING, (settings, plain))}}
+  to_start = {part.__name__: (part, settings) for part in (
+      parts.environment, parts.policy, parts.insertion, parts.sampling,
+      parts.learner)}
+  to_start |= {name: (parts.learner_with_data, changed)
+               for name, changed in zip(_LOADING, (settings, plain))}
+  return {name: stack.enter_context(contextlib.closing(parts.Part(*arguments)))
+          for name, arguments in to_start.items()}
 
 
 def _times(part: str, samples_per_insert: float) -> float:
@@ -58,7 +69,7 @@ def _times(part: str, samples_per_insert: float) -> float:
   return samples_per_insert if part in ('sampling', 'learner') else 1.
 
 
-def bound(costs: Dict[str, parts.Cost], samples_per_insert: float) -> float:
+def bound(costs: dict[str, parts.Cost], samples_per_insert: float) -> float:
   """Returns the timesteps a second of all cores doing nothing but the parts."""
   seconds = sum(cost.core_seconds * _times(name, samples_per_insert)
                 for name, cost in costs.items())
@@ -68,7 +79,8 @@ def bound(costs: Dict[str, parts.Cost], samples_per_insert: float) -> float:
 class Whole:
   """The training program, which runs only while it is measured."""
 
-  def __init__(self, train_flags: List[str], checkout: str = CHECKOUT):
+  def __init__(self, train_flags: Sequence[str] = (),
+               checkout: os.PathLike = common.CHECKOUT):
     """Starts training and waits until it learns.
 
     Args:
@@ -80,7 +92,7 @@ class Whole:
     """
     self._scratch = tempfile.TemporaryDirectory()
     run_dir = os.path.join(self._scratch.name, 'run')
-    self._path = os.path.join(run_dir, 'progress.csv')
+    self._path = os.path.join(run_dir, records.PROGRESS_FILE)
     self._process = subprocess.Popen(
         [sys.executable, '-m', 'launch.train', '--game', 'pong', '--run_dir',
          run_dir, '--evaluation_interval', '0', *train_flags],
@@ -88,7 +100,7 @@ class Whole:
     try:
       deadline = time.monotonic() + _START_SECONDS
       while sum(row['learner_steps'] > 0 for row in
-                parts.read_progress(self._path)) <= _WARM_UP_ROWS:
+                records.read(self._path)) <= _WARM_UP_ROWS:
         if self._process.poll() is not None or time.monotonic() > deadline:
           raise RuntimeError('training did not start; try the same flags with '
                              'python -m launch.train.')
@@ -98,7 +110,7 @@ class Whole:
       raise
     self._signal(signal.SIGSTOP)
 
-  def measure(self, seconds: float) -> Dict[str, float]:
+  def measure(self, seconds: float) -> dict[str, float]:
     """Lets training go on for at least some seconds.
 
     Returns:
@@ -110,14 +122,14 @@ class Whole:
     """
     self._signal(signal.SIGCONT)
     time.sleep(_RESUME_SECONDS)
-    first = len(parts.read_progress(self._path))
+    first = len(records.read(self._path))
     rows = []
     while not rows or (rows[-1]['walltime_seconds'] <
                        rows[0]['walltime_seconds'] + seconds):
       if self._process.poll() is not None:
         raise RuntimeError('training ended while it was being measured.')
       time.sleep(0.2)
-      rows = parts.read_progress(self._path)[first:]
+      rows = records.read(self._path)[first:]
     self._signal(signal.SIGSTOP)
     elapsed = rows[-1]['walltime_seconds'] - rows[0]['walltime_seconds']
 
@@ -127,10 +139,11 @@ class Whole:
     return {
         'timesteps_per_second': (
             rows[-1]['timesteps'] - rows[0]['timesteps']) / elapsed,
-        'learner_frames_per_second': mean('learner_frames_per_second'),
+        _LEARNER_RATE: mean(_LEARNER_RATE if _LEARNER_RATE in rows[0]
+                            else _OLD_LEARNER_RATE),
         'learner_wait_fraction': mean('learner_wait_fraction'),
         'policy_lag': mean('policy_lag'),
-        'memory_gib': parts.memory_gib(psutil.Process(self._process.pid)),
+        'memory_gib': common.memory_gib(psutil.Process(self._process.pid)),
     }
 
   def close(self) -> None:
@@ -149,9 +162,9 @@ class Whole:
         process.send_signal(signal_number)
 
 
-def measure_round(running: Dict[str, parts.Part], whole: Whole,
+def measure_round(running: dict[str, parts.Part], whole: Whole,
                   samples_per_insert: float, part_seconds: float,
-                  seconds: float) -> Dict[str, Any]:
+                  seconds: float) -> dict[str, Any]:
   """Measures everything once; returns what the JSON file holds of a round."""
   costs = {name: part.measure(part_seconds) for name, part in running.items()}
   loading = {name: costs.pop(name) for name in _LOADING}
@@ -165,88 +178,90 @@ def measure_round(running: Dict[str, parts.Part], whole: Whole,
       'loading': {name: dataclasses.asdict(c) for name, c in loading.items()}}
 
 
-def summarize(rounds: List[Any]) -> Any:
+def summarize(rounds: list[Any]) -> Any:
   """Returns the median of each figure over rounds of the same structure."""
   if isinstance(rounds[0], dict):
     return {name: summarize([r[name] for r in rounds]) for name in rounds[0]}
   return float(np.median(rounds))
 
 
-def print_spread(title: str, figures: Dict[str, Sequence[float]],
-                 number_format: str) -> None:
-  """Prints a table of each figure's median over rounds, and of its spread."""
-  num_rounds = len(next(iter(figures.values())))
-  print(f'| {title} | median of {num_rounds} | a quarter below | '
-        'a quarter above | from | to |')
-  print('| --- | --- | --- | --- | --- | --- |')
-  for name, values in figures.items():
-    print(f'| {name} | ' + ' | '.join(
-        format(value, number_format)
-        for value in np.percentile(values, [50, 25, 75, 0, 100])) + ' |')
-
-
-def check_positive(program: str, flags: argparse.Namespace, *names: str) -> None:
-  """Exits with one line where a flag is not positive."""
-  for name in names:
-    if not getattr(flags, name) > 0:
-      sys.exit(f'{program}: error: --{name} must be positive, not '
-               f'{getattr(flags, name)}.')
-
-
-def _print_tables(result: Dict[str, Any], rounds: List[Dict[str, Any]],
+def _print_tables(result: dict[str, Any], rounds: list[dict[str, Any]],
                   samples_per_insert: float):
-  print('| part alone | core-ms a timestep | times | timesteps a second |')
-  print('| --- | --- | --- | --- |')
+  common.print_header(['part alone', 'core-ms a timestep', 'times',
+                       'timesteps a second'])
   for name, cost in result['parts'].items():
-    print(f'| {name} | {1e3 * cost["core_seconds"]:.4f} | '
-          f'{_times(name, samples_per_insert):g} | '
-          f'{cost["timesteps_per_second"]:,.0f} |')
-  print(f'| bound, {os.cpu_count()} cores | '
-        f'{1e3 * os.cpu_count() / result["bound"]:.4f} | 1 | '
-        f'{result["bound"]:,.0f} |\n')
-  print('| learner with data in the tables | waits | timesteps a second |')
-  print('| --- | --- | --- |')
-  for name, cost in result['loading'].items():
-    print(f'| {name} loading | {cost["wait_fraction"]:.2%} | '
-          f'{cost["timesteps_per_second"]:,.0f} |')
+    common.print_row([name, f'{1e3 * cost["core_seconds"]:.4f}',
+                      f'{_times(name, samples_per_insert):g}',
+                      f'{cost["timesteps_per_second"]:,.0f}'])
+  common.print_row([f'bound, {os.cpu_count()} cores',
+                    f'{1e3 * os.cpu_count() / result["bound"]:.4f}', 1,
+                    f'{result["bound"]:,.0f}'])
   print()
-  print_spread('whole', {name: [r[name] for r in rounds]
-                         for name, value in result.items()
-                         if isinstance(value, float)}, ',.3f')
+  common.print_header(['learner with data in the tables', 'waits',
+                       'timesteps a second'])
+  for name, cost in result['loading'].items():
+    common.print_row([f'{name} loading', f'{cost["wait_fraction"]:.2%}',
+                      f'{cost["timesteps_per_second"]:,.0f}'])
+  print()
+  common.print_spread('whole', {name: [r[name] for r in rounds]
+                                for name, value in result.items()
+                                if isinstance(value, float)}, ',.3f')
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--rounds', type=int, default=12,
-                      help='how often to measure everything')
-  parser.add_argument('--seconds', type=float, default=15.,
-                      help='to measure the whole for, in each round')
-  parser.add_argument('--part_seconds', type=float, default=1.5,
-                      help='to measure each part for, in each round')
-  parser.add_argument('--json', help='also write the figures to this file')
-  parser.add_argument('train_flags', nargs='*',
-                      help='flags of launch.train, after --')
-  flags = parser.parse_args()
-  # As Ctrl-C does: what was started ends too.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  check_positive('throughput', flags, 'rounds', 'seconds', 'part_seconds')
+def measure_parts_and_whole(flags: argparse.Namespace) -> dict[str, Any]:
+  """Prints what the parts cost and how fast the whole is; returns the figures."""
   settings = settings_lib.from_train_flags(flags.train_flags)
+  samples_per_insert = settings.agent.samples_per_insert
   with contextlib.ExitStack() as stack:
-    try:
-      running = {name: stack.enter_context(contextlib.closing(start()))
-                 for name, start in parts_to_measure(settings).items()}
-      whole = stack.enter_context(contextlib.closing(Whole(flags.train_flags)))
-      rounds = [measure_round(running, whole, settings.agent.samples_per_insert,
-                              flags.part_seconds, flags.seconds)
-                for _ in range(flags.rounds)]
-    except RuntimeError as e:
-      sys.exit(f'throughput: error: {e}')
+    running = start_parts(settings, stack)
+    whole = stack.enter_context(contextlib.closing(Whole(flags.train_flags)))
+    rounds = [measure_round(running, whole, samples_per_insert,
+                            flags.part_seconds, flags.seconds)
+              for _ in range(flags.rounds)]
   result = summarize(rounds)
-  _print_tables(result, rounds, settings.agent.samples_per_insert)
-  if flags.json:
-    with open(flags.json, 'w') as f:
-      json.dump({**result, 'rounds': rounds}, f, indent=2)
+  _print_tables(result, rounds, samples_per_insert)
+  return {**result, 'rounds': rounds}
+
+
+def compare(flags: argparse.Namespace) -> dict[str, Any]:
+  """Prints how fast two training programs are; returns the figures."""
+  with contextlib.closing(Whole()) as here, contextlib.closing(
+      Whole(flags.train_flags, flags.compare)) as other:
+    rounds = [{'here': here.measure(flags.seconds),
+               'other': other.measure(flags.seconds)}
+              for _ in range(flags.rounds)]
+  rates = {name: np.array([r[name]['timesteps_per_second'] for r in rounds])
+           for name in rounds[0]}
+  ratios = rates['here'] / rates['other']
+  common.print_spread('timesteps/s', {**rates, 'here / other': ratios}, ',.4g')
+  return {'ratio': float(np.median(ratios)), 'rounds': rounds}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+  parser = common.Parser('throughput', __doc__)
+  parser.add_argument('--compare', nargs='?', type=pathlib.Path, metavar='CHECKOUT',
+                      const=common.CHECKOUT, help='measure training against the '
+                      'code of another checkout, by default of this one')
+  parser.add_argument('--rounds', type=common.positive(int), default=12,
+                      help='how often to measure everything')
+  parser.add_argument('--seconds', type=common.positive(float), default=15.,
+                      help='to measure each training program for, in each round')
+  parser.add_argument('--part_seconds', type=common.positive(float), default=1.5,
+                      help='to measure each part for, in each round')
+  parser.add_json()
+  parser.add_train_flags()
+  flags = parser.parse_args(argv)
+  common.end_on_sigterm()
+  if flags.compare and not (flags.compare / 'launch' / 'train.py').exists():
+    parser.error(f'--compare {flags.compare} has no launch/train.py; give a '
+                 'checkout of this project.')
+  if flags.compare == common.CHECKOUT:
+    settings_lib.from_train_flags(flags.train_flags)  # Or says what is wrong.
+  try:
+    figures = (compare if flags.compare else measure_parts_and_whole)(flags)
+  except RuntimeError as e:
+    sys.exit(f'throughput: error: {e}')
+  common.write_json(flags.json, figures)
 
 
 if __name__ == '__main__':

@@ -2,64 +2,56 @@
 
 # ruff: noqa: E402
 import signal
+import sys
 
 if __name__ == '__main__':
   # Ctrl-C ends it silently; there is nothing to save.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import sys
-from typing import List, Optional
+from launch import settings as settings_lib
+
+if __name__ == '__main__':
+  # Neither --help nor a bad flag waits for the imports below.
+  with settings_lib.errors_in_one_line():
+    settings_lib.parse_evaluate(sys.argv[1:])
+
+from typing import Optional, Sequence
 
 from acme import specs
 import numpy as np
 
 from agents import environments
 from agents.impala_ppo import builder as builder_lib
-from launch import settings as settings_lib
 from programs.nodes import evaluator
 from programs.runtime import checkpoints
 
 _MAX_ENVS = 16
 
 
-def main(argv: Optional[List[str]] = None) -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
   """Plays greedy episodes and prints a line; returns the exit code."""
-  parser = settings_lib.Parser(prog='python -m launch.evaluate',
-                               description=__doc__, allow_abbrev=False)
-  parser.add_argument('--run_dir', required=True,
-                      help='the directory of a training run')
-  parser.add_argument('--episodes', type=int, default=30,
-                      help='how many episodes to play. Default: 30.')
-  parser.add_argument('--seed', type=int, default=1,
-                      help='seeds the environments. Default: 1.')
-  flags = parser.parse_args(argv)
-  try:
-    if flags.episodes < 1:
-      raise ValueError(f'episodes must be positive, not {flags.episodes}.')
-    if flags.seed < 0:
-      raise ValueError(f'seed must not be negative, not {flags.seed}.')
-    settings = settings_lib.load(flags.run_dir)
+  with settings_lib.errors_in_one_line():
+    command = settings_lib.parse_evaluate(sys.argv[1:] if argv is None else argv)
+    settings = settings_lib.load(command.run_dir)
     path = checkpoints.latest(
-        flags.run_dir, lambda line: print(f'evaluate: {line}', file=sys.stderr))
+        command.run_dir, lambda line: print(f'evaluate: {line}', file=sys.stderr))
     if path is None:
-      raise ValueError(f'{flags.run_dir} holds no whole checkpoint.')
+      raise ValueError(f'{command.run_dir} holds no whole checkpoint.')
     environment = settings.environment.make(
-        min(flags.episodes, _MAX_ENVS), flags.seed)
+        min(command.episodes, _MAX_ENVS), command.seed)
     environment_spec = specs.make_environment_spec(environment)
     builder = builder_lib.ImpalaPPOBuilder(settings.agent)
     networks = builder.make_networks(environment_spec)
     networks.create_variables()
     checkpoints.check_matches(path, networks.actor_critic.variables,
                               'actor_critic')
-  except (ValueError, OSError) as e:
-    settings_lib.fail(str(e))
 
   checkpoints.restore(path, checkpoints.checkpoint_of(
       {'actor_critic': networks.actor_critic}))
   policy = builder.make_policy(networks, environment_spec, evaluation=True)
-  actor = builder.make_actor(flags.seed, policy)
+  actor = builder.make_actor(command.seed, policy)
   try:
-    returns = evaluator.play_episodes(environment, actor, flags.episodes)
+    returns = evaluator.play_episodes(environment, actor, command.episodes)
   except environments.BadNumberError as e:
     print(f'evaluate: error: {e}', file=sys.stderr)
     return 1

@@ -2,64 +2,56 @@
 
 # ruff: noqa: E402
 import signal
+import sys
 
 if __name__ == '__main__':
   # Nothing runs yet that would have to be stopped; the imports take seconds.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from launch import settings as settings_lib
+
+if __name__ == '__main__':
+  # Neither --help nor a bad flag waits for the imports below.
+  with settings_lib.errors_in_one_line():
+    settings_lib.parse_train(sys.argv[1:])
+
 import contextlib
 import os
 import socket
-import sys
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from acme import specs
 import tensorflow as tf
 
 from agents.impala_ppo import builder as builder_lib
-from launch import settings as settings_lib
 from launch.engines import local
-from programs import config as config_lib
+from programs import config as run_config
 from programs import impala_ppo
 from programs.nodes import counter
 from programs.runtime import checkpoints
+from programs.runtime import doors
 from programs.runtime import locks
 from programs.runtime import records
 
-_LAUNCH_TYPES = ('local_mp', 'local_mt')
 
-
-def _parse(argv: List[str]) -> Dict[str, Any]:
-  parser = settings_lib.Parser(prog='python -m launch.train', description=__doc__,
-                               allow_abbrev=False)
-  parser.add_argument(
-      '--lp_launch_type', choices=_LAUNCH_TYPES, default='local_mp',
-      help='one process for each node, or one thread. Default: local_mp.')
-  parser.add_argument(
-      '--resume', action='store_true',
-      help='go on from the newest checkpoint in --run_dir, with its settings; '
-      'flags that are given override them.')
-  settings_lib.add_flags(parser)
-  return vars(parser.parse_args(argv))
-
-
-def _prepare(flags: Dict[str, Any]) -> settings_lib.Settings:
+def _prepare(argv: Sequence[str]
+             ) -> tuple[settings_lib.TrainCommand, settings_lib.Settings]:
   """Settles the settings and the run directory; raises ValueError in one line."""
-  settings = settings_lib.from_flags(flags)
+  command, settings = settings_lib.parse_train(argv)
   run_dir = settings.run.run_dir
-  if flags['resume']:
-    settings = settings_lib.from_flags(flags, settings_lib.load(run_dir))
-    # It may have been moved or copied since its settings were written.
-    settings.run.run_dir = run_dir
-  elif os.path.isdir(run_dir) and set(os.listdir(run_dir)) - {
-      settings_lib.CONFIG_FILE, local.LOGS, locks.FILE}:
+  if not command.resume and os.path.isdir(run_dir) and (
+      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, local.LOGS,
+                                  locks.FILE}):
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
-  return settings
+  # May start this command anew, in a network of its own.
+  doors.enter(settings.run.listen, settings.run.isolate,
+              threads=command.lp_launch_type == 'local_mt')
+  return command, settings
 
 
-def _check_ports(run: config_lib.RunConfig):
+def _check_ports(run: run_config.RunConfig):
   if not run.replay_port:
     return
   for port in range(run.replay_port, run.replay_port + run.num_replay_shards):
@@ -69,11 +61,11 @@ def _check_ports(run: config_lib.RunConfig):
         probe.bind(('', port))
       except OSError as e:
         raise ValueError(f'replay port {port} cannot be used '
-                         f'({e.strerror.lower()}); give another '
+                         f'({(e.strerror or str(e)).lower()}); give another '
                          '--replay_port.') from None
 
 
-def _devices(num_gpus: Optional[int]) -> List[str]:
+def _devices(num_gpus: Optional[int]) -> list[str]:
   """Returns the learner's devices; raises ValueError where they are missing."""
   there = len(tf.config.list_physical_devices('GPU'))
   if num_gpus is None:
@@ -120,7 +112,7 @@ def _newest_checkpoint(run_dir: str) -> str:
   return path
 
 
-def _why_done(run: config_lib.RunConfig,
+def _why_done(run: run_config.RunConfig,
               progress: Mapping[str, Any]) -> Optional[str]:
   """Returns why a run that was to be resumed has nothing left to do, or None."""
   timesteps = progress['counts'].get('actor_steps', 0)
@@ -151,19 +143,18 @@ def _go_back_to(run_dir: str, progress: Mapping[str, Any]) -> None:
   records.KeptState(run_dir).discard()
 
 
-def main(argv: Optional[List[str]] = None) -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains until done or told to stop; returns the exit code."""
-  flags = _parse(sys.argv[1:] if argv is None else argv)
   with contextlib.ExitStack() as stack:
-    return _train(flags, stack)
+    return _train(sys.argv[1:] if argv is None else argv, stack)
 
 
-def _train(flags: Dict[str, Any], stack: contextlib.ExitStack) -> int:
-  """Trains, holding its run's directory as long as the stack is there."""
-  try:
-    settings = _prepare(flags)
+def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
+  """Trains, holding the run's directory for as long as the stack is there."""
+  with settings_lib.errors_in_one_line():
+    command, settings = _prepare(argv)
     run_dir = settings.run.run_dir
-    if flags['resume']:
+    if command.resume:
       lock = stack.enter_context(locks.held(run_dir))
       checkpoint = _newest_checkpoint(run_dir)
       progress = checkpoints.progress(checkpoint)
@@ -178,27 +169,25 @@ def _train(flags: Dict[str, Any], stack: contextlib.ExitStack) -> int:
     environment.close()
     builder = builder_lib.ImpalaPPOBuilder(
         settings.agent, _devices(settings.run.num_gpus))
-    if flags['lp_launch_type'] == 'local_mp':
+    if command.lp_launch_type == 'local_mp':
       tf.config.set_visible_devices([], 'GPU')  # They are the learner's.
     builder.make_networks(environment_spec)
-    if flags['resume']:
+    if command.resume:
       _check_checkpoint(checkpoint, builder, environment_spec)
     else:
       os.makedirs(run_dir, exist_ok=True)
       lock = stack.enter_context(locks.held(run_dir))
     _check_space(run_dir, builder, environment_spec)
     settings_lib.save(settings)
-    if flags['resume']:
+    if command.resume:
       _go_back_to(run_dir, progress)
-  except (ValueError, OSError) as e:
-    settings_lib.fail(str(e))
 
   print(f'Training on {settings.environment.game} into {run_dir}; the '
         'nodes take a moment to start.', flush=True)
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
-  return local.run_program(program, flags['lp_launch_type'], run_dir,
+  return local.run_program(program, command.lp_launch_type, run_dir,
                            settings.run.restart, keep_open=[lock])
 
 

@@ -18,8 +18,9 @@ from programs.nodes import actor as actor_node
 from programs.nodes import counter as counter_node
 from programs.nodes import evaluator as evaluator_node
 from programs.nodes import learner as learner_node
-from programs.nodes import replay as replay_node
+from programs.nodes import serving
 from programs.nodes import setup as setup_lib
+from programs.runtime import doors
 from programs.runtime import processes
 
 # How long a node waits for the answer of another.
@@ -35,6 +36,8 @@ def make_program(
 ) -> lp.Program:
   """Wires the program; launch it with any of Launchpad's launchers.
 
+  Call `doors.close(config.listen)` before, or its nodes will refuse to start.
+
   Args:
     builder: makes the agent's parts.
     environment_factory: called with a number of environments and a seed.
@@ -45,26 +48,27 @@ def make_program(
   Returns:
     A program of the groups replay, counter, learner, actor and evaluator.
   """
-  run = functools.partial(_in_node, processes.this_process())
+  run = functools.partial(_in_node, processes.this_process(), config.listen)
   setup = setup_lib.Setup(builder, environment_factory, environment_spec, config)
   program = lp.Program('impala_ppo')
 
   with program.group('replay'):
     make_tables = functools.partial(builder.make_replay_tables, environment_spec)
     shards = [
-        program.add_node(replay_node.ReplayNode(
-            make_tables, config.replay_port and config.replay_port + i,
+        program.add_node(serving.ReplayNode(
+            make_tables, config.listen,
+            config.replay_port and config.replay_port + i,
             processes.this_process()))
         for i in range(config.num_replay_shards)]
 
   with program.group('counter'):
-    counter = program.add_node(lp.CourierNode(
-        run, counter_node.make, config, verbose, lp.stop))
+    counter = program.add_node(serving.CourierNode(
+        config.listen, run, counter_node.make, config, verbose, lp.stop))
     counter.set_client_kwargs(call_timeout=_CALL_SECONDS)
 
   with program.group('learner'):
-    learner = program.add_node(lp.CourierNode(
-        run, learner_node.make, setup, shards, counter))
+    learner = program.add_node(serving.CourierNode(
+        config.listen, run, learner_node.make, setup, shards, counter))
     learner.set_client_kwargs(call_timeout=_CALL_SECONDS)
 
   with program.group('actor'):
@@ -81,10 +85,11 @@ def make_program(
   return program
 
 
-def _in_node(launcher: processes.Process, function: Callable[..., Any],
-             *args: Any) -> Any:
+def _in_node(launcher: processes.Process, listen: str,
+             function: Callable[..., Any], *args: Any) -> Any:
   """Calls what a node runs, in its process, with the program's end."""
-  processes.end_with(launcher)
+  processes.own(launcher)
+  doors.check(listen)
   try:
     return function(*args, should_stop=lp.stop_event())
   except environments.BadNumberError as e:

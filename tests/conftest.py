@@ -2,6 +2,8 @@
 
 import agents  # noqa: F401, I001  Sets TensorFlow's variables; has to come first.
 
+import pathlib
+
 import tensorflow as tf
 
 # Two replicas can be tested without a GPU: one CPU poses as two. TensorFlow
@@ -9,3 +11,15 @@ import tensorflow as tf
 _cpu, = tf.config.list_physical_devices('CPU')
 tf.config.set_logical_device_configuration(
     _cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(2)])
+
+_LAYERS = ('unit', 'pipeline', 'commands')
+
+
+def pytest_collection_modifyitems(items):
+  """Fast tests first, and among them the layer that points closest to a fault."""
+  def order(item):
+    layer = pathlib.Path(item.fspath).parent.name
+    return (item.get_closest_marker('slow') is not None,
+            _LAYERS.index(layer) if layer in _LAYERS else len(_LAYERS))
+
+  items.sort(key=order)

@@ -1,10 +1,19 @@
 """Configuration of the PPO-IMPALA agent."""
 
 import dataclasses
-from typing import Tuple
+import typing
+from typing import Annotated, Literal, Tuple
 
-LOSSES = ('ppo', 'vtrace')
-REPLAY_SAMPLERS = ('uniform', 'prioritized', 'fifo')
+from agents import validation
+from agents.validation import Range
+
+Loss = Literal['ppo', 'vtrace']
+ReplaySampler = Literal['uniform', 'prioritized', 'fifo']
+
+LOSSES = typing.get_args(Loss)
+
+_Cost = Annotated[float, Range(0, 10**6)]
+_StepSize = Annotated[float, Range(0, 1, above=True)]
 
 
 @dataclasses.dataclass
@@ -69,78 +78,43 @@ class ImpalaPPOConfig:
     num_fetch_workers: Reverb streams that fetch from each replay table.
   """
   # Losses.
-  loss: str = 'ppo'
-  discount: float = 0.99
-  vtrace_lambda: float = 0.95
-  clip_epsilon: float = 0.2
+  loss: Loss = 'ppo'
+  discount: Annotated[float, Range(0, 1)] = 0.99
+  vtrace_lambda: Annotated[float, Range(0, 1, above=True)] = 0.95
+  clip_epsilon: Annotated[float, Range(0, 1000, above=True)] = 0.2
   normalize_advantages: bool = True
-  baseline_cost: float = 2.0
-  entropy_cost: float = 0.01
-  max_abs_reward: float = 1.0
+  baseline_cost: _Cost = 2.0
+  entropy_cost: _Cost = 0.01
+  max_abs_reward: Annotated[float, Range(0, 10**9, above=True)] = 1.0
   # Networks.
   autoencoder: bool = True
-  reconstruction_cost: float = 0.1
-  reconstruction_period: int = 8
-  conv_channels: Tuple[int, ...] = (16, 32)
-  latent_size: int = 256
-  frame_stack: int = 1
+  reconstruction_cost: _Cost = 0.1
+  reconstruction_period: Annotated[int, Range(1, 1_000_000)] = 8
+  conv_channels: Tuple[Annotated[int, Range(1, 65_536)], ...] = (16, 32)
+  latent_size: Annotated[int, Range(1, 65_536)] = 256
+  frame_stack: Annotated[int, Range(1, 1000)] = 1
   # Data.
-  sequence_length: int = 32
-  batch_size: int = 12
-  samples_per_insert: float = 3.0
-  replay_sampler: str = 'uniform'
-  replay_capacity: int = 16
-  min_replay_size: int = 1
-  priority_exponent: float = 0.6
-  queue_capacity: int = 1
+  sequence_length: Annotated[int, Range(1, 1_000_000)] = 32
+  batch_size: Annotated[int, Range(1, 1_000_000)] = 12
+  samples_per_insert: Annotated[float, Range(1, 1_000_000)] = 3.0
+  replay_sampler: ReplaySampler = 'uniform'
+  replay_capacity: Annotated[int, Range(1, 10**9)] = 16
+  min_replay_size: Annotated[int, Range(1, 10**9)] = 1
+  priority_exponent: Annotated[float, Range(0, 100)] = 0.6
+  queue_capacity: Annotated[int, Range(1, 10**9)] = 1
   # Optimisation.
-  learning_rate: float = 7e-4
-  learning_rate_decay_timesteps: int = 2_000_000
-  final_learning_rate: float = 1e-5
-  adam_epsilon: float = 1e-5
-  max_gradient_norm: float = 0.5
+  learning_rate: _StepSize = 7e-4
+  learning_rate_decay_timesteps: Annotated[int, Range(1, 10**15)] = 2_000_000
+  final_learning_rate: Annotated[float, Range(0, 1)] = 1e-5
+  adam_epsilon: _StepSize = 1e-5
+  max_gradient_norm: Annotated[float, Range(0, 10**9, above=True)] = 0.5
   # Systems.
-  variable_update_period: int = 2
-  prefetch_size: int = 1
-  num_fetch_workers: int = 2
+  variable_update_period: Annotated[int, Range(1, 10**9)] = 2
+  prefetch_size: Annotated[int, Range(0, 10_000)] = 1
+  num_fetch_workers: Annotated[int, Range(1, 1000)] = 2
 
   def __post_init__(self):
-    self.conv_channels = tuple(self.conv_channels)
-    for name in ('latent_size', 'frame_stack', 'sequence_length', 'batch_size',
-                 'reconstruction_period', 'replay_capacity', 'min_replay_size',
-                 'queue_capacity', 'learning_rate_decay_timesteps',
-                 'variable_update_period', 'num_fetch_workers'):
-      value = getattr(self, name)
-      if value < 1:
-        raise ValueError(f'{name} must be a positive integer, not {value}.')
-    for name in ('clip_epsilon', 'max_abs_reward', 'learning_rate',
-                 'adam_epsilon', 'max_gradient_norm'):
-      value = getattr(self, name)
-      if not value > 0:
-        raise ValueError(f'{name} must be positive, not {value}.')
-    for name in ('baseline_cost', 'entropy_cost', 'reconstruction_cost',
-                 'final_learning_rate', 'priority_exponent', 'prefetch_size'):
-      value = getattr(self, name)
-      if not value >= 0:
-        raise ValueError(f'{name} must not be negative, not {value}.')
-    if not 0 < self.vtrace_lambda <= 1:
-      raise ValueError(
-          f'vtrace_lambda must be in (0, 1], not {self.vtrace_lambda}.')
-    if not 0 <= self.discount <= 1:
-      raise ValueError(f'discount must be in [0, 1], not {self.discount}.')
-    if not self.conv_channels or min(self.conv_channels) < 1:
-      raise ValueError('conv_channels must be positive integers, not '
-                       f'{self.conv_channels}.')
-    if self.loss not in LOSSES:
-      raise ValueError(f'loss must be one of {", ".join(LOSSES)}, '
-                       f'not {self.loss!r}.')
-    if self.replay_sampler not in REPLAY_SAMPLERS:
-      raise ValueError(
-          f'replay_sampler must be one of {", ".join(REPLAY_SAMPLERS)}, '
-          f'not {self.replay_sampler!r}.')
-    if self.samples_per_insert < 1:
-      raise ValueError('samples_per_insert must be at least 1 (no replay), '
-                       f'not {self.samples_per_insert}.')
+    validation.check(self)
     online = self.batch_size / self.samples_per_insert
     if online < 1 or abs(online - round(online)) > 1e-6:
       raise ValueError(
@@ -151,6 +125,11 @@ class ImpalaPPOConfig:
         self.samples_per_insert != int(self.samples_per_insert)):
       raise ValueError('replay_sampler fifo needs a whole samples_per_insert, '
                        f'not {self.samples_per_insert}.')
+    if (self.replay_sampler == 'fifo' and self.uses_replay and
+        self.replay_capacity < 2):
+      # Reverb's rate limiter would hold up both sides.
+      raise ValueError('replay_sampler fifo needs a replay_capacity of at least '
+                       f'2, not {self.replay_capacity}.')
     if self.uses_replay and self.min_replay_size > self.replay_capacity:
       raise ValueError(
           f'min_replay_size ({self.min_replay_size}) must not exceed '

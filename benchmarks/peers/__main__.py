@@ -7,11 +7,12 @@
 Runs one peer on Pong and measures its timesteps a second for some minutes after
 a warm-up; with `--solve` for as long as it takes to solve Pong. Frames are grey,
 of four emulator frames each, stacked by four, after up to 30 no-ops and without
-sticky actions; their size is the peer's choice. Prints a row of a table.
+sticky actions; their size is the peer's choice. Prints a row of a table. With
+`--keep` the thinned rows go to `benchmarks/results/pong/peer_<name>/seed<k>/`,
+where `benchmarks.sweep --report` finds them.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import signal
@@ -19,43 +20,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Dict, List, Optional
+from typing import Any, Sequence
 
 import numpy as np
 import psutil
 
-from benchmarks import parts
+from benchmarks import common
+from programs.runtime import records
 
+GAME = 'pong'
 OURS = 'ours'
 PEERS = ('acme_impala', 'cleanrl_ppo', 'rllib_appo', 'sample_factory_appo')
-SOLVED = 18.
 _DIRECTORY = pathlib.Path(__file__).parent
 _START_SECONDS = 300.
 _STOP_SECONDS = 20.
 _LOOK_SECONDS = 5.
 
 
-def _command(peer: str, environment: Optional[str], scratch: str, seed: int,
-             train_flags: List[str]) -> List[str]:
-  if peer == OURS:
-    return [sys.executable, '-m', 'launch.train', '--run_dir',
-            os.path.join(scratch, 'run'), '--seed', str(seed),
-            '--max_timesteps', str(10**9), *train_flags]
-  return [os.path.join(environment, 'bin', 'python'),
-          str(_DIRECTORY / f'{peer}.py'), os.path.join(scratch, 'progress.csv'),
-          str(seed)]
-
-
-def _rows(scratch: str) -> List[Dict[str, float]]:
-  return (parts.read_progress(os.path.join(scratch, 'progress.csv')) or
-          parts.read_progress(os.path.join(scratch, 'run', 'progress.csv')))
-
-
-def _solved_row(rows: List[Dict[str, float]]) -> Optional[Dict[str, float]]:
-  for row in rows:
-    if row['episodes'] >= 100 and row['episode_return_mean_100'] >= SOLVED:
-      return row
-  return None
+def _command(flags: argparse.Namespace, run_dir: str) -> list[str]:
+  if flags.peer == OURS:
+    return [sys.executable, '-m', 'launch.train', '--game', GAME, '--run_dir',
+            run_dir, '--seed', str(flags.seed), '--max_timesteps', str(10**9),
+            *flags.train_flags]
+  return [os.path.join(flags.environment, 'bin', 'python'),
+          str(_DIRECTORY / f'{flags.peer}.py'),
+          os.path.join(run_dir, records.PROGRESS_FILE), str(flags.seed)]
 
 
 def _stop(process: subprocess.Popen):
@@ -69,13 +58,13 @@ def _stop(process: subprocess.Popen):
   process.wait()
 
 
-def run(command: List[str], scratch: str, warm_up: float, seconds: float,
-        solve: bool) -> List[Dict[str, float]]:
-  """Runs a peer and returns the rows that it wrote.
+def run(command: list[str], run_dir: str, warm_up: float, seconds: float,
+        solve: bool) -> tuple[list[common.Row], float]:
+  """Runs a peer; returns the rows that it wrote, and its peak memory in GiB.
 
   Args:
     command: starts it.
-    scratch: where it runs, and writes its rows.
+    run_dir: where it writes its rows.
     warm_up: seconds after its first row before it is measured.
     seconds: to measure it for.
     solve: whether to stop once the game is solved.
@@ -83,12 +72,13 @@ def run(command: List[str], scratch: str, warm_up: float, seconds: float,
   Raises:
     RuntimeError: if it ends by itself, or does not start.
   """
-  output_path = os.path.join(scratch, 'output.txt')
+  progress = os.path.join(run_dir, records.PROGRESS_FILE)
+  output_path = os.path.join(os.path.dirname(run_dir), 'output.txt')
   with open(output_path, 'w') as output:
     process = subprocess.Popen(
         command, stdout=output, stderr=subprocess.STDOUT,
         # Ours finds its packages from here, the others write where they are.
-        cwd=None if 'launch.train' in command else scratch,
+        cwd=None if 'launch.train' in command else run_dir,
         env={**os.environ, 'PYTHONPATH': ''})
     memory = 0.
     try:
@@ -97,15 +87,15 @@ def run(command: List[str], scratch: str, warm_up: float, seconds: float,
       while time.monotonic() < deadline:
         if process.poll() is not None:
           break
-        rows = _rows(scratch)
+        rows = records.read(progress)
         if rows and not started:
           started = True
           deadline = time.monotonic() + warm_up + seconds
-        if solve and _solved_row(rows):
+        if solve and common.solved_row(rows, GAME):
           break
-        memory = max(memory, parts.memory_gib(psutil.Process(process.pid)))
+        memory = max(memory, common.memory_gib(psutil.Process(process.pid)))
         time.sleep(_LOOK_SECONDS)
-      rows = _rows(scratch)
+      rows = records.read(progress)
       if process.poll() is not None or not rows:
         output.flush()
         with open(output_path) as f:
@@ -114,75 +104,81 @@ def run(command: List[str], scratch: str, warm_up: float, seconds: float,
     finally:
       if process.poll() is None:
         _stop(process)
-  for row in rows:
-    row['peak_memory_gib'] = memory
-  return rows
+  return rows, memory
 
 
-def main() -> int:
-  parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--peer', required=True, choices=(*PEERS, OURS))
-  parser.add_argument('--environment',
-                      help='the directory that install.sh made for the peer')
-  parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--minutes', type=float, default=5., help=(
-      'to measure for, after the warm-up; with --solve at the longest'))
-  parser.add_argument('--warm_up_minutes', type=float, default=1.)
-  parser.add_argument('--solve', action='store_true',
-                      help='go on until Pong is solved')
-  parser.add_argument('--json', help='also write the figures and rows here')
-  parser.add_argument('train_flags', nargs='*',
-                      help='flags of launch.train, after --; ours only')
-  flags = parser.parse_args()
-  # As Ctrl-C does: what was started ends too.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  if flags.peer != OURS and not (flags.environment and os.path.exists(
-      os.path.join(flags.environment, 'bin', 'python'))):
-    sys.exit(f'peers: error: --environment {flags.environment} holds no Python; '
-             f'make it with benchmarks/peers/install.sh {flags.peer} DIRECTORY.')
-  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-    try:
-      rows = run(_command(flags.peer, flags.environment, scratch, flags.seed,
-                          flags.train_flags),
-                 scratch, 60. * flags.warm_up_minutes, 60. * flags.minutes,
-                 flags.solve)
-    except RuntimeError as e:
-      sys.exit(f'peers: error: {flags.peer}: {e}')
+def summarize(rows: Sequence[common.Row], warm_up: float) -> dict[str, Any]:
+  """Returns the figures of a run; the rate is of after the warm-up, in seconds.
 
-  warm = [row for row in rows if row['walltime_seconds'] >=
-          rows[0]['walltime_seconds'] + 60. * flags.warm_up_minutes]
+  Raises:
+    RuntimeError: if there are no two rows after the warm-up.
+  """
+  warm = [row for row in rows if
+          row['walltime_seconds'] >= rows[0]['walltime_seconds'] + warm_up]
+  if len(warm) < 2:
+    raise RuntimeError('it wrote no two rows after the warm-up; give it more '
+                       '--minutes.')
   times = np.array([row['walltime_seconds'] for row in warm])
   counts = np.array([row['timesteps'] for row in warm])
-  if len(warm) < 2:
-    sys.exit(f'peers: error: {flags.peer} wrote no two rows after the warm-up; '
-             'give it more --minutes.')
   # The rate of each whole minute shows how steady it is.
   edges = np.arange(times[0], times[-1] + 1e-3, 60.)
   by_minute = np.diff(np.interp(edges, times, counts)) / 60.
-  solved = _solved_row(rows)
-  figures = {
-      'peer': flags.peer,
-      'seed': flags.seed,
+  solved = common.solved_row(rows, GAME)
+  return {
       'timesteps_per_second': (counts[-1] - counts[0]) / (times[-1] - times[0]),
       'slowest_minute': float(by_minute.min()) if len(by_minute) else None,
       'fastest_minute': float(by_minute.max()) if len(by_minute) else None,
-      'peak_memory_gib': rows[-1]['peak_memory_gib'],
       'timesteps': rows[-1]['timesteps'],
       'minutes': rows[-1]['walltime_seconds'] / 60.,
       'last_mean_return': rows[-1]['episode_return_mean_100'],
       'solved_timesteps': solved['timesteps'] if solved else None,
       'solved_minutes': solved['walltime_seconds'] / 60. if solved else None,
   }
-  print('| ' + ' | '.join(figures) + ' |\n' + '| --- ' * len(figures) + '|')
-  print('| ' + ' | '.join(
+
+
+def main() -> None:
+  parser = common.Parser('peers', __doc__)
+  parser.add_argument('--peer', required=True, choices=(*PEERS, OURS))
+  parser.add_argument('--environment',
+                      help='the directory that install.sh made for the peer')
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--minutes', type=common.positive(float), default=5., help=(
+      'to measure for, after the warm-up; with --solve at the longest'))
+  parser.add_argument('--warm_up_minutes', type=float, default=1.)
+  parser.add_argument('--solve', action='store_true',
+                      help='go on until Pong is solved')
+  parser.add_argument('--keep', action='store_true',
+                      help='put the rows among the results')
+  parser.add_json()
+  parser.add_train_flags('flags of launch.train, for ours only')
+  flags = parser.parse_args()
+  common.end_on_sigterm()
+  if flags.peer == OURS and flags.keep:
+    parser.error('--keep is for peers; ours are kept by benchmarks.sweep.')
+  if flags.peer != OURS and not (flags.environment and os.path.exists(
+      os.path.join(flags.environment, 'bin', 'python'))):
+    parser.error(f'--environment {flags.environment} holds no Python; make it '
+                 f'with benchmarks/peers/install.sh {flags.peer} DIRECTORY.')
+  warm_up = 60. * flags.warm_up_minutes
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+    run_dir = os.path.join(scratch, 'run')
+    os.mkdir(run_dir)
+    try:
+      rows, memory = run(_command(flags, run_dir), run_dir, warm_up,
+                         60. * flags.minutes, flags.solve)
+      figures = {'peer': flags.peer, 'seed': flags.seed,
+                 **summarize(rows, warm_up), 'peak_memory_gib': memory}
+    except RuntimeError as e:
+      sys.exit(f'peers: error: {flags.peer}: {e}')
+
+  common.print_header(list(figures))
+  common.print_row([
       f'{value:,.5g}' if isinstance(value, float) else
-      '-' if value is None else str(value) for value in figures.values()) + ' |')
-  if flags.json:
-    with open(flags.json, 'w') as f:
-      json.dump({**figures, 'rows': rows}, f, indent=2)
-  return 0
+      '-' if value is None else value for value in figures.values()])
+  common.write_json(flags.json, {**figures, 'rows': rows})
+  if flags.keep:
+    common.keep_rows(GAME, f'peer_{flags.peer}', flags.seed, rows)
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

@@ -5,6 +5,7 @@ supervised here: Launchpad's own launcher ends everything with the first node,
 and passes its output on through a shell that holds it back.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Optional, Sequence
+from typing import Optional, Sequence, TextIO
 
 from acme.utils import loggers
 import launchpad as lp
@@ -26,7 +27,6 @@ _POLL_SECONDS = 0.1
 _RESTART_SECONDS = 1.
 # How long nodes may take to end: the learner saves its last checkpoint.
 _GRACE_SECONDS = 12.
-_TAIL_LINES = 12
 # Launchpad's countdown to killing a node is left to the supervisor.
 _NODE_FLAGS = ('--lp_termination_notice_secs=-1',)
 # The folder of a run that holds what its nodes print.
@@ -64,25 +64,26 @@ def _run_threads(program: lp.Program) -> int:
     manager.wait(return_on_first_completed=True)
     failed = not manager.stop_event().is_set()
   except Exception as e:  # pylint: disable=broad-except
-    _say(f'a node failed: {e}')
+    _say(f'error: a node failed: {e}', sys.stderr)
     failed = True
   if failed:
-    _say('a node failed, as printed above; stopping the others.')
+    _say('error: a node failed, as printed above; stopping the others. Nodes that '
+         'are threads cannot be restarted.', sys.stderr)
     signal.raise_signal(signal.SIGTERM)
   manager.wait(raise_error=False)
   return int(failed)
 
 
-def _say(line: str) -> None:
-  _print(f'train: {line}')
+def _say(line: str, file: TextIO = sys.stdout) -> None:
+  _print(f'train: {line}', file)
 
 
-def _print(line: str) -> None:
+def _print(line: str, file: TextIO = sys.stdout) -> None:
   try:
-    print(line, flush=True)
+    print(line, file=file, flush=True)
   except OSError:
     # Nobody reads on, which is no reason to stop: the logs are there.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 class _Node:
@@ -97,7 +98,7 @@ class _Node:
     self.log: Optional[str] = None
     if log_dir is not None:
       self.log = os.path.join(log_dir, title.replace('/', '_') + '.log')
-    self._tail: list[str] = []
+    self.last_line = 'nothing'
     # Why it ends the run, if it says so.
     self.ends_run: Optional[str] = None
     self.ended_at = 0.
@@ -109,7 +110,8 @@ class _Node:
         self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, start_new_session=True,
         pass_fds=self._keep_open,
-        env={**self._env, processes.RESTARTS_VARIABLE: str(restarts),
+        env={**self._env, processes.NODE_VARIABLE: self.title,
+             processes.RESTARTS_VARIABLE: str(restarts),
              processes.ENDED_AT_VARIABLE: str(self.ended_at)})
     self.ended_at = 0.
     self._pump = threading.Thread(target=self._pass_on, daemon=True)
@@ -125,21 +127,18 @@ class _Node:
   def signal(self, number: int) -> None:
     self._process.send_signal(number)
 
-  def tail(self) -> str:
-    return '\n'.join(self._tail)
-
   def _pass_on(self) -> None:
-    self._tail = []
     for raw in self._process.stdout:  # type: ignore[union-attr]
       line = raw.decode(errors='replace').rstrip()
-      self._tail = [*self._tail, line][-_TAIL_LINES:]
+      self.last_line = line or self.last_line
       if line.startswith(processes.ENDS_RUN_BECAUSE):
         # The supervisor's last line, and so not one of many.
         self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
       else:
         _print(f'[{self.title}] {line}')
       if self.log is not None:
-        with open(self.log, 'a') as f:
+        # A full disk must not stop the node, which waits for its reader.
+        with contextlib.suppress(OSError), open(self.log, 'a') as f:
           f.write(line + '\n')
 
 
@@ -166,7 +165,8 @@ class _Supervisor:
     """Returns the exit code."""
     for number, why in ((signal.SIGUSR1, 'done'), (signal.SIGTERM, 'stopped'),
                         (signal.SIGHUP, 'stopped'), (signal.SIGINT, 'stopped')):
-      signal.signal(number, lambda *_, why=why: self._end(why))
+      if signal.getsignal(number) != signal.SIG_IGN:  # Or nohup means nothing.
+        signal.signal(number, lambda *_, why=why: self._end(why))
     for node in self._nodes:
       node.start(self._policy.started(node.title))
     failure = None
@@ -174,8 +174,11 @@ class _Supervisor:
       time.sleep(_POLL_SECONDS)
       failure = self._restart_ended()
     self._stop()
-    _say(failure or f'{self._why}.')
-    return int(failure is not None)
+    if failure is None:
+      _say(f'{self._why}; every node has ended.')
+      return 0
+    _say(failure, sys.stderr)
+    return 1
 
   def _end(self, why: str) -> None:
     if self._why == 'stopped' and why == 'stopped':  # Asked twice.
@@ -198,8 +201,8 @@ class _Supervisor:
         reason = self._policy.reason_to_give_up(node.title, code)
         where = f'; its log is {node.log}' if node.log else ''
         if reason is not None:
-          return (f'error: node {node.title} {how}, and {reason}{where}. '
-                  f'It said last:\n{node.tail()}')
+          return (f'error: node {node.title} {how}, and {reason}{where}. It '
+                  f'said last: {node.last_line}')
         _say(f'node {node.title} {how}; restarting it{where}.')
         self._record.write({'time': round(now, 1), 'node': node.title, 'how': how})
       elif now - node.ended_at >= _RESTART_SECONDS:

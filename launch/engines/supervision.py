@@ -6,20 +6,16 @@ import signal
 import time
 from typing import Callable, Optional
 
-# A node that ends with this code has lost another one, and is not to blame.
-LOST_NEIGHBOUR = 75
 _FAILURES = 3
 _FAILURE_WINDOW_SECONDS = 60.
 _STARTS = 5
-_START_SECONDS = 20.
+_START_SECONDS = 10.
 
 
 def describe_exit(code: int) -> str:
   """Says how a process ended, by what `subprocess` gives as its return code."""
   if code < 0:
-    return f'was killed by signal {-code} ({signal.Signals(-code).name})'
-  if code == LOST_NEIGHBOUR:
-    return 'ended, having lost a neighbour'
+    return f'was killed by signal {-code} ({signal.strsignal(-code)})'
   return f'ended with exit code {code}'
 
 
@@ -37,7 +33,7 @@ class RestartPolicy:
 
   What fails by itself, three times within a minute, would go on doing so; and
   what ends five times in a row while it starts has never worked. Nodes that
-  were killed, or lost a neighbour, are otherwise restarted without limit.
+  were killed are otherwise restarted without limit.
   """
 
   def __init__(self, restarts: bool = True,
@@ -71,7 +67,7 @@ class RestartPolicy:
     history, now = self._nodes[node], self._clock()
     is_early = now - history.started_at < _START_SECONDS
     history.early_ends = history.early_ends + 1 if is_early else 0
-    if code >= 0 and code != LOST_NEIGHBOUR:
+    if code >= 0:
       history.failures.append(now)
     while history.failures and now - history.failures[0] > _FAILURE_WINDOW_SECONDS:
       history.failures.popleft()

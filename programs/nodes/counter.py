@@ -56,20 +56,20 @@ class RunCounter(core.Worker, core.Saveable):
       self,
       logger: loggers.Logger,
       limiter: limiter_lib.Limiter,
-      keep: Callable[[Mapping[str, Any]], None] = lambda state: None,
-      count_restarts: Callable[[], int] = lambda: 0,
       period_seconds: float = 5.,
       should_stop: Optional[threading.Event] = None,
+      keep: Callable[[Mapping[str, Any]], None] = lambda state: None,
+      count_restarts: Callable[[], int] = lambda: 0,
   ):
     """Makes a counter at zero.
 
     Args:
       logger: gets the rows, `records.PROGRESS_COLUMNS`.
       limiter: ends the program.
-      keep: is given the state with each row, to `restore` it after a restart.
-      count_restarts: returns how many nodes of the run were restarted.
       period_seconds: time between rows.
       should_stop: set when the program stops.
+      keep: is given the state with each row, to `restore` it after a restart.
+      count_restarts: returns how many nodes of the run were restarted.
     """
     self._logger = logger
     self._limiter = limiter
@@ -213,10 +213,10 @@ def make(config: config_lib.RunConfig, verbose: bool,
   limiter = limiter_lib.Limiter(config.max_timesteps, config.target_return,
                                 stop_program)
   kept = records.KeptState(config.run_dir)
-  counter = RunCounter(records.progress_logger(config.run_dir, verbose), limiter,
-                       kept.write,
-                       functools.partial(records.count_restarts, config.run_dir),
-                       config.progress_seconds, should_stop)
+  counter = RunCounter(
+      records.progress_logger(config.run_dir, verbose), limiter,
+      config.progress_seconds, should_stop, kept.write,
+      functools.partial(records.count_restarts, config.run_dir))
   if processes.restarts():
     state = kept.read()
     if state is not None:

@@ -62,8 +62,8 @@ class LearnerWorker(core.VariableSource, core.Worker):
       # What the counter said of it may be older.
       self._reports.start(counter.record_learning, learner.num_steps, {})
     self._saver = checkpoints.Saver(
-        checkpoint, checkpoints.variables_of(learner.state), run_dir,
-        checkpoint_minutes)
+        checkpoint, run_dir, checkpoint_minutes,
+        checkpoints.variables_of(learner.state))
     self._first_step = learner.num_steps
     processes.say_if_back(
         'learner', f'steps after {self._first_step:,}, that of the newest '
@@ -106,8 +106,10 @@ class LearnerWorker(core.VariableSource, core.Worker):
       self._learner.step()
       self._shared.publish()
       if time.monotonic() >= next_report:
-        self._saver.save_if_due()
-        self._report()
+        # Holds the last checkpoint up until this one is whole.
+        with self._learner.paused():
+          self._saver.save_if_due()
+          self._report()
         next_report = time.monotonic() + _REPORT_SECONDS
 
   def _report(self):

@@ -239,16 +239,15 @@ def progress(path: str) -> Mapping[str, Any]:
 class Saver:
   """Saves checkpoints, and deletes all but the newest three."""
 
-  def __init__(self, checkpoint: tf.train.Checkpoint,
-               variables: Iterable[tf.Variable], run_dir: str,
-               period_minutes: float):
+  def __init__(self, checkpoint: tf.train.Checkpoint, run_dir: str,
+               period_minutes: float, variables: Iterable[tf.Variable] = ()):
     """Makes a saver, the only one that writes to the run's directory.
 
     Args:
       checkpoint: from `checkpoint_of`.
-      variables: of the learner; they are saved only while they are finite.
       run_dir: gets the folder `checkpoints`.
       period_minutes: time between two saves that are not asked for.
+      variables: of the learner; nothing is saved unless they are finite.
     """
     self._checkpoint = checkpoint
     self._variables = list(variables)

@@ -1,5 +1,6 @@
 """A node and its process: settling in, watching the launcher, coming back."""
 
+import atexit
 import dataclasses
 import os
 import signal
@@ -12,8 +13,9 @@ from absl import logging
 import psutil
 import tensorflow as tf
 
-# Set by engines that restart nodes: how often this one was started before, and
-# the time at which it ended last.
+# Set by engines: the name of the node, such as actor/0; how often it was started
+# before; and the time at which it ended last.
+NODE_VARIABLE = 'IMPALA_PPO_NODE'
 RESTARTS_VARIABLE = 'IMPALA_PPO_RESTARTS'
 ENDED_AT_VARIABLE = 'IMPALA_PPO_ENDED_AT'
 # A node that ends with this code ends the run: what it met would only come again.
@@ -52,10 +54,15 @@ def this_process() -> Process:
                  psutil.Process().create_time())
 
 
-def end_with(launcher: Process) -> None:
-  """Ends this process soon after its launcher has gone, however that ended."""
+def own(launcher: Process) -> None:
+  """Makes this process a node's, unless nodes are threads of the launcher.
+
+  It ends soon after its launcher has gone, however that ended; and when it ends
+  it does so at once.
+  """
   if launcher.is_this():
-    return  # Nodes are threads.
+    return
+  _end_at_once()
 
   def watch():
     while not launcher.is_gone():
@@ -65,6 +72,28 @@ def end_with(launcher: Process) -> None:
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_at_once() -> None:
+  """Leaves out what Python does at the end of a process.
+
+  A data pipeline whose servers have gone is taken apart without an end, and
+  holds the interpreter's lock meanwhile.
+  """
+  failures: list[type] = []
+  before = sys.excepthook
+
+  def note(kind, *args):
+    failures.append(kind)
+    before(kind, *args)
+
+  def end():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if failures else 0)
+
+  sys.excepthook = note
+  atexit.register(end)
 
 
 def settle_in() -> bool:
@@ -85,7 +114,7 @@ def end_run(why: str, launcher: Process) -> None:
   """
   print(f'{ENDS_RUN_BECAUSE}{why}', flush=True)
   if not launcher.is_this():
-    sys.exit(ENDS_RUN)
+    os._exit(ENDS_RUN)
 
 
 def use_one_core(niceness: int) -> None:

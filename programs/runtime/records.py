@@ -160,7 +160,8 @@ def cut_after(run_dir: str, file: str, timesteps: float) -> int:
     column = next(csv.reader([header])).index('timesteps')
   except (StopIteration, ValueError):
     return 0  # No file of ours.
-  kept, cut = [header], []
+  kept: list[str] = [header]
+  cut: list[str] = []
   for row in rows:
     try:
       is_past = not row.endswith('\n') or (
@@ -221,7 +222,8 @@ def read(path: str) -> list[dict[str, float]]:
   if not os.path.exists(path):
     return []
   with open(path, newline='') as f:
-    rows: list[Mapping[str, str]] = [
-        row for row in csv.DictReader(f)
-        if None not in row and None not in row.values()]
-  return [{name: float(value) for name, value in row.items()} for row in rows]
+    text = f.read()
+  # A number that is cut short may be one still, so it is the line's end that tells.
+  whole = text[:text.rfind('\n') + 1].splitlines()
+  return [{name: float(value) for name, value in row.items()}
+          for row in csv.DictReader(whole)]

@@ -1,0 +1,1 @@
+"""Commands as a person uses them: processes, signals, files, errors."""

@@ -1,0 +1,1 @@
+"""What parts do together: Reverb, the learner on real data, the program."""

@@ -1,0 +1,1 @@
+"""What one function or class does: pure, or in one process, and fast."""

@@ -199,7 +199,7 @@ def make_counter(**kwargs):
 
 def test_the_return_of_a_cut_episode_is_not_reported():
   counter = make_counter()
-  # Of the bad_readings copy two episodes are cut: one on its first step, and one
+  # Of the copy that misbehaves two episodes are cut: one on its first step, and one
   # on its last.
   environment, _ = make([7, 17], 'skip')
   num_steps = 30

@@ -50,8 +50,8 @@ def make_saver(run_dir, value=0.):
   num_steps = tf.Variable(0, dtype=tf.int64)
   state = {'weight': weight, 'num_steps': num_steps}
   saver = checkpoints.Saver(
-      checkpoints.checkpoint_of(state, Counter()),
-      checkpoints.variables_of(state), str(run_dir), 60.)
+      checkpoints.checkpoint_of(state, Counter()), str(run_dir), 60.,
+      checkpoints.variables_of(state))
   return saver, weight, num_steps
 
 

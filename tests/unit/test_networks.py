@@ -1,17 +1,14 @@
 """Shapes, cost and errors of the networks."""
 
-import time
-
-from acme import core
 from acme import specs
 import numpy as np
 import pytest
 import sonnet as snt
 import tensorflow as tf
 
-from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import networks as networks_lib
+from benchmarks import policy_cost
 
 NUM_ACTIONS = 6
 
@@ -109,133 +106,6 @@ def test_autoencoder_can_be_left_out():
   assert networks.decoder is None
 
 
-def test_actors_get_no_decoder():
-  config = config_lib.ImpalaPPOConfig()
-  builder = builder_lib.ImpalaPPOBuilder(config)
-  spec = make_spec((16, 16, 1))
-  networks = builder.make_networks(spec)
-  policy = builder.make_policy(networks, spec)
-  networks.create_variables()
-  *weights, version = policy.variables
-  assert version is policy.version
-  # An actor's order has to be that in which the learner serves them.
-  assert all(a is b for a, b in zip(weights, networks.actor_critic.variables))
-  assert len(weights) == len(networks.actor_critic.variables)
-  acting = {id(v) for v in policy.variables}
-  assert not acting & {id(v) for v in networks.decoder.variables}
-
-
-def test_actions_come_with_the_version_of_their_weights():
-  builder = builder_lib.ImpalaPPOBuilder(config_lib.ImpalaPPOConfig())
-  spec = make_spec((16, 16, 1))
-  policy = builder.make_policy(builder.make_networks(spec), spec)
-  policy.version.assign(7)
-  action, logits, version = policy(np.zeros((3, 16, 16, 1), np.uint8),
-                                   np.array([0, 1], np.int64))
-  assert action.shape == (3,) and action.dtype == np.int32
-  assert logits.shape == (3, NUM_ACTIONS) and logits.dtype == np.float32
-  assert version == 7 and version.dtype == np.int64
-
-
-def test_an_actor_takes_over_the_weights_of_a_source():
-  builder = builder_lib.ImpalaPPOBuilder(
-      config_lib.ImpalaPPOConfig(variable_update_period=2))
-  spec = make_spec((16, 16, 1))
-  policy = builder.make_policy(builder.make_networks(spec), spec)
-  rng = np.random.default_rng(0)
-  weights = [rng.normal(size=v.shape).astype(v.dtype.as_numpy_dtype)
-             for v in policy.variables[:-1]]
-
-  class Source(core.VariableSource):
-    version = 3
-
-    def get_variables(self, names):
-      assert names == ['policy']
-      return [[*(w + self.version for w in weights), self.version]]
-
-  actor = builder.make_actor(0, policy, variable_source=Source())
-
-  def check(version):
-    for variable, weight in zip(policy.variables, weights):
-      np.testing.assert_array_equal(variable, weight + version)
-    assert policy.version == version
-
-  check(3)  # It does not act before.
-  Source.version = 4
-  actor.update()
-  check(3)
-  deadline = time.monotonic() + 30
-  while policy.version == 3 and time.monotonic() < deadline:
-    actor.update()
-  check(4)
-
-  # An evaluator waits for them, at once and each time.
-  rarely = config_lib.ImpalaPPOConfig(variable_update_period=1000)
-  evaluator = builder_lib.ImpalaPPOBuilder(rarely).make_actor(
-      0, policy, variable_source=Source())
-  for version in (5, 6):
-    Source.version = version
-    evaluator.update(wait=True)
-    check(version)
-
-
-class FixedSource(core.VariableSource):
-  """Serves the same arrays again and again."""
-
-  def __init__(self, weights):
-    self.weights = weights
-
-  def get_variables(self, names):
-    return [self.weights]
-
-
-def test_weights_of_another_network_are_refused_and_change_nothing():
-  builder = builder_lib.ImpalaPPOBuilder(config_lib.ImpalaPPOConfig())
-  spec = make_spec((16, 16, 1))
-  policy = builder.make_policy(builder.make_networks(spec), spec)
-  weights = [v.numpy() for v in policy.variables]
-  for foreign in (weights[1:], [w[..., None] for w in weights]):
-    source = FixedSource([w + 1 for w in foreign])
-    with pytest.raises(ValueError, match='this policy has'):
-      builder.make_actor(0, policy, variable_source=source)
-  for variable, weight in zip(policy.variables, weights):
-    np.testing.assert_array_equal(variable, weight)
-
-
-def test_weights_taken_over_are_copies():
-  builder = builder_lib.ImpalaPPOBuilder(config_lib.ImpalaPPOConfig())
-  spec = make_spec((16, 16, 1))
-  policy = builder.make_policy(builder.make_networks(spec), spec)
-
-  def aligned(value):
-    # TensorFlow shares only memory that begins on such a boundary.
-    raw = np.zeros(value.nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    array = raw[start:start + value.nbytes].view(value.dtype).reshape(value.shape)
-    array[...] = value
-    return array
-
-  source = FixedSource([aligned(v.numpy()) for v in policy.variables])
-  before = [weight.copy() for weight in source.weights]
-  builder.make_actor(0, policy, variable_source=source)
-  for variable in policy.variables:
-    variable.assign_add(tf.ones_like(variable))
-  for weight, old in zip(source.weights, before):
-    np.testing.assert_array_equal(weight, old)
-
-
-def test_a_policy_takes_observations_in_any_layout():
-  builder = builder_lib.ImpalaPPOBuilder(
-      config_lib.ImpalaPPOConfig(frame_stack=4))
-  spec = make_spec((16, 16, 4))
-  policy = builder.make_policy(builder.make_networks(spec), spec)
-  observation = np.random.default_rng(0).integers(
-      0, 256, (3, 4, 16, 16)).astype(np.uint8).transpose(0, 2, 3, 1)
-  seed = np.array([0, 1], np.int64)
-  for x, y in zip(policy(observation, seed), policy(observation.copy('C'), seed)):
-    np.testing.assert_array_equal(x, y)
-
-
 @pytest.mark.parametrize('spec, settings, told', [
     (make_spec((4,), np.float32,
                specs.BoundedArray((2,), np.float32, -1., 1.)), {}, 'actions'),
@@ -253,23 +123,8 @@ def test_misfits_are_told_in_one_line(spec, settings, told):
   assert '\n' not in str(error.value)
 
 
-def count_multiply_adds(network, shape):
-  """Multiplications with a weight that one observation takes."""
-  graph = tf.function(network).get_concrete_function(
-      tf.TensorSpec([1, *shape], tf.uint8)).graph
-  total = 0
-  for op in graph.get_operations():
-    if op.type == 'Conv2D':
-      # Each output pixel takes the whole kernel once.
-      _, height, width, _ = op.outputs[0].shape
-      total += height * width * op.inputs[1].shape.num_elements()
-    elif op.type == 'MatMul':
-      total += op.inputs[1].shape.num_elements()
-  return total
-
-
 def test_acting_costs_at_most_half_of_the_nature_network():
-  shape = (84, 84, 4)
+  spec = specs.Array((84, 84, 4), np.uint8)
   nature = snt.Sequential([
       lambda x: tf.cast(x, tf.float32),
       snt.Conv2D(32, 8, 4, padding='VALID'), tf.nn.relu,
@@ -277,12 +132,13 @@ def test_acting_costs_at_most_half_of_the_nature_network():
       snt.Conv2D(64, 3, 1, padding='VALID'), tf.nn.relu,
       snt.Flatten(), snt.Linear(512), tf.nn.relu,
       snt.Linear(NUM_ACTIONS + 1)])
-  nature_multiply_adds = count_multiply_adds(nature, shape)
+  nature_multiply_adds = policy_cost.multiply_adds(nature, spec)
   # By hand, layer by layer: output height * width * kernel * in * out.
   assert nature_multiply_adds == (
       20 * 20 * 8 * 8 * 4 * 32 + 9 * 9 * 4 * 4 * 32 * 64 +
       7 * 7 * 3 * 3 * 64 * 64 + 7 * 7 * 64 * 512 + 512 * (NUM_ACTIONS + 1))
-  ours = count_multiply_adds(make(shape, frame_stack=4).actor_critic, shape)
+  ours = policy_cost.multiply_adds(
+      make(spec.shape, frame_stack=4).actor_critic, spec)
   # Guards the count itself: policy and value head are two products.
   assert ours == (
       20 * 20 * 8 * 8 * 4 * 16 + 9 * 9 * 4 * 4 * 16 * 32 +
@@ -304,18 +160,3 @@ def test_a_graph_normalises_as_eagerly(shape, dtype):
   assert 0.1 < np.mean(np.abs(eagerly) == 10.) < 0.9
   np.testing.assert_allclose(tf.function(normalizer)(observation), eagerly,
                              rtol=1e-6)
-
-
-@pytest.mark.parametrize('wrap', [lambda f: f, tf.function])
-def test_gradient_of_relu(wrap):
-  x = tf.constant([[-2., -0., 0., 1e-30, 3.]])
-
-  def gradient(x):
-    with tf.GradientTape() as tape:
-      tape.watch(x)
-      y = networks_lib.relu(x) * tf.range(1., 6.)
-    return y, tape.gradient(y, x)
-
-  y, dx = wrap(gradient)(x)
-  np.testing.assert_allclose(y, [[0., 0., 0., 4e-30, 15.]], rtol=1e-6)
-  np.testing.assert_array_equal(dx, [[0., 0., 0., 4., 5.]])

@@ -5,31 +5,13 @@ import pytest
 import tensorflow as tf
 import trfl
 
+from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import losses
+from agents.impala_ppo import networks as networks_lib
+from agents.impala_ppo import trajectories
+from tests import oracles
 
 T, B, A = 7, 5, 4
-
-
-def slow_vtrace(log_rhos, discounts, rewards, values, bootstrap_value, mask,
-                lambda_=1.):
-  """Eq. 1 of the IMPALA paper as it is written, a sum over t for every s."""
-  rho = np.minimum(1., np.exp(log_rhos)) * mask
-  c = lambda_ * np.minimum(1., np.exp(log_rhos)) * mask
-  next_values = np.concatenate([values[1:], bootstrap_value[None]])
-  delta = rho * (rewards + discounts * next_values - values)
-  num_steps, batch_size = rewards.shape
-  v = np.array(values)
-  for b in range(batch_size):
-    for s in range(num_steps):
-      for t in range(s, num_steps):
-        weight = 1.
-        for i in range(s, t):
-          weight *= discounts[i, b] * c[i, b]
-        v[s, b] += weight * delta[t, b]
-  next_v = np.concatenate([v[1:], bootstrap_value[None]])
-  next_v = lambda_ * next_v + (1. - lambda_) * next_values
-  advantages = rewards + discounts * next_v - values
-  return v, advantages, rho * advantages
 
 
 def random_batch(seed=0):
@@ -53,7 +35,7 @@ def column(*numbers):
 def test_vtrace_is_equation_1(seed, lambda_):
   batch = random_batch(seed)
   assert 0 < batch['mask'].mean() < 1 and (batch['discounts'] == 0).any()
-  targets, advantages, pg_advantages = slow_vtrace(**batch, lambda_=lambda_)
+  targets, advantages, pg_advantages = oracles.vtrace(**batch, lambda_=lambda_)
   result = losses.vtrace(**batch, lambda_=lambda_)
   np.testing.assert_allclose(result.targets, targets, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(
@@ -63,11 +45,12 @@ def test_vtrace_is_equation_1(seed, lambda_):
                              advantages[experience], rtol=1e-4, atol=1e-5)
 
 
-def test_vtrace_without_resets_is_that_of_trfl():
-  batch = random_batch()
+@pytest.mark.parametrize('seed', range(3))
+def test_vtrace_with_lambda_1_is_that_of_trfl(seed):
+  batch = random_batch(seed)
   batch['mask'] = np.ones((T, B), np.float32)
-  result = losses.vtrace(**batch)
-  del batch['mask']
+  result = losses.vtrace(**batch, lambda_=1.)
+  del batch['mask']  # Of resets TRFL knows nothing.
   expected = trfl.vtrace_from_importance_weights(**batch)
   np.testing.assert_allclose(result.targets, expected.vs, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(result.pg_advantages, expected.pg_advantages,
@@ -181,6 +164,47 @@ def test_truncation_bootstraps_and_termination_does_not():
                              rtol=1e-6)
   np.testing.assert_allclose(terminated.advantages[:2], column(1.8, 0.),
                              rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('numbers', [(1., 4.), (-2e3, 7e3), (0.001, 0.002)])
+def test_two_standardised_advantages_are_minus_1_and_1(numbers):
+  low, high = numbers
+  # What is masked counts for nothing.
+  advantages = np.array([[low, high, 1e6], [high, low, -1e6]], np.float32)
+  mask = np.array([[1., 1., 0.], [1., 1., 0.]], np.float32)
+  result = losses.standardize(advantages, mask)
+  np.testing.assert_allclose(result[:, :2], [[-1., 1.], [1., -1.]], rtol=1e-4)
+
+
+def test_standardised_advantages_have_mean_0_and_variance_1():
+  batch = random_batch()
+  advantages, mask = 3. + 5. * batch['rewards'], batch['mask']
+  result = losses.standardize(advantages, mask).numpy()[mask > 0]
+  np.testing.assert_allclose([result.mean(), result.var()], [0., 1.], atol=1e-5)
+  # Their order and their ratios of distances stay.
+  kept = advantages[mask > 0]
+  np.testing.assert_allclose(result, (kept - kept.mean()) / kept.std(), rtol=1e-4,
+                             atol=1e-5)
+
+
+def test_equal_advantages_are_standardised_to_zero():
+  np.testing.assert_array_equal(
+      losses.standardize(tf.fill([3, 2], 2.), tf.ones([3, 2])), np.zeros((3, 2)))
+
+
+def test_a_replica_standardises_by_the_whole_batch():
+  batch = random_batch()
+  advantages, mask = batch['rewards'], batch['mask']
+  whole = losses.standardize(advantages, mask)
+  # What the other replica has, as each call asks for it: the number of
+  # timesteps, the sum and the sum of squares.
+  center = np.sum(advantages * mask) / np.sum(mask)
+  other_advantages, other_mask = advantages[:, 2:], mask[:, 2:]
+  of_other = iter([np.sum(other_mask), np.sum(other_advantages * other_mask),
+                   np.sum(np.square(other_advantages - center) * other_mask)])
+  part = losses.standardize(advantages[:, :2], mask[:, :2],
+                            lambda x: tf.reduce_sum(x) + next(of_other))
+  np.testing.assert_allclose(part, whole[:, :2], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('ratio, advantage, loss, gradient', [
@@ -315,3 +339,81 @@ def test_reconstruction_loss_where_nothing_moves_is_finite():
   a, b = np.ones((2, 6), np.float32), np.zeros((2, 6), np.float32)
   np.testing.assert_allclose(losses.reconstruction_loss(a, b, tf.zeros([2, 6])),
                              [0.5, 0.5])
+
+
+def random_outputs_and_batch(config, seed=0):
+  """What the networks might make of a batch [B, T, ...] of small images."""
+  rng = np.random.default_rng(seed)
+
+  def normal(*shape, scale=1.):
+    return rng.normal(0., scale, shape).astype(np.float32)
+
+  reconstruction = normalized = None
+  if config.autoencoder:
+    channels = max(config.frame_stack, 2)
+    normalized = normal(6, 8, 8, channels)
+    # Only the newest frame of a stack is decoded.
+    reconstruction = normal(6, 8, 8, 1 if config.frame_stack > 1 else channels)
+  outputs = networks_lib.NetworkOutputs(
+      normal(B, T + 1, A), normal(B, T + 1), reconstruction, normalized)
+  batch = trajectories.Trajectories(
+      observation=None, action=rng.integers(0, A, (B, T)).astype(np.int32),
+      reward=normal(B, T, scale=3.),
+      discount=(rng.random((B, T)) > 0.2).astype(np.float32),
+      mask=rng.random((B, T)) > 0.25, behaviour_logits=normal(B, T, A),
+      policy_version=None, key=None, shard=None)
+  return outputs, batch
+
+
+@pytest.mark.parametrize('settings', [
+    dict(loss='ppo', autoencoder=True, frame_stack=1),
+    dict(loss='ppo', autoencoder=True, frame_stack=4),
+    dict(loss='ppo', autoencoder=False),
+    dict(loss='ppo', autoencoder=False, normalize_advantages=False),
+    dict(loss='vtrace', autoencoder=True, frame_stack=4),
+    dict(loss='vtrace', autoencoder=False),
+], ids=lambda settings: '-'.join(map(str, settings.values())))
+def test_each_metric_is_what_numpy_makes_of_it(settings):
+  config = config_lib.ImpalaPPOConfig(
+      vtrace_lambda=0.9, baseline_cost=0.7, entropy_cost=0.3,
+      reconstruction_cost=0.4, max_abs_reward=2., **settings)
+  outputs, batch = random_outputs_and_batch(config)
+  expected, priorities = oracles.impala_ppo_loss(outputs, batch, config)
+  # Whatever is clipped or not is there to be seen.
+  assert 0. < expected['clip_fraction'] < 1.
+  assert np.abs(batch.reward).max() > 2. > np.abs(batch.reward).min()
+  result = losses.impala_ppo_loss(outputs, batch, config)
+  assert set(result.metrics) == set(expected)
+  for name, value in expected.items():
+    np.testing.assert_allclose(result.metrics[name], value, rtol=1e-4, atol=1e-6,
+                               err_msg=name)
+  np.testing.assert_allclose(result.loss, expected['loss'], rtol=1e-4)
+  np.testing.assert_allclose(result.priorities, priorities, rtol=1e-4)
+
+
+@pytest.mark.parametrize('loss', ['ppo', 'vtrace'])
+def test_estimates_are_constants_and_resets_have_no_gradient(loss):
+  config = config_lib.ImpalaPPOConfig(loss=loss, frame_stack=4)
+  outputs, batch = random_outputs_and_batch(config)
+  watched = networks_lib.NetworkOutputs(*map(tf.constant, outputs))
+  with tf.GradientTape() as tape:
+    tape.watch(watched)
+    total = losses.impala_ppo_loss(watched, batch, config).loss
+  to_logits, to_values, to_reconstruction = (
+      gradient.numpy() for gradient in tape.gradient(total, watched[:3]))
+
+  assert (to_logits[:, :-1][~batch.mask] == 0).all()
+  assert np.abs(to_logits[:, :-1][batch.mask]).max(axis=-1).min() > 1e-6
+  # The last step is only bootstrapped from.
+  assert (to_logits[:, -1] == 0).all() and (to_values[:, -1] == 0).all()
+  # That of half a squared error is the error, which priorities are means of.
+  _, priorities = oracles.impala_ppo_loss(outputs, batch, config)
+  np.testing.assert_allclose(
+      np.abs(to_values[:, :-1]).sum(axis=1),
+      config.baseline_cost * priorities * T / batch.mask.sum(), rtol=1e-4)
+  target = outputs.normalized_observation[..., -1:]
+  motion = np.abs(target - outputs.normalized_observation[..., -2:-1])
+  weight = 1. / 64 + motion / motion.sum(axis=(1, 2, 3), keepdims=True)
+  np.testing.assert_allclose(
+      to_reconstruction, config.reconstruction_cost / len(target) * weight *
+      (outputs.reconstruction - target), rtol=1e-3, atol=1e-8)

@@ -14,6 +14,7 @@ from agents import environments
 from agents.impala_ppo import adders
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import replay
+from agents.impala_ppo import trajectories
 
 NUM_ACTIONS = 3
 SIZE = 8
@@ -36,6 +37,17 @@ def make_spec():
 
 def make_server(config):
   return reverb.Server(replay.make_tables(make_spec(), config))
+
+
+def take(num_batches, servers, config):
+  """Returns so many batches; then there are no more of the servers."""
+  iterator = iter(replay.make_dataset(
+      [f'localhost:{server.port}' for server in servers], config))
+  batches = list(itertools.islice(iterator, num_batches))
+  # While there is the iterator, which without it would wait for more.
+  for server in servers:
+    server.stop()
+  return batches
 
 
 def make_adder(server, config):
@@ -122,8 +134,7 @@ def test_pipeline_returns_bit_for_bit_what_the_actor_saw(sequence_length, num_en
   stream = Stream(num_envs)
   num_items = 12
   fill(make_adder(server, config), stream, num_items * sequence_length + 1)
-  dataset = replay.make_dataset([f'localhost:{server.port}'], config)
-  for item, batch in enumerate(itertools.islice(dataset, num_items)):
+  for item, batch in enumerate(take(num_items, [server], config)):
     for env in range(num_envs):
       # Successive trajectories, without a gap or an overlap.
       expected = stream.trajectory(item * sequence_length, env, sequence_length)
@@ -132,15 +143,13 @@ def test_pipeline_returns_bit_for_bit_what_the_actor_saw(sequence_length, num_en
   # The comparison covered resets and padded stacks.
   masks = np.stack([step['mask'] for step in stream.steps])
   assert (~masks).any()
-  server.stop()
 
 
 def test_boundaries_have_no_discount_and_train_nothing():
   config = make_config(samples_per_insert=1., batch_size=3)
   server = make_server(config)
   fill(make_adder(server, config), Stream(3), 41)
-  batches = list(itertools.islice(
-      replay.make_dataset([f'localhost:{server.port}'], config), 10))
+  batches = take(10, [server], config)
   mask = np.concatenate([b.mask for b in batches], 1)
   discount = np.concatenate([b.discount for b in batches], 1)
   reward = np.concatenate([b.reward for b in batches], 1)
@@ -148,7 +157,6 @@ def test_boundaries_have_no_discount_and_train_nothing():
   assert (discount[~mask] == 0).all() and (reward[~mask] == 0).all()
   # Whatever precedes a reset was an episode's end.
   assert (discount[:, :-1][~mask[:, 1:]] == 0).all()
-  server.stop()
 
 
 def test_batches_mix_the_tables_and_the_queue_passes_everything_once():
@@ -158,8 +166,8 @@ def test_batches_mix_the_tables_and_the_queue_passes_everything_once():
   num_items = 20
   stream = Stream(1)
   fill(make_adder(server, config), stream, num_items * 4 + 1)
-  batches = list(itertools.islice(
-      replay.make_dataset([f'localhost:{server.port}'], config), num_items))
+  iterator = iter(replay.make_dataset([f'localhost:{server.port}'], config))
+  batches = list(itertools.islice(iterator, num_items))
   online = np.concatenate([b.policy_version[:1, 0] for b in batches])
   np.testing.assert_array_equal(online, np.arange(num_items) * 4)
   info = client.server_info()
@@ -181,27 +189,30 @@ def test_rate_limiter_holds_actors_to_the_ratio():
   assert limiter.samples_per_insert == 1.
   server = reverb.Server([table])
   client = reverb.Client(f'localhost:{server.port}')
-  signature = replay.signature(make_spec(), config)
+  signature = trajectories.signature(make_spec(), config)
   item = {name: np.zeros([size or 1 for size in spec.shape],
                          spec.dtype.as_numpy_dtype)
           for name, spec in signature.items()}
   # The limiter's error is inserts x ratio - samples.
   allowed = int(limiter.max_diff)
-  with client.trajectory_writer(1) as writer:
-    def insert():
-      writer.append(item)
-      writer.create_item(replay.REPLAY_TABLE, 1., {
-          name: column[-1] for name, column in writer.history.items()})
+  writer = client.trajectory_writer(1)
 
-    for _ in range(allowed):
-      insert()
-      writer.flush(timeout_ms=5000)
-    insert()
-    with pytest.raises(reverb.errors.DeadlineExceededError):
-      writer.flush(timeout_ms=300)
-    # One sample makes room for one insert.
-    next(iter(client.sample(replay.REPLAY_TABLE, 1)))
+  def insert(writer):
+    writer.append(item)
+    writer.create_item(replay.REPLAY_TABLE, 1., {
+        name: column[-1] for name, column in writer.history.items()})
+
+  for _ in range(allowed):
+    insert(writer)
     writer.flush(timeout_ms=5000)
+  insert(writer)
+  with pytest.raises(reverb.errors.DeadlineExceededError):
+    writer.flush(timeout_ms=300)
+  # One sample makes room for one insert.
+  list(client.sample(replay.REPLAY_TABLE, 1))
+  writer.flush(timeout_ms=5000)
+  writer.close()
+  del writer  # Or the server would wait for its stream.
   server.stop()
 
 
@@ -210,15 +221,11 @@ def test_learner_reads_all_shards():
   servers = [make_server(config) for _ in range(3)]
   for i, server in enumerate(servers):
     fill(make_adder(server, config), Stream(2, seed=i), 21)
-  dataset = replay.make_dataset(
-      [f'localhost:{server.port}' for server in servers], config)
   # 3 shards with 5 items of 2 trajectories, and 2 online ones in a batch.
-  batches = list(itertools.islice(dataset, 15))
+  batches = take(15, servers, config)
   shards = np.concatenate([b.shard[:2] for b in batches])
   np.testing.assert_array_equal(np.bincount(shards), [10, 10, 10])
   assert set(np.concatenate([b.shard[2:] for b in batches])) == {0, 1, 2}
-  for server in servers:
-    server.stop()
 
 
 @pytest.mark.parametrize('prefetch_size', [0, 1, 3])
@@ -227,11 +234,18 @@ def test_fifo_replays_each_trajectory_the_same_number_of_times(prefetch_size):
                        replay_sampler='fifo', prefetch_size=prefetch_size)
   server = make_server(config)
   fill(make_adder(server, config), Stream(1), 8 * 4 + 1)
-  batches = list(itertools.islice(
-      replay.make_dataset([f'localhost:{server.port}'], config), 8))
+  batches = take(8, [server], config)
   replayed = np.concatenate([b.policy_version[1:, 0] for b in batches])
   np.testing.assert_array_equal(replayed, np.repeat(np.arange(8) * 4, 2))
-  server.stop()
+
+
+@pytest.mark.parametrize('samples_per_insert', [2., 3., 6.])
+def test_fifo_needs_room_for_two_items(samples_per_insert):
+  settings = dict(batch_size=6, samples_per_insert=samples_per_insert,
+                  replay_sampler='fifo')
+  make_server(make_config(replay_capacity=2, **settings)).stop()
+  with pytest.raises(ValueError, match='fifo.* replay_capacity .*2, not 1'):
+    make_config(replay_capacity=1, **settings)
 
 
 @pytest.mark.parametrize('prefetch_size', [0, 8])
@@ -280,11 +294,9 @@ def test_real_pong_is_rebuilt_across_an_episode_start():
     adder.add(action, timestep, extras)
   adder.reset()
   assert resets >= 2
-  dataset = replay.make_dataset([f'localhost:{server.port}'], config)
-  for item, batch in enumerate(itertools.islice(dataset, 55)):
+  for item, batch in enumerate(take(55, [server], config)):
     expected = np.stack(seen[item * 20:item * 20 + 21], axis=1)
     np.testing.assert_array_equal(batch.observation, expected)
-  server.stop()
 
 
 def test_plain_observations_are_stored_as_they_are():
@@ -293,17 +305,19 @@ def test_plain_observations_are_stored_as_they_are():
   server = reverb.Server(replay.make_tables(spec, config))
   adder = make_adder(server, config)
   observations = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
-  adder.add_first(dm_env.restart(observations[0]))
+  zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+  adder.add_first(dm_env.TimeStep(np.array([dm_env.StepType.FIRST], np.int32),
+                                  zero, zero, observations[:1]))
   extras = dict(behaviour_logits=np.zeros((1, NUM_ACTIONS), np.float32),
                 policy_version=np.int64(0))
   for observation in observations[1:]:
-    adder.add(np.int32(1), dm_env.transition(np.float32(1.), observation,
-                                             np.float32(1.)), extras)
+    adder.add(np.array([1], np.int32),
+              dm_env.TimeStep(np.array([dm_env.StepType.MID], np.int32), one, one,
+                              observation[None]), extras)
   adder.reset()
-  batch = next(iter(replay.make_dataset([f'localhost:{server.port}'], config)))
+  batch, = take(1, [server], config)
   np.testing.assert_array_equal(batch.observation[0], observations[:5])
   assert batch.observation.dtype == tf.float32
-  server.stop()
 
 
 def test_stacks_that_cannot_be_rebuilt_are_refused():

@@ -1,0 +1,129 @@
+"""What the benchmarks share: flags, rows, the rule for *solved*, tables."""
+
+import argparse
+import csv
+import json
+import math
+import os
+import pathlib
+import signal
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+import numpy as np
+import psutil
+
+from programs.runtime import records
+
+CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = CHECKOUT / 'benchmarks' / 'results'
+# What solves a game, as the mean return of the last 100 training episodes.
+TARGET_RETURNS = {'pong': 18.}
+_EPISODES_IN_MEAN = 100
+_ROWS_KEPT = 300
+
+Row = dict[str, float]
+
+
+class Parser(argparse.ArgumentParser):
+  """A benchmark's flags; errors are one line."""
+
+  def __init__(self, name: str, description: Optional[str]):
+    """Makes the parser of `python -m benchmarks.<name>`."""
+    super().__init__(prog=f'python -m benchmarks.{name}', description=description,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    self._name = name
+
+  def add_json(self) -> None:
+    self.add_argument('--json', help='also write the figures to this file')
+
+  def add_train_flags(self, purpose: str = 'flags of launch.train') -> None:
+    self.add_argument('train_flags', nargs='*', help=f'{purpose}, after --')
+
+  def error(self, message: str):
+    self.exit(2, f'{self._name}: error: {message}\n')
+
+
+def positive(number: Callable[[str], float]) -> Callable[[str], float]:
+  """Returns the type of a flag that takes positive, finite numbers only."""
+  def parse(text: str) -> float:
+    value = number(text)
+    if not 0 < value < math.inf:
+      raise argparse.ArgumentTypeError(f'must be positive, not {text}')
+    return value
+
+  parse.__name__ = number.__name__  # argparse quotes it in errors.
+  return parse
+
+
+def end_on_sigterm() -> None:
+  """Makes SIGTERM do what Ctrl-C does: whatever was started ends too."""
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def thin(rows: Sequence[Row], most: int = _ROWS_KEPT) -> list[Row]:
+  """Returns at most so many of the rows, evenly spread, the last one included."""
+  period = max(1, math.ceil((len(rows) - 1) / (most - 1)))
+  return [*rows[:-1:period], *rows[-1:]]
+
+
+def keep_rows(game: str, variant: str, seed: int,
+              rows: Sequence[Row]) -> pathlib.Path:
+  """Writes the thinned rows of a run to its folder of results; returns that."""
+  directory = RESULTS / game / variant / f'seed{seed}'
+  directory.mkdir(parents=True, exist_ok=True)
+  with open(directory / records.PROGRESS_FILE, 'w', newline='') as f:
+    writer = csv.DictWriter(f, list(rows[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows({name: f'{value:.12g}' for name, value in row.items()}
+                     for row in thin(rows))
+  return directory
+
+
+def solved_row(rows: Sequence[Row], game: str) -> Optional[Row]:
+  """Returns the first row whose last 100 episodes were good enough, if any was."""
+  for row in rows:
+    if (row['episodes'] >= _EPISODES_IN_MEAN and
+        row['episode_return_mean_100'] >= TARGET_RETURNS.get(game, math.inf)):
+      return row
+  return None
+
+
+def memory_gib(process: psutil.Process) -> float:
+  """Returns the proportional set size of a process and all below it."""
+  total = 0
+  for p in [process, *process.children(recursive=True)]:
+    try:
+      total += p.memory_full_info().pss
+    except psutil.Error:
+      pass  # It has ended meanwhile.
+  return total / 2**30
+
+
+def print_header(titles: Sequence[str]) -> None:
+  """Prints the head of a markdown table."""
+  print_row(titles)
+  print('| --- ' * len(titles) + '|')
+
+
+def print_row(cells: Sequence[Any]) -> None:
+  """Prints a row of a markdown table."""
+  print('| ' + ' | '.join(map(str, cells)) + ' |', flush=True)
+
+
+def print_spread(title: str, figures: Mapping[str, Sequence[float]],
+                 number_format: str) -> None:
+  """Prints a table of each figure's median over rounds, and of its spread."""
+  num_rounds = len(next(iter(figures.values())))
+  print_header([title, f'median of {num_rounds}', 'a quarter below',
+                'a quarter above', 'from', 'to'])
+  for name, values in figures.items():
+    print_row([name, *(format(value, number_format)
+                       for value in np.percentile(values, [50, 25, 75, 0, 100]))])
+
+
+def write_json(path: Optional[os.PathLike], content: Any) -> None:
+  """Writes figures to a file, if there is to be one."""
+  if path:
+    with open(path, 'w') as f:
+      json.dump(content, f, indent=2)
+      f.write('\n')

@@ -1,0 +1,247 @@
+"""What a run makes of faults, on real Pong: `python -m benchmarks.faults`.
+
+In one run an actor is killed ten times, and the evaluator, the learner, the
+counter and a replay shard once each; it has to reach its budget all the same.
+Then come faults that each have a run of their own. Prints a row for each fault:
+
+* `back after`: seconds until a row of progress had 0.7 times the rate before;
+  of a run that the fault ends, seconds until its last process had ended
+* `lost`: seconds of learning that were undone
+* `processes`, `ports`: what of the run was left when it had ended
+"""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Callable, Optional, Sequence
+
+import psutil
+
+from benchmarks import common
+from programs.runtime import checkpoints
+from programs.runtime import processes
+from programs.runtime import records
+
+_RATE_IS_BACK = 0.7
+_ROWS_BEFORE = 8
+_PATIENCE_SECONDS = 180.
+_END_SECONDS = 40.
+_ACTOR_KILLS = 10
+_STANDS_STILL_SECONDS = 30.
+_TITLES = ('fault', 'back after, s', 'lost, s', 'then', 'processes', 'ports')
+
+
+class Run:
+  """A training run that faults are done to."""
+
+  def __init__(self, *flags: str, game: str = 'pong',
+               stdout: Optional[int] = subprocess.DEVNULL):
+    """Starts a run, and waits until its rate is steady."""
+    self.directory = tempfile.mkdtemp()
+    self.process = subprocess.Popen(
+        [sys.executable, '-m', 'launch.train', '--game', game, '--run_dir',
+         self.directory, '--progress_seconds', '1', *flags],
+        cwd=common.CHECKOUT, stdout=stdout, stderr=subprocess.STDOUT)
+    self._launcher = psutil.Process(self.process.pid)
+
+  def rows(self) -> list[common.Row]:
+    return records.read(os.path.join(self.directory, records.PROGRESS_FILE))
+
+  def wait_for(self, condition: Callable[[], bool], what: str,
+               seconds: float = _PATIENCE_SECONDS) -> float:
+    """Returns after how many seconds a condition held."""
+    start = time.monotonic()
+    while not condition():
+      if time.monotonic() - start > seconds:
+        raise RuntimeError(f'no {what} within {seconds:.0f} s; see '
+                           f'{self.directory}/logs')
+      time.sleep(0.1)
+    return time.monotonic() - start
+
+  def wait_until_steady(self) -> None:
+    """Waits for some rows of learning since the last fault."""
+    count = len(self.rows())
+    self.wait_for(lambda: len(self.rows()) >= count + _ROWS_BEFORE and
+                  self.rows()[-1]['learner_steps'] > 0, 'steady rate')
+
+  def node(self, name: str) -> psutil.Process:
+    """Returns the process of a node."""
+    for process in self._launcher.children():
+      try:
+        if process.environ().get(processes.NODE_VARIABLE) == name:
+          return process
+      except psutil.Error:
+        pass
+    raise RuntimeError(f'there is no node {name}.')
+
+  def recovery(self, fault: Callable[[], None]) -> tuple[float, float]:
+    """Does a fault; returns seconds until the rate is back, and lost learning."""
+    self.wait_until_steady()
+    before = self.rows()
+    recent = before[-_ROWS_BEFORE:]
+    rate = statistics.median(row['timesteps_per_second'] for row in recent)
+    steps_per_second = (recent[-1]['learner_steps'] - recent[0]['learner_steps']
+                        ) / (_ROWS_BEFORE - 1)
+    fault()
+    # The row that is being written covers time before the fault.
+    ignored = len(before) + 2
+    seconds = self.wait_for(lambda: any(
+        row['timesteps_per_second'] >= _RATE_IS_BACK * rate
+        for row in self.rows()[ignored:]), 'rate as before')
+    after = [row['learner_steps'] for row in self.rows()[len(before) - 1:]]
+    drop = max(0., *(a - b for a, b in zip(after, after[1:])), 0.)
+    return seconds, drop / max(steps_per_second, 1e-6)
+
+  def end(self, fault: Callable[[], None]) -> tuple[float, int, int]:
+    """Does what ends the run.
+
+    Returns:
+      Seconds until every process had ended or was given up, and how many
+      processes and ports were left.
+    """
+    family = [self._launcher, *self._launcher.children(recursive=True)]
+    ports = _listening(family)
+    start = time.monotonic()
+    fault()
+    while any(map(_lives, family)) and time.monotonic() - start < _END_SECONDS:
+      self.process.poll()
+      time.sleep(0.1)
+    seconds = time.monotonic() - start
+    left = [process for process in family if _lives(process)]
+    ports_left = len(ports & {c.laddr.port for c in psutil.net_connections('tcp')
+                              if c.status == psutil.CONN_LISTEN})
+    for process in left:
+      process.kill()
+    return seconds, len(left), ports_left
+
+  def saved_steps(self) -> int:
+    """Returns the learner's steps in the newest checkpoint."""
+    path = checkpoints.latest(self.directory)
+    return checkpoints.learner_steps(path) if path else 0
+
+
+def _lives(process: psutil.Process) -> bool:
+  try:
+    return process.status() != psutil.STATUS_ZOMBIE
+  except psutil.NoSuchProcess:
+    return False
+
+
+def _listening(family: Sequence[psutil.Process]) -> set[int]:
+  pids = {process.pid for process in family}
+  return {c.laddr.port for c in psutil.net_connections('tcp')
+          if c.status == psutil.CONN_LISTEN and c.pid in pids}
+
+
+Row = dict[str, object]
+
+
+def _row(fault: str, seconds: float, lost: Optional[float], then: str,
+         left: Sequence[int] = ('', '')) -> Row:
+  cells = [fault, f'{seconds:.1f}', '' if lost is None else f'{lost:.1f}', then,
+           *left]
+  common.print_row(cells)
+  return dict(zip(_TITLES, cells))
+
+
+def in_one_run(max_timesteps: int) -> list[Row]:
+  """Kills every kind of node in a run, which has to reach its budget."""
+  run = Run('--max_timesteps', str(max_timesteps),
+            '--evaluation_interval', '20000')
+  rows, kills = [], []
+  for _ in range(_ACTOR_KILLS):
+    kills.append(run.recovery(lambda: run.node('actor/0').kill()))
+  slowest = max(kills)
+  rows.append(_row(
+      f'actor killed, {_ACTOR_KILLS} times (the slowest)', *slowest,
+      f'median {statistics.median(seconds for seconds, _ in kills):.1f} s'))
+  for name in ('evaluator/0', 'learner/0', 'counter/0', 'replay/0'):
+    rows.append(_row(f'{name} killed',
+                     *run.recovery(lambda name=name: run.node(name).kill()),
+                     'trains on'))
+  node = run.node('actor/0')
+
+  def stand_still():
+    node.suspend()
+    time.sleep(_STANDS_STILL_SECONDS)
+    node.resume()
+
+  rows.append(_row(f'actor stopped for {_STANDS_STILL_SECONDS:.0f} s',
+                   *run.recovery(stand_still), 'trains on'))
+  run.wait_for(lambda: run.rows()[-1]['timesteps'] >= max_timesteps - 5000,
+               'end of the budget', seconds=3600.)
+  seconds, *left = run.end(lambda: None)
+  reached = run.rows()[-1]['timesteps']
+  rows.append(_row('none: the budget is reached', seconds, None,
+                   f'exit code {run.process.wait()}, {reached:,.0f} timesteps '
+                   f'of {max_timesteps:,}', left))
+  return rows
+
+
+def at_the_end(fault: str, how: Callable[[Run], None], *flags: str) -> Row:
+  """Does a fault that ends a run of its own."""
+  run = Run('--evaluation_interval', '0', *flags)
+  run.wait_until_steady()
+  steps = run.rows()[-1]['learner_steps']
+  seconds, *left = run.end(lambda: how(run))
+  undone = max(0., steps - run.saved_steps())
+  rate = steps / run.rows()[-1]['walltime_seconds']
+  return _row(fault, seconds, undone / rate, f'exit code {run.process.wait()}',
+              left)
+
+
+def in_the_environment(fault: str, game: str, *flags: str) -> Row:
+  """Lets an environment misbehave, in a run of its own."""
+  run = Run('--evaluation_interval', '0', '--num_actors', '1', *flags,
+            game=f'tests.misbehaving:{game}')
+  restarts = os.path.join(run.directory, records.RESTARTS_FILE)
+  run.wait_for(lambda: os.path.exists(restarts), 'restart')
+  count = run.rows()[-1]['timesteps'] if run.rows() else 0
+  seconds = run.wait_for(lambda: run.rows() and
+                         run.rows()[-1]['timesteps'] > count, 'timestep')
+  _, *left = run.end(run.process.terminate)
+  return _row(fault, seconds, None, 'restarted', left)
+
+
+def without_a_reader() -> Row:
+  """Closes what reads the output of a run."""
+  run = Run('--evaluation_interval', '0', stdout=subprocess.PIPE)
+  assert run.process.stdout is not None
+  run.process.stdout.readline()
+  seconds, lost = run.recovery(run.process.stdout.close)
+  _, *left = run.end(run.process.terminate)
+  return _row('output closed', seconds, lost,
+              f'exit code {run.process.wait()} when told to stop', left)
+
+
+def main() -> None:
+  parser = common.Parser('faults', __doc__)
+  parser.add_argument('--max_timesteps', type=common.positive(int),
+                      default=500_000, help='budget of the run with many faults')
+  parser.add_json()
+  flags = parser.parse_args()
+  common.end_on_sigterm()
+  common.print_header(_TITLES)
+  rows = in_one_run(flags.max_timesteps)
+  for name in ('learner/0', 'counter/0', 'replay/0'):
+    rows.append(at_the_end(
+        f'{name} killed, --no_restart',
+        lambda run, name=name: run.node(name).kill(), '--no_restart'))
+  rows.append(at_the_end('launcher killed', lambda run: run.process.kill()))
+  rows.append(at_the_end(
+      'terminal closed (SIGHUP)',
+      lambda run: run.process.send_signal(signal.SIGHUP)))
+  rows.append(without_a_reader())
+  rows.append(in_the_environment('CartPole raises', 'Raises-v0'))
+  rows.append(in_the_environment('CartPole calls os._exit', 'Exits-v0'))
+  rows.append(in_the_environment('CartPole hangs', 'Hangs-v0',
+                                 '--step_timeout', '5'))
+  common.write_json(flags.json, rows)
+
+
+if __name__ == '__main__':
+  main()

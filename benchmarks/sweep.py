@@ -1,0 +1,174 @@
+"""Runs variants of the agent on a game, and compares all results there are.
+
+    python -m benchmarks.sweep --game pong --variant full impala --seed 0 1 2
+    python -m benchmarks.sweep --game pong --report
+
+Runs go one after the other. Each is stopped once the game is solved, or at
+3,000,000 timesteps. Its `config.json` and thinned `progress.csv` go to
+`benchmarks/results/<game>/<variant>/seed<k>/`.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Optional, Sequence
+
+from benchmarks import common
+from launch import settings as settings_lib
+from programs.runtime import records
+
+_NO_PPO = ('--loss', 'vtrace')
+# The online part of each batch stays the same: replay comes on top of it.
+_NO_REPLAY = ('--samples_per_insert', '1', '--batch_size', '4')
+_NO_AUTOENCODER = ('--no-autoencoder',)
+# The defaults when the results of these variants were made.
+_UPDATE_PERIOD = ('--variable_update_period', '8')
+_BASELINE_COST = ('--baseline_cost', '0.5')
+VARIANTS = {
+    'full': (),
+    'full_update_period_8': _UPDATE_PERIOD,
+    **{name: flags + _UPDATE_PERIOD + _BASELINE_COST for name, flags in {
+        'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
+        'ppo': _NO_REPLAY + _NO_AUTOENCODER,
+        'ppo_unnormalized': _NO_REPLAY + _NO_AUTOENCODER + (
+            '--no-normalize_advantages',),
+        # The same as the full agent without the auto-encoder.
+        'ppo_replay': _NO_AUTOENCODER,
+        'full_baseline_half': (),
+        'full_without_ppo': _NO_PPO,
+        'full_without_replay': _NO_REPLAY,
+        # The trunk of the Nature DQN: what acting would cost without the latent.
+        'nature_cnn': _NO_AUTOENCODER + (
+            '--conv_channels', '32,64,64', '--latent_size', '512'),
+    }.items()}}
+
+
+@dataclasses.dataclass
+class Cell:
+  """One run's result."""
+  variant: str
+  seed: int
+  rows: list[common.Row]
+
+
+def run_cell(game: str, variant: str, seed: int, runs_dir: str,
+             train_flags: Sequence[str]) -> int:
+  """Trains one cell below `runs_dir`, keeps its results, returns the exit code."""
+  run_dir = pathlib.Path(runs_dir, game, variant, f'seed{seed}')
+  training = subprocess.Popen([
+      sys.executable, '-m', 'launch.train', '--game', game, '--seed', str(seed),
+      '--run_dir', str(run_dir), *VARIANTS.get(variant, ()), *train_flags])
+  try:
+    code = training.wait()
+  except KeyboardInterrupt:
+    training.terminate()
+    training.wait()
+    raise
+  if code == 0:
+    kept = common.keep_rows(game, variant, seed, records.read(
+        str(run_dir / records.PROGRESS_FILE)))
+    config = json.loads((run_dir / settings_lib.CONFIG_FILE).read_text())
+    # Where it ran says nothing to others.
+    config['run']['run_dir'] = run_dir.name
+    common.write_json(kept / settings_lib.CONFIG_FILE, config)
+  return code
+
+
+def read_cells(game: str) -> list[Cell]:
+  """Reads all results of a game, peers' too, in the order of `VARIANTS`."""
+  paths = (common.RESULTS / game).glob(f'*/seed*/{records.PROGRESS_FILE}')
+  cells = [Cell(path.parts[-3], int(path.parts[-2][len('seed'):]),
+                records.read(str(path))) for path in paths]
+  order = list(VARIANTS)
+  return sorted(cells, key=lambda c: (
+      order.index(c.variant) if c.variant in order else len(order),
+      c.variant, c.seed))
+
+
+def report(game: str, cells: Sequence[Cell]) -> None:
+  """Prints the table of a game's results, and draws their curves."""
+  common.print_header(['variant', 'seed', 'solved at (timesteps)', 'minutes',
+                       'timesteps run', 'last mean return'])
+  for cell in cells:
+    solved, last = common.solved_row(cell.rows, game), cell.rows[-1]
+    common.print_row([
+        cell.variant, cell.seed,
+        f'{solved["timesteps"]:,.0f}' if solved else '-',
+        f'{solved["walltime_seconds"] / 60:.1f}' if solved else '-',
+        f'{last["timesteps"]:,.0f}', f'{last["episode_return_mean_100"]:.1f}'])
+  path = common.RESULTS / f'{game}.png'
+  _draw(game, cells, path)
+  print(f'\ncurves: {path}')
+
+
+def _draw(game: str, cells: Sequence[Cell], path: pathlib.Path) -> None:
+  import matplotlib  # Only for drawing.
+  matplotlib.use('Agg')
+  from matplotlib import pyplot as plt
+
+  figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True)
+  for axis, column, scale, label in (
+      (axes[0], 'timesteps', 1e6, 'timesteps (millions)'),
+      (axes[1], 'walltime_seconds', 60., 'minutes')):
+    for i, (variant, runs) in enumerate(
+        itertools.groupby(cells, lambda cell: cell.variant)):
+      for j, run in enumerate(runs):
+        axis.plot([row[column] / scale for row in run.rows],
+                  [row['episode_return_mean_100'] for row in run.rows],
+                  color=f'C{i}', linestyle='-' if i < 10 else '--',
+                  label=None if j else variant)
+    axis.set_xlabel(label)
+    axis.grid(alpha=0.3)
+  axes[0].set_ylabel('mean return of the last 100 training episodes')
+  axes[0].legend()
+  figure.suptitle(game)
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  parser = common.Parser('sweep', __doc__)
+  parser.add_argument('--game', default='pong')
+  parser.add_argument(
+      '--variant', '--variants', dest='variants', nargs='+', default=['full'],
+      help=f'of {", ".join(VARIANTS)}, or a new name for flags after --')
+  parser.add_argument('--seed', '--seeds', dest='seeds', nargs='+', type=int,
+                      default=[0])
+  parser.add_argument('--max_timesteps', type=common.positive(int),
+                      default=3_000_000)
+  parser.add_argument('--run_to_the_end', action='store_true',
+                      help='do not stop once solved')
+  parser.add_argument('--runs_dir', help='keep the whole runs below this folder')
+  parser.add_argument('--report', action='store_true',
+                      help='print the table and draw the curves')
+  parser.add_train_flags('further flags of launch.train')
+  flags = parser.parse_args(argv)
+  common.end_on_sigterm()
+  if flags.report:
+    cells = read_cells(flags.game)
+    if not cells:
+      parser.error(f'there are no results of {flags.game}; run a variant first.')
+    report(flags.game, cells)
+    return 0
+  unknown = set(flags.variants) - set(VARIANTS)
+  if unknown and not flags.train_flags:
+    parser.error(f'unknown variant {unknown.pop()!r}; there are '
+                 f'{", ".join(VARIANTS)}.')
+  train_flags = ['--max_timesteps', str(flags.max_timesteps), *flags.train_flags]
+  if flags.game in common.TARGET_RETURNS and not flags.run_to_the_end:
+    train_flags += ['--target_return', str(common.TARGET_RETURNS[flags.game])]
+  with tempfile.TemporaryDirectory() as scratch:
+    for variant, seed in itertools.product(flags.variants, flags.seeds):
+      code = run_cell(flags.game, variant, seed, flags.runs_dir or scratch,
+                      train_flags)
+      if code:
+        return code
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,93 @@
+"""Training runs as a person starts and stops them, for the tests."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+from programs.runtime import processes as node_processes
+from programs.runtime import records
+from tests import processes
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = ['--num_actors', '1', '--envs_per_actor', '8', '--batch_size', '12',
+         '--sequence_length', '8', '--latent_size', '32',
+         '--evaluation_interval', '0', '--progress_seconds', '1']
+
+
+def command(module, *args):
+  return [sys.executable, '-m', module, *map(str, args)]
+
+
+def run(module, *args, timeout=120):
+  return subprocess.run(command(module, *args), cwd=ROOT, timeout=timeout,
+                        capture_output=True, text=True)
+
+
+def rows(run_dir):
+  return records.read(os.path.join(run_dir, records.PROGRESS_FILE))
+
+
+def launch(*args):
+  """Starts training in a process group of its own."""
+  return subprocess.Popen(command('launch.train', *args), cwd=ROOT,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          start_new_session=True)
+
+
+def start(*args):
+  """Starts training; returns the process once the learner has learned."""
+  run_dir = args[args.index('--run_dir') + 1]
+  steps = ([0] + [row['learner_steps'] for row in rows(run_dir)])[-1]
+  process = launch(*args)
+
+  def has_learned():
+    if process.poll() is not None:
+      raise AssertionError(process.communicate()[0].decode())
+    return any(row['learner_steps'] > steps + 20 for row in rows(run_dir))
+
+  try:
+    processes.wait_for(has_learned, 'learner steps', seconds=180.)
+  except AssertionError:
+    process.terminate()
+    raise
+  return process
+
+
+def stop(process, how):
+  """Stops training as told; returns its exit code and what survived it."""
+  family = psutil.Process(process.pid).children(recursive=True)
+  assert len(family) >= 4  # Each node is a process.
+  began = time.monotonic()
+  how(process)
+  try:
+    process.communicate(timeout=20)
+  except subprocess.TimeoutExpired:
+    os.killpg(process.pid, signal.SIGKILL)
+    raise
+  left = max(0., 15. - (time.monotonic() - began))
+  _, alive = psutil.wait_procs(family, timeout=left)
+  return process.returncode, alive
+
+
+def node(launcher, name):
+  """Returns the process of a node, or None where it has not started yet."""
+  for process in launcher.children():
+    with contextlib.suppress(psutil.Error):
+      if process.environ().get(node_processes.NODE_VARIABLE) == name:
+        return process
+  return None
+
+
+def interrupt(process):
+  """Ctrl-C in a terminal signals the whole foreground process group."""
+  os.killpg(process.pid, signal.SIGINT)
+
+
+def terminate(process):
+  process.terminate()

@@ -1,0 +1,185 @@
+"""Who reaches the ports of whole runs: no other machine, unless told so."""
+
+import contextlib
+import csv
+import ipaddress
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch import train
+from programs.runtime import doors
+from tests import networks
+
+ROOT = pathlib.Path(__file__).parents[2]
+HERE, THERE = '10.77.0.1', '10.77.0.2'
+HERE_IPV6, THERE_IPV6 = 'fd77::1', 'fd77::2'
+LOOPBACK = ipaddress.ip_address('127.0.0.1')
+SMALL = ['--game', 'tests.catch:Catch-v0', '--num_actors', '1', '--envs_per_actor',
+         '8', '--batch_size', '12', '--sequence_length', '8', '--latent_size', '32',
+         '--evaluation_interval', '0', '--progress_seconds', '1']
+# Tries to connect to each of some addresses, and prints how that went.
+KNOCK = """
+import json, socket, sys
+answers = {}
+for host, port in json.loads(sys.argv[1]):
+  try:
+    socket.create_connection((host, port), 2).close()
+    answers[f'{host} {port}'] = 'let in'
+  except OSError as e:
+    answers[f'{host} {port}'] = e.strerror
+print(json.dumps(answers))
+"""
+# Somebody's own script.
+SCRIPT = """
+import sys
+from agents import environments
+from agents.impala_ppo import ImpalaPPOBuilder, ImpalaPPOConfig
+from acme import specs
+import launchpad as lp
+from programs import impala_ppo
+from programs.config import RunConfig
+from programs.runtime import doors
+
+game = environments.EnvironmentConfig('tests.catch:Catch-v0')
+config = RunConfig(sys.argv[1], num_actors=1, evaluation_interval=0,
+                   progress_seconds=1.)
+program = impala_ppo.make_program(
+    ImpalaPPOBuilder(ImpalaPPOConfig(batch_size=12, sequence_length=8)), game.make,
+    specs.make_environment_spec(game.make(1, 0)), config)
+doors.close(config.listen)
+lp.launch(program, 'local_mp', terminal='current_terminal').wait()
+"""
+
+
+@pytest.fixture
+def networks_side_by_side():
+  """Yields a network, and the one of a stranger, as if of another machine."""
+  for here in networks.make():
+    there = networks.Network(*here.command('unshare', '--net'))
+    here.run('ip', 'link', 'add', 'cable', 'type', 'veth', 'peer', 'name', 'cable',
+             'netns', str(there.pid))
+    for network, ipv4, ipv6 in (
+        (here, HERE, HERE_IPV6), (there, THERE, THERE_IPV6)):
+      network.run('ip', 'address', 'add', f'{ipv4}/24', 'dev', 'cable')
+      network.run('ip', 'address', 'add', f'{ipv6}/64', 'dev', 'cable', 'nodad')
+      network.run('ip', 'link', 'set', 'cable', 'up')
+    yield here, there
+    there.close()
+
+
+def train_command(run_dir, *args):
+  return [sys.executable, '-m', 'launch.train', '--run_dir', str(run_dir), *SMALL,
+          *args]
+
+
+@contextlib.contextmanager
+def running(command, run_dir):
+  """Yields the process of a command once its learner learns."""
+  env = {k: v for k, v in os.environ.items() if k != 'LD_PRELOAD'}
+  process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, env=env)
+  deadline = time.monotonic() + 90
+  while not learns(run_dir):
+    if process.poll() is not None or time.monotonic() > deadline:
+      process.terminate()
+      raise AssertionError(process.communicate()[0])
+    time.sleep(0.2)
+  try:
+    yield process
+  finally:
+    process.terminate()
+    process.communicate(timeout=30)
+
+
+def learns(run_dir):
+  try:
+    with open(run_dir / 'progress.csv', newline='') as f:
+      return any(int(row['learner_steps']) > 5 for row in csv.DictReader(f))
+  except FileNotFoundError:
+    return False
+
+
+def knock(network, ports):
+  """Returns how many addresses answered in which way."""
+  doors_there = [(host, port) for host in (HERE, HERE_IPV6) for port in ports]
+  answers = json.loads(network.run(sys.executable, '-c', KNOCK,
+                                   json.dumps(doors_there)))
+  assert len(answers) == 2 * len(ports)
+  return answers
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize('listen, let_in', [
+    (None, []), ('all', [HERE, HERE_IPV6]), (HERE, [HERE])])
+def test_a_stranger_gets_in_where_told_only(
+    networks_side_by_side, tmp_path, listen, let_in):
+  here, there = networks_side_by_side
+  command = here.command(*train_command(
+      tmp_path, *(['--listen', listen] if listen else [])))
+  with running(command, tmp_path) as process:
+    ports = networks.open_ports(process.pid)
+    assert set(ports.values()) <= {'tcp', 'tcp6'}
+    assert len(ports) == 3  # Replay, counter and learner.
+    answers = knock(there, [port for _, port in ports])
+  for door, answer in answers.items():
+    expected = 'let in' if door.split()[0] in let_in else 'Connection refused'
+    assert answer == expected, door
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_threads_listen_on_loopback(tmp_path):
+  with running(train_command(tmp_path, '--lp_launch_type', 'local_mt'),
+               tmp_path) as process:
+    ports = networks.open_ports(process.pid)
+  assert [address for address, _ in ports] == 3 * [LOOPBACK]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_the_program_of_an_own_script_listens_on_loopback(tmp_path):
+  script = tmp_path / 'script.py'
+  script.write_text(SCRIPT)
+  command = ['env', f'PYTHONPATH={ROOT}', sys.executable, str(script), str(tmp_path)]
+  with running(command, tmp_path) as process:
+    ports = networks.open_ports(process.pid)
+  assert [address for address, _ in ports] == 3 * [LOOPBACK]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_an_isolated_run_is_reached_by_the_way_in_only(networks_side_by_side,
+                                                       tmp_path):
+  here, _ = networks_side_by_side  # Of the other users of the machine.
+  with running(here.command(*train_command(tmp_path, '--isolate')),
+               tmp_path) as process:
+    said = process.stdout.readline()
+    ports = networks.open_ports(process.pid)
+    assert [address for address, _ in ports] == 3 * [LOOPBACK]
+    nearby = json.dumps([('127.0.0.1', port) for _, port in ports])
+    refused = json.loads(here.run(sys.executable, '-c', KNOCK, nearby))
+    assert set(refused.values()) == {'Connection refused'}
+    way_in = said[said.index('nsenter'):said.index(' COMMAND')].split()
+    let_in = json.loads(here.run(*way_in, sys.executable, '-c', KNOCK, nearby))
+    assert set(let_in.values()) == {'let in'}
+
+
+@pytest.mark.parametrize('threads', [False, True])
+def test_training_does_not_start_without_the_library(
+    tmp_path, monkeypatch, capsys, threads):
+  monkeypatch.setattr(doors, '_LIBRARY', tmp_path / 'missing.so')
+  run_dir = tmp_path / 'run'
+  with pytest.raises(SystemExit) as ended:
+    train.main(['--run_dir', str(run_dir), '--lp_launch_type',
+                'local_mt' if threads else 'local_mp'])
+  assert ended.value.code == 2
+  line, = capsys.readouterr().err.strip().splitlines()
+  assert 'cannot keep other machines out' in line and '--listen all' in line
+  assert not run_dir.exists()

@@ -1,0 +1,189 @@
+"""Any process may die, hang or lose its terminal: what a run makes of it."""
+
+import csv
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from programs.runtime import checkpoints
+from programs.runtime import records
+from tests import processes
+from tests.commands import runs
+
+CARTPOLE = ['--game', 'CartPole-v1', *runs.SMALL, '--checkpoint_minutes', '0.02']
+
+
+def wait_for(condition, seconds=120.):
+  processes.wait_for(condition, 'what a test waits for', seconds)
+
+
+def learner_steps(run_dir):
+  return ([0.] + [row['learner_steps'] for row in runs.rows(run_dir)])[-1]
+
+
+def restarts(run_dir):
+  """Returns which nodes were restarted, in order."""
+  path = os.path.join(run_dir, records.RESTARTS_FILE)
+  if not os.path.exists(path):
+    return []
+  with open(path, newline='') as f:
+    return [row['node'] for row in csv.DictReader(f)]
+
+
+def lives(process):
+  try:
+    return process.status() != psutil.STATUS_ZOMBIE
+  except psutil.NoSuchProcess:
+    return False
+
+
+def log(run_dir, node):
+  with open(os.path.join(run_dir, 'logs', node.replace('/', '_') + '.log')) as f:
+    return f.read()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(250)
+def test_every_node_that_is_killed_is_restarted_in_the_same_run(tmp_path):
+  run_dir = str(tmp_path / 'run')
+  process = runs.start('--run_dir', run_dir, *CARTPOLE,
+                       '--evaluation_interval', '1000')
+  launcher = psutil.Process(process.pid)
+  killed = ['actor/0', 'evaluator/0', 'counter/0', 'replay/0', 'learner/0']
+  for number, name in enumerate(killed):
+    before = runs.node(launcher, name)
+    others = {p.pid for p in launcher.children()} - {before.pid}
+    before.kill()
+    wait_for(lambda: (runs.node(launcher, name) or before).pid != before.pid)  # noqa: B023
+    steps = learner_steps(run_dir)
+    wait_for(lambda: len(restarts(run_dir)) == number + 1)  # noqa: B023
+    # It learns on, and nobody else was disturbed.
+    wait_for(lambda: 'back after' in log(run_dir, name))  # noqa: B023
+    wait_for(lambda: learner_steps(run_dir) != steps)  # noqa: B023
+    assert others <= {p.pid for p in launcher.children()}
+  assert restarts(run_dir) == killed
+  wait_for(lambda: runs.rows(run_dir)[-1]['restarts'] == len(killed))
+  assert runs.stop(process, runs.terminate) == (0, [])
+  rows = runs.rows(run_dir)
+  # The counter was away, but what had been counted was not lost.
+  assert rows[-1]['timesteps'] >= max(row['timesteps'] for row in rows)
+  path = checkpoints.latest(run_dir)
+  assert checkpoints.learner_steps(path) == rows[-1]['learner_steps']
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_without_restarts_the_first_death_ends_the_run_with_a_checkpoint(tmp_path):
+  run_dir = str(tmp_path / 'run')
+  process = runs.start('--run_dir', run_dir, *CARTPOLE, '--no_restart',
+                       '--checkpoint_minutes', '60')
+  launcher = psutil.Process(process.pid)
+  family = launcher.children()
+  runs.node(launcher, 'counter/0').kill()
+  output = process.communicate(timeout=30)[0].decode()
+  assert process.returncode == 1
+  last = output.strip().splitlines()[-1]
+  assert 'node counter/0 was killed by signal 9' in last
+  assert 'counter_0.log' in last
+  assert psutil.wait_procs(family, timeout=5)[1] == []
+  # Without the counter, too, the last step is saved.
+  assert checkpoints.learner_steps(checkpoints.latest(run_dir)) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGHUP])
+def test_nothing_outlives_the_launcher(tmp_path, number):
+  run_dir = str(tmp_path / 'run')
+  process = runs.start('--run_dir', run_dir, *CARTPOLE)
+  family = psutil.Process(process.pid).children()
+  process.send_signal(number)
+  wait_for(lambda: not any(map(lives, family)), 6.)
+  process.communicate(timeout=5)
+  if number == signal.SIGHUP:  # As when a terminal is closed.
+    path = checkpoints.latest(run_dir)
+    assert process.returncode == 0
+    assert (checkpoints.learner_steps(path) ==
+            runs.rows(run_dir)[-1]['learner_steps'])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_an_environment_that_fails_again_and_again_ends_the_run(tmp_path):
+  result = runs.run('launch.train', '--run_dir', tmp_path / 'run', *CARTPOLE,
+                    '--game', 'tests.misbehaving:Raises-v0', timeout=150)
+  assert result.returncode == 1
+  assert restarts(tmp_path / 'run') == ['actor/0', 'actor/0']
+  last = result.stderr.strip().splitlines()[-1]
+  assert 'node actor/0' in last and '3 times within 60 seconds' in last
+  assert last.endswith('RuntimeError: the simulator lost its licence')
+  assert checkpoints.latest(str(tmp_path / 'run')) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize('game, told', [
+    ('Exits-v0', 'node actor/0 ended with exit code 3'),
+    ('Hangs-v0', 'in one step for 2 s'),
+])
+def test_an_actor_whose_environment_exits_or_hangs_is_restarted(
+    tmp_path, game, told):
+  run_dir = str(tmp_path / 'run')
+  process = runs.launch('--run_dir', run_dir, *CARTPOLE, '--step_timeout', '2',
+                        '--game', f'tests.misbehaving:{game}')
+  wait_for(lambda: restarts(run_dir) == ['actor/0'])
+  process.terminate()
+  output = process.communicate(timeout=20)[0].decode()
+  assert told in output
+  assert process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
+  run_dir = str(tmp_path / 'run')
+  process = subprocess.Popen(
+      runs.command('launch.train', '--run_dir', run_dir, *CARTPOLE),
+      cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+  process.stdout.readline()
+  process.stdout.close()  # As `| head -1` does.
+  wait_for(lambda: learner_steps(run_dir) > 20)
+  assert 'timesteps' in log(run_dir, 'counter/0')
+  process.terminate()
+  assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_node_that_stood_still_goes_on(tmp_path):
+  run_dir = str(tmp_path / 'run')
+  process = runs.start('--run_dir', run_dir, *CARTPOLE, '--step_timeout', '3')
+  launcher = psutil.Process(process.pid)
+  for name in ('actor/0', 'learner/0', 'counter/0'):
+    node = runs.node(launcher, name)
+    node.suspend()
+    time.sleep(4)  # Longer than a step may take.
+    steps = learner_steps(run_dir)
+    node.resume()
+    wait_for(lambda: learner_steps(run_dir) > steps)  # noqa: B023
+  assert runs.stop(process, runs.terminate) == (0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_messages_reach_a_redirected_log_at_once_and_plain(tmp_path):
+  run_dir = tmp_path / 'run'
+  with open(tmp_path / 'out', 'w') as out:
+    process = subprocess.Popen(
+        runs.command('launch.train', '--run_dir', run_dir, *CARTPOLE),
+        cwd=runs.ROOT, stdout=out, stderr=subprocess.STDOUT)
+    wait_for(lambda: runs.rows(run_dir))
+    row = f'{runs.rows(run_dir)[0]["timesteps"]:,.0f} timesteps'
+    wait_for(lambda: row in (tmp_path / 'out').read_text(), 2.)
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+  assert '\x1b' not in (tmp_path / 'out').read_text()

@@ -1,0 +1,167 @@
+"""The commands as a person uses them: train, stop, resume, evaluate, err."""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+
+import psutil
+import pytest
+
+from launch import evaluate
+from launch import train
+from programs.runtime import checkpoints
+from tests import processes
+from tests.commands import runs
+
+
+def handles_sigterm(process):
+  with open(f'/proc/{process.pid}/status') as f:
+    caught = int(re.search(r'SigCgt:\s*(\w+)', f.read()).group(1), 16)
+  return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+def refusal(capsys, main, *args):
+  """Returns the one line in which a command refuses its arguments.
+
+  Without a process of its own, which would import for seconds.
+  """
+  with pytest.raises(SystemExit) as ended:
+    main([*map(str, args)])
+  assert ended.value.code == 2
+  line, = capsys.readouterr().err.strip().splitlines()
+  return line
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_train_stop_resume_finish_and_evaluate(tmp_path, capsys):
+  run_dir = str(tmp_path / 'run')
+  game = ['--game', 'pong', '--run_dir', run_dir, *runs.SMALL]
+  port = processes.free_ports(1)
+  process = runs.start(*game, '--replay_port', port, '--seed', 3)
+  code, alive = runs.stop(process, runs.interrupt)
+  assert (code, alive) == (0, [])
+  with socket.socket() as s:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(('', port))  # The port is free again.
+
+  # The last step is in the last row and in the checkpoint.
+  first = runs.rows(run_dir)
+  path = checkpoints.latest(run_dir)
+  assert path is not None
+  saved_steps = checkpoints.learner_steps(path)
+  assert saved_steps == first[-1]['learner_steps'] > 20
+  config = json.load(open(os.path.join(run_dir, 'config.json')))
+  assert config['run']['seed'] == 3 and config['versions']['tensorflow']
+
+  assert 'holds another run' in refusal(capsys, train.main, *game)
+  assert 'another network' in refusal(
+      capsys, train.main, '--run_dir', run_dir, '--resume', '--latent_size', 48)
+  assert checkpoints.latest(run_dir) == path
+
+  process = runs.start('--run_dir', run_dir, '--resume')
+  code, alive = runs.stop(process, runs.terminate)
+  assert (code, alive) == (0, [])
+  second = runs.rows(run_dir)[len(first):]
+  for column in ('timesteps', 'learner_steps', 'walltime_seconds'):
+    assert second[0][column] >= first[-1][column]
+  assert second[-1]['learner_steps'] > saved_steps
+  # The schedule went on as well.
+  assert second[-1]['learning_rate'] < first[-1]['learning_rate']
+
+  budget = int(second[-1]['timesteps']) + 2000
+  finished = runs.run('launch.train', '--run_dir', run_dir, '--resume',
+                      '--max_timesteps', budget)
+  assert finished.returncode == 0, finished.stdout + finished.stderr
+  assert runs.rows(run_dir)[-1]['timesteps'] >= budget
+
+  evaluated = runs.run('launch.evaluate', '--run_dir', run_dir, '--episodes', 2,
+                       '--seed', 1)
+  assert evaluated.returncode == 0, evaluated.stderr
+  assert re.search(r'mean -?\d+\.\d+, standard deviation \d+\.\d+, min -?\d+, '
+                   r'max -?\d+', evaluated.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize('how', [runs.interrupt, runs.terminate])
+def test_a_run_can_be_stopped_while_its_nodes_start(tmp_path, how):
+  process = runs.launch('--run_dir', str(tmp_path / 'run'), *runs.SMALL)
+  while len(psutil.Process(process.pid).children()) < 4:
+    assert process.poll() is None
+    time.sleep(0.1)
+  assert runs.stop(process, how) == (0, [])
+  # Nothing was learned, so nothing is in the way of starting anew.
+  assert set(os.listdir(tmp_path / 'run')) == {'config.json', 'logs'}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_run_can_be_stopped_while_the_learner_waits_for_replay(tmp_path):
+  process = runs.launch('--run_dir', str(tmp_path / 'run'), *runs.SMALL)
+  launcher = psutil.Process(process.pid)
+  frozen = None
+  while frozen is None:
+    assert process.poll() is None
+    time.sleep(0.02)
+    frozen = runs.node(launcher, 'replay/0')
+  frozen.suspend()
+  learner = None
+  while learner is None or not handles_sigterm(learner):
+    time.sleep(0.1)
+    learner = runs.node(launcher, 'learner/0')
+  time.sleep(5)  # Builds its networks, and then asks the replay for its tables.
+  assert runs.stop(process, runs.terminate) == (0, [])
+
+
+@pytest.mark.slow
+def test_vectors_train_under_threads_to_the_end(tmp_path):
+  run_dir = str(tmp_path / 'run')
+  result = runs.run('launch.train', '--game', 'CartPole-v1', '--run_dir', run_dir,
+                    '--lp_launch_type', 'local_mt', '--max_timesteps', 3000,
+                    *runs.SMALL)
+  assert result.returncode == 0, result.stdout + result.stderr
+  assert runs.rows(run_dir)[-1]['timesteps'] >= 3000
+  assert checkpoints.latest(run_dir) is not None
+
+
+@pytest.mark.slow
+def test_an_unknown_game_gets_one_line(tmp_path):
+  run_dir = tmp_path / 'run'
+  result = runs.run('launch.train', '--run_dir', run_dir, '--game', 'pongg')
+  assert result.returncode == 2
+  assert 'close matches: pong' in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert not run_dir.exists()
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--game', 'Pendulum-v1'], 'Discrete action space'),
+    (['--num_actors', '-1'], 'num_actors must be an integer in'),
+    (['--max_timesteps', '0'], 'max_timesteps must be an integer in'),
+    (['--num_gpus', '-1'], 'num_gpus must be an integer in'),
+    (['--num_gpus', '99'], 'num_gpus is 99, but TensorFlow finds'),
+    (['--batch_size', 'many'], 'batch_size must be an integer in'),
+    (['--no_such_flag', '1'], "unknown flag '--no_such_flag'"),
+    (['--resume'], 'holds no run'),
+])
+def test_bad_input_gets_one_line(tmp_path, capsys, args, message):
+  run_dir = tmp_path / 'run'
+  assert message in refusal(capsys, train.main, '--run_dir', run_dir, *args)
+  assert not run_dir.exists()
+
+
+def test_a_port_in_use_gets_one_line(tmp_path, capsys):
+  with socket.socket() as taken:
+    taken.bind(('', 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    assert f'replay port {port}' in refusal(
+        capsys, train.main, '--run_dir', tmp_path / 'run', '--replay_port', port)
+
+
+def test_evaluating_nothing_gets_one_line(tmp_path, capsys):
+  assert 'holds no run' in refusal(capsys, evaluate.main, '--run_dir', tmp_path)

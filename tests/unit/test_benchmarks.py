@@ -1,0 +1,212 @@
+"""What the benchmarks share, and the table of a game's results."""
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+
+import pytest
+
+from benchmarks import common
+from benchmarks import sweep
+from benchmarks import throughput
+from launch import settings as settings_lib
+from programs.runtime import records
+
+
+def rows_of(means, episodes=100, seconds=60.):
+  return [{'timesteps': 1000. * (i + 1), 'walltime_seconds': seconds * (i + 1),
+           'episodes': episodes, 'episode_return_mean_100': mean}
+          for i, mean in enumerate(means)]
+
+
+@pytest.mark.parametrize('episodes, mean, solved', [
+    (100, 18., True), (100, 17.99, False), (99, 21., False), (250, 18.01, True),
+    (100, float('nan'), False)])
+def test_solved_takes_a_hundred_episodes_of_a_mean_of_18(episodes, mean, solved):
+  row, = rows_of([mean], episodes)
+  assert common.solved_row([row], 'pong') == (row if solved else None)
+
+
+def test_solved_is_the_first_row_that_is_good_enough():
+  rows = rows_of([-20., 18.5, 17., 19.])
+  assert common.solved_row(rows, 'pong') is rows[1]
+  assert common.solved_row(rows, 'breakout') is None  # It has no such mark.
+
+
+@pytest.mark.parametrize('num_rows', [1, 2, 299, 300, 301, 599, 600, 5000])
+def test_thinned_rows_are_spread_evenly_up_to_the_last(num_rows):
+  rows = rows_of(range(num_rows))
+  thinned = common.thin(rows, 300)
+  assert min(num_rows, 150) <= len(thinned) <= 300
+  assert thinned[0] is rows[0] and thinned[-1] is rows[-1]
+  steps = {b['timesteps'] - a['timesteps']
+           for a, b in zip(thinned[:-1], thinned[1:-1])}
+  assert len(steps) <= 1
+  if num_rows <= 300:
+    assert thinned == rows
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+  monkeypatch.setattr(common, 'RESULTS', tmp_path)
+  return tmp_path
+
+
+def test_kept_rows_are_read_back(results):
+  rows = [{'timesteps': 3_000_943., 'loss': 7.6599e-05, 'policy_lag': 2.6875},
+          {'timesteps': 3_001_000., 'loss': -0.0142122, 'policy_lag': 3.}]
+  assert common.keep_rows('pong', 'full', 1, rows) == results / 'pong/full/seed1'
+  path = results / 'pong' / 'full' / 'seed1' / 'progress.csv'
+  assert records.read(str(path)) == rows
+  assert path.read_text() == ('timesteps,loss,policy_lag\n'
+                              '3000943,7.6599e-05,2.6875\n'
+                              '3001000,-0.0142122,3\n')
+
+
+def test_spread_is_the_median_quartiles_and_ends(capsys):
+  common.print_spread('rate', {'here': [5., 1., 2., 4., 3.]}, '.1f')
+  assert capsys.readouterr().out == (
+      '| rate | median of 5 | a quarter below | a quarter above | from | to |\n'
+      '| --- | --- | --- | --- | --- | --- |\n'
+      '| here | 3.0 | 2.0 | 4.0 | 1.0 | 5.0 |\n')
+
+
+@pytest.mark.parametrize('text', ['0', '-1', 'nan', 'inf', 'many'])
+def test_what_is_not_positive_is_refused_in_one_line(text, capsys):
+  parser = common.Parser('scale', None)
+  parser.add_argument('--seconds', type=common.positive(float))
+  assert parser.parse_args(['--seconds', '0.5']) == argparse.Namespace(seconds=0.5)
+  with pytest.raises(SystemExit) as error:
+    parser.parse_args(['--seconds', text])
+  assert error.value.code == 2
+  printed = capsys.readouterr().err
+  assert printed.startswith('scale: error: argument --seconds: ')
+  assert text in printed and printed.count('\n') == 1
+
+
+def test_report_tells_of_all_runs_of_a_game(results, capsys):
+  pytest.importorskip('matplotlib')
+  for variant, seed, means in (
+      ('peer_cleanrl_ppo', 0, [-21., -20.44]), ('impala', 0, [-20., 17.99]),
+      ('full', 10, [-20., 0., 18., 18.5]), ('full', 2, [18.])):
+    common.keep_rows('pong', variant, seed, rows_of(means))
+  common.keep_rows('boxing', 'full', 0, rows_of([50.]))
+  assert sweep.main(['--report']) == 0
+  table, _, curves = capsys.readouterr().out.partition('\ncurves: ')
+  assert table == """\
+| variant | seed | solved at (timesteps) | minutes | timesteps run | last mean return |
+| --- | --- | --- | --- | --- | --- |
+| full | 2 | 1,000 | 1.0 | 1,000 | 18.0 |
+| full | 10 | 3,000 | 3.0 | 4,000 | 18.5 |
+| impala | 0 | - | - | 2,000 | 18.0 |
+| peer_cleanrl_ppo | 0 | - | - | 2,000 | -20.4 |
+"""  # noqa: E501
+  assert curves.strip() == str(results / 'pong.png')
+  assert (results / 'pong.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize('flags, told', [
+    (['--report', '--game', 'boxing'], 'no results of boxing'),
+    (['--variant', 'full', 'fall'], "'fall'"),
+])
+def test_sweep_refuses_what_it_does_not_know(results, flags, told, capsys):
+  with pytest.raises(SystemExit) as error:
+    sweep.main(flags)
+  assert error.value.code == 2
+  printed = capsys.readouterr().err
+  assert told in printed and printed.count('\n') == 1
+
+
+TRAINING = f"""#!{sys.executable}
+import json, pathlib, sys
+flags = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+run_dir = pathlib.Path(flags['--run_dir'])
+run_dir.mkdir(parents=True)
+(run_dir / 'config.json').write_text(json.dumps({{'run': flags}}))
+(run_dir / 'progress.csv').write_text(
+    'timesteps,episodes\\n' + ''.join(f'{{i}},0\\n' for i in range(1000)))
+sys.exit(flags['--seed'] == '3')
+"""
+
+
+def test_sweep_trains_one_after_the_other_and_keeps_what_ended_well(
+    results, tmp_path, monkeypatch):
+  training = tmp_path / 'training'
+  training.write_text(TRAINING)
+  training.chmod(0o755)
+  monkeypatch.setattr(sys, 'executable', str(training))
+  assert sweep.main(['--variant', 'full', 'full_without_ppo', '--seeds', '0', '1',
+                     '--max_timesteps', '9']) == 0
+  assert sweep.main(['--game', 'boxing', '--variant', 'new', '--seed', '2', '3',
+                     '4', '--', '--batch_size', '6']) == 1
+  kept = {str(path.parent.relative_to(results)): json.loads(path.read_text())
+          for path in results.glob('*/*/*/config.json')}
+  assert set(kept) == {'pong/full/seed0', 'pong/full/seed1',
+                       'pong/full_without_ppo/seed0',
+                       'pong/full_without_ppo/seed1', 'boxing/new/seed2'}
+  flags = kept['pong/full_without_ppo/seed1']['run']
+  assert flags == {'--game': 'pong', '--seed': '1', '--run_dir': flags['--run_dir'],
+                   'run_dir': 'seed1', '--loss': 'vtrace', '--baseline_cost': '0.5',
+                   '--variable_update_period': '8', '--max_timesteps': '9',
+                   '--target_return': '18.0'}
+  flags = kept['boxing/new/seed2']['run']
+  assert flags['--batch_size'] == '6' and '--target_return' not in flags
+  rows = records.read(str(results / 'boxing' / 'new' / 'seed2' / 'progress.csv'))
+  assert len(rows) == 251 and rows[-1]['timesteps'] == 999
+
+
+@pytest.mark.parametrize(
+    'path', sorted(common.RESULTS.glob('*/*/seed*/config.json')),
+    ids=lambda path: '/'.join(path.parts[-4:-1]))
+def test_committed_results_are_of_their_variants_flags(path):
+  settings = settings_lib.from_train_flags(sweep.VARIANTS[path.parts[-3]])
+  agent = json.loads(json.dumps(dataclasses.asdict(settings.agent)))
+  committed = json.loads(path.read_text())['agent']
+  assert {name: agent[name] for name in committed} == committed
+
+
+class Program:
+  """Stands in for `throughput.Whole`, at the rates of each that is started."""
+
+  def __init__(self, started, rates, train_flags=(), checkout=common.CHECKOUT):
+    self._rates = iter(rates[len(started)])
+    started.append((list(train_flags), checkout))
+
+  def measure(self, seconds):
+    assert seconds == 2.
+    return {'timesteps_per_second': next(self._rates)}
+
+  def close(self):
+    pass
+
+
+@pytest.fixture
+def started(monkeypatch):
+  started = []
+  rates = [[300., 100., 440.], [100., 100., 220.]]
+  monkeypatch.setattr(throughput, 'Whole',
+                      functools.partial(Program, started, rates))
+  return started
+
+
+def test_compare_pairs_what_it_measures_in_a_round(started, tmp_path, capsys):
+  out = tmp_path / 'figures.json'
+  throughput.main(['--compare', '--rounds', '3', '--seconds', '2', '--json',
+                   str(out), '--', '--batch_size', '6'])
+  assert started == [([], common.CHECKOUT),
+                     (['--batch_size', '6'], common.CHECKOUT)]
+  assert json.loads(out.read_text())['ratio'] == 2.  # And not 300 / 100.
+  assert '| here | 300 | 200 | 370 | 100 | 440 |\n' in capsys.readouterr().out
+
+
+def test_compare_takes_another_checkout(started, tmp_path, capsys):
+  with pytest.raises(SystemExit) as error:
+    throughput.main(['--compare', str(tmp_path)])
+  assert error.value.code == 2
+  assert 'has no launch/train.py' in capsys.readouterr().err
+  (tmp_path / 'launch').mkdir()
+  (tmp_path / 'launch' / 'train.py').touch()
+  throughput.main(['--compare', str(tmp_path), '--rounds', '1', '--seconds', '2'])
+  assert started == [([], common.CHECKOUT), ([], tmp_path)]

@@ -1,0 +1,280 @@
+"""The learner's worker: what it reports, and what it leaves at the end."""
+
+import contextlib
+import threading
+import time
+
+from acme import core
+import pytest
+import tensorflow as tf
+
+from programs.nodes import learner as learner_node
+from programs.runtime import checkpoints
+from programs.runtime import stopping
+
+SECONDS = 20.  # Long enough for whatever has to happen.
+
+
+class FakeLearner:
+  """Steps like the real one, and can be held up where that can be.
+
+  Attributes:
+    batch_there: while it is cleared, a step waits for its batch.
+    may_finish: while it is cleared, a step waits with half of it done.
+    stepping: set while a step changes variables.
+  """
+
+  def __init__(self, num_steps=0):
+    self._lock = threading.RLock()
+    # Whole steps leave both at the same number.
+    self.begun = tf.Variable(num_steps, dtype=tf.int64)
+    self.finished = tf.Variable(num_steps, dtype=tf.int64)
+    self.state = {'begun': self.begun, 'num_steps': self.finished}
+    self.batch_there, self.may_finish = threading.Event(), threading.Event()
+    self.batch_there.set()
+    self.may_finish.set()
+    self.stepping = threading.Event()
+    self.fails_at = None
+    self.is_restored = False
+
+  def step(self):
+    if self.num_steps == self.fails_at:
+      raise ValueError('no such batch')
+    assert self.batch_there.wait(SECONDS)
+    with self._lock:
+      self.stepping.set()
+      self.begun.assign_add(1)
+      time.sleep(0.001)
+      assert self.may_finish.wait(SECONDS)
+      self.finished.assign_add(1)
+      self.stepping.clear()
+
+  @property
+  def num_steps(self):
+    return int(self.finished.numpy())
+
+  def metrics(self):
+    return {'loss': float(self.num_steps)}
+
+  def get_variables(self, names):
+    return [[self.finished.numpy()] for _ in names]
+
+  def on_restore(self):
+    self.is_restored = True
+
+  @contextlib.contextmanager
+  def paused(self):
+    with self._lock:
+      yield
+
+
+class FakeCounter(core.Saveable):
+  """Keeps what it is told, in order."""
+
+  def __init__(self):
+    self.steps = 0
+    self.metrics = []
+    self.events = []
+    self.restored = None
+
+  def record_learning(self, num_steps, metrics):
+    self.steps = num_steps
+    self.metrics.append(metrics)
+
+  def learner_done(self):
+    self.events.append('learner_done')
+
+  def save(self):
+    self.events.append('save')
+    return {'steps': self.steps}
+
+  def restore(self, state):
+    self.restored = state
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+  monkeypatch.setattr(stopping, '_AT_ONCE_SECONDS', 0.05)
+  monkeypatch.setattr(stopping, '_GRACE_SECONDS', 0.05)
+  monkeypatch.setattr(learner_node, '_LAST_STEP_SECONDS', 0.1)
+
+
+class Node:
+  """A worker with a fake learner and counter, run in a thread."""
+
+  def __init__(self, run_dir, learner=None, checkpoint_minutes=60.):
+    self.run_dir = str(run_dir)
+    self.learner = learner or FakeLearner()
+    self.counter = FakeCounter()
+    self.should_stop = threading.Event()
+    self.worker = learner_node.LearnerWorker(
+        self.learner, self.counter, self.run_dir, checkpoint_minutes,
+        self.should_stop)
+    self._thread = threading.Thread(target=self.worker.run, daemon=True)
+
+  def start(self):
+    self._thread.start()
+    return self
+
+  def stop(self):
+    self.should_stop.set()
+
+  def join(self):
+    self._thread.join(SECONDS)
+    assert not self._thread.is_alive()
+
+  def saved(self):
+    """Returns the numbers in the newest checkpoint, begun and finished."""
+    path = checkpoints.latest(self.run_dir)
+    return tuple(int(tf.train.load_variable(
+        path, f'learner/{name}/.ATTRIBUTES/VARIABLE_VALUE'))
+                 for name in ('begun', 'num_steps'))
+
+
+def wait_for(condition):
+  deadline = time.monotonic() + SECONDS
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+
+
+def test_the_last_step_is_saved_once_and_then_told(tmp_path):
+  node = Node(tmp_path).start()
+  wait_for(lambda: node.learner.num_steps >= 5)
+  node.stop()
+  node.join()
+  last = node.learner.num_steps
+  assert node.saved() == (last, last)
+  assert node.counter.steps == last
+  assert node.counter.events == ['save', 'learner_done']
+
+
+def test_without_a_step_nothing_is_saved_or_told(tmp_path):
+  learner = FakeLearner()
+  learner.batch_there.clear()
+  node = Node(tmp_path, learner).start()
+  node.stop()
+  node.join()
+  assert checkpoints.latest(node.run_dir) is None
+  assert node.counter.events == [] and node.counter.metrics == []
+  learner.batch_there.set()
+
+
+def test_a_resumed_worker_begins_where_the_last_one_ended(tmp_path):
+  first = Node(tmp_path).start()
+  wait_for(lambda: first.learner.num_steps >= 3)
+  first.stop()
+  first.join()
+  last = first.learner.num_steps
+  second = Node(tmp_path)
+  assert second.learner.is_restored and second.learner.num_steps == last
+  # It says where it is: what was saved of the counter had been told before.
+  wait_for(lambda: second.counter.steps == last)
+  assert second.counter.restored['steps'] <= last
+  # Those who ask get the restored weights.
+  assert second.worker.get_variables(['version']) == [[last]]
+  # Without any steps of its own it leaves the checkpoint be.
+  path = checkpoints.latest(second.run_dir)
+  second.should_stop.set()
+  second.start().join()
+  assert checkpoints.latest(second.run_dir) == path
+  assert second.counter.events == []
+
+
+def test_reports_and_checkpoints_on_the_way(tmp_path, monkeypatch):
+  monkeypatch.setattr(learner_node, '_REPORT_SECONDS', 0.)
+  node = Node(tmp_path, checkpoint_minutes=0.).start()
+  wait_for(lambda: len(node.counter.events) >= 3)
+  node.stop()
+  node.join()
+  # Each report is of all steps so far.
+  losses = [metrics['loss'] for metrics in node.counter.metrics]
+  assert losses == sorted(losses) and losses[-1] == node.learner.num_steps
+  assert node.counter.steps == node.learner.num_steps
+  assert node.saved() == (node.learner.num_steps,) * 2
+  assert node.counter.events[-1] == 'learner_done'
+  assert set(node.counter.events[:-1]) == {'save'}
+
+
+def test_a_learner_that_fails_is_saved_and_its_error_raised(tmp_path):
+  learner = FakeLearner()
+  learner.fails_at = 4
+  node = Node(tmp_path, learner)
+  with pytest.raises(ValueError, match='no such batch'):
+    node.worker.run()
+  assert node.saved() == (4, 4)
+  assert node.counter.events == ['save', 'learner_done']
+
+
+def test_a_step_that_outlasts_the_patience_is_waited_for(tmp_path):
+  learner = FakeLearner()
+  node = Node(tmp_path, learner).start()
+  wait_for(lambda: learner.num_steps >= 2)
+  learner.may_finish.clear()
+  wait_for(learner.stepping.is_set)
+  last = learner.num_steps + 1
+  node.stop()
+  time.sleep(0.5)  # Patience has run out.
+  assert checkpoints.latest(node.run_dir) is None
+  learner.may_finish.set()
+  node.join()
+  assert node.saved() == (last, last)
+
+
+@pytest.fixture
+def slow_writes(monkeypatch):
+  """Runs `during` within each checkpoint's writing, then gives it time to act."""
+  hooks = []
+  save = checkpoints.Saver.save
+
+  def slowly(saver):
+    for during in hooks:
+      during()
+    time.sleep(0.3)
+    save(saver)
+
+  monkeypatch.setattr(checkpoints.Saver, 'save', slowly)
+  return hooks.append
+
+
+def test_no_step_begins_while_the_last_checkpoint_is_written(
+    tmp_path, slow_writes):
+  learner = FakeLearner()
+  node = Node(tmp_path, learner).start()
+  wait_for(lambda: learner.num_steps >= 2)
+  learner.batch_there.clear()
+  time.sleep(0.1)  # By now the next step waits for its batch.
+  last = learner.num_steps
+  # Which comes after patience has run out, in the middle of the writing.
+  slow_writes(learner.batch_there.set)
+  learner.may_finish.clear()  # Half a step would stay half.
+  node.stop()
+  node.join()
+  assert node.saved() == (last, last)
+  learner.may_finish.set()
+
+
+def test_checkpoints_are_written_one_at_a_time(
+    tmp_path, slow_writes, monkeypatch):
+  monkeypatch.setattr(learner_node, '_REPORT_SECONDS', 0.)
+  node = Node(tmp_path, checkpoint_minutes=0.)
+  writing, overlaps = [], []
+
+  save = checkpoints.Saver.save
+
+  def watched(saver):
+    overlaps.extend(writing)
+    writing.append(threading.current_thread().name)
+    save(saver)
+    writing.pop()
+
+  monkeypatch.setattr(checkpoints.Saver, 'save', watched)
+  node.start()
+  # Stopped in the middle of a checkpoint that outlasts the patience.
+  wait_for(lambda: writing)
+  node.stop()
+  node.join()
+  time.sleep(0.5)
+  last = node.learner.num_steps
+  assert overlaps == []
+  assert node.saved() == (last, last)

@@ -1,0 +1,118 @@
+"""Rows, written and read."""
+
+import os
+
+import pytest
+
+from programs.runtime import records
+
+COLUMNS = ('timesteps', 'loss', 'episodes')
+
+
+def lines(path):
+  with open(path, newline='') as f:
+    return f.read().split('\r\n')
+
+
+@pytest.fixture
+def path(tmp_path):
+  return str(tmp_path / 'rows.csv')
+
+
+def test_rows_have_the_columns_in_their_order(path):
+  logger = records.CsvLogger(path, COLUMNS)
+  assert not os.path.exists(path)
+  logger.write({'episodes': 12345678, 'loss': 1 / 3, 'timesteps': 7, 'other': 1})
+  # Integers whole, floats with seven digits; what is missing is nan.
+  logger.write({'timesteps': 8, 'loss': 1e-9})
+  assert lines(path) == ['timesteps,loss,episodes', '7,0.3333333,12345678',
+                         '8,1e-09,nan', '']
+
+
+def test_rows_are_appended_without_a_second_header(path):
+  for timesteps in (1, 2):
+    records.CsvLogger(path, COLUMNS).write({'timesteps': timesteps})
+  assert lines(path) == ['timesteps,loss,episodes', '1,nan,nan', '2,nan,nan', '']
+
+
+def test_a_file_that_was_moved_away_begins_anew(path):
+  logger = records.CsvLogger(path, COLUMNS)
+  logger.write({'timesteps': 1})
+  os.rename(path, f'{path}.old')
+  logger.write({'timesteps': 2})
+  assert lines(path) == ['timesteps,loss,episodes', '2,nan,nan', '']
+
+
+def test_what_was_written_is_read(path):
+  logger = records.CsvLogger(path, COLUMNS)
+  rows = [{'timesteps': 7, 'loss': 0.25, 'episodes': 1},
+          {'timesteps': 8, 'loss': -1e-9, 'episodes': 2}]
+  for row in rows:
+    logger.write(row)
+  assert records.read(path) == rows
+
+
+def test_no_file_has_no_rows(path):
+  assert records.read(path) == []
+
+
+def test_a_row_that_is_not_whole_is_passed_over(path):
+  logger = records.CsvLogger(path, COLUMNS)
+  rows = [{'timesteps': 71, 'loss': 1.25e-09, 'episodes': 11},
+          {'timesteps': 82, 'loss': 2.25e-10, 'episodes': 22}]
+  for row in rows:
+    logger.write(row)
+  with open(path, 'rb') as f:
+    content = f.read()
+  for size in range(len(content)):
+    with open(path, 'wb') as f:
+      f.write(content[:size])
+    # The header's line is none of them.
+    whole = max(content[:size].count(b'\n') - 1, 0)
+    assert records.read(path) == rows[:whole], content[:size]
+
+
+def test_a_row_is_printed_in_one_line(capsys):
+  records.TerminalLogger().write({
+      'timesteps': 1234567, 'walltime_seconds': 61.6, 'episodes': 1000,
+      'timesteps_per_second': 2345.6, 'episode_return_mean_100': -3.456,
+      'learner_steps': 4321, 'learner_wait_fraction': 0.256})
+  assert capsys.readouterr().out.split() == (
+      '1,234,567 timesteps 62 s 2,346/s return -3.46 (1,000 episodes, 4,321 '
+      'learner steps, waiting 26%)').split()
+
+
+@pytest.mark.parametrize('obstacle', ['no directory', 'a directory in its place'])
+def test_rows_that_cannot_be_written_are_warned_of_once(
+    tmp_path, capsys, obstacle):
+  run_dir = tmp_path / 'run'
+  path = run_dir / records.PROGRESS_FILE
+  if obstacle == 'a directory in its place':
+    path.mkdir(parents=True)
+  logger = records.progress_logger(str(run_dir), verbose=False)
+  for timesteps in range(3):
+    logger.write({'timesteps': timesteps})
+  warning, = capsys.readouterr().err.splitlines()
+  assert warning.startswith(f'warning: {path} cannot be written (')
+
+  # Once the obstacle has gone, rows are kept again.
+  path.rmdir() if path.exists() else run_dir.mkdir()
+  logger.write({'timesteps': 3})
+  assert [row['timesteps'] for row in records.read(str(path))] == [3]
+
+
+def test_the_terminal_goes_on_where_the_file_cannot(tmp_path, capsys):
+  logger = records.progress_logger(str(tmp_path / 'missing'), verbose=True)
+  logger.write({name: 1 for name in records.PROGRESS_COLUMNS})
+  output = capsys.readouterr()
+  assert '1 timesteps' in output.out and 'cannot be written' in output.err
+
+
+def test_only_what_the_system_refuses_is_survived():
+  class Broken(records.TerminalLogger):
+
+    def write(self, data):
+      raise KeyError('a mistake of ours')
+
+  with pytest.raises(KeyError):
+    records.SurvivingLogger(Broken(), 'it').write({})

@@ -1,0 +1,165 @@
+"""Weights in shared memory: whole, of the right process, and the latest."""
+
+import multiprocessing
+import os
+
+from acme import core
+import numpy as np
+import pytest
+
+from programs.runtime import weights
+
+_SPAWN = multiprocessing.get_context('spawn')
+NAMES = ('policy', 'version')
+
+
+class Source(core.VariableSource):
+  """Serves variables of which each element is the version."""
+  version = 1
+
+  def get_variables(self, names):
+    collections = {'policy': [np.full([300, 200], self.version, np.float32),
+                              np.full([5], self.version, np.float32)],
+                   'version': [np.int64(self.version)]}
+    return [collections[name] for name in names]
+
+
+class Worker(Source):
+  """What a source of weights asks for the memory."""
+
+  def __init__(self, handle):
+    self.handle = handle
+
+  def shared_weights(self):
+    return self.handle
+
+
+def write_until_told(pipe):
+  source = Source()
+  shared = weights.SharedWeights(source, NAMES)
+  pipe.send(shared.handle)
+  while not pipe.poll():
+    source.version += 1
+    shared.publish()
+  pipe.send(source.version)
+
+
+def test_another_process_reads_both_collections_of_the_same_step():
+  ours, theirs = _SPAWN.Pipe()
+  writer = _SPAWN.Process(target=write_until_told, args=(theirs,))
+  writer.start()
+  try:
+    source = weights.SharedWeightsSource(ours.recv())
+    seen = []
+    while len(set(seen)) < 500:
+      (matrix, vector), (version,) = source.get_variables(NAMES)
+      assert (matrix == version).all() and (vector == version).all()
+      seen.append(version)
+    ours.send('stop')
+    last = ours.recv()
+    (matrix, vector), (version,) = source.get_variables(NAMES)
+    assert version == last and (matrix == last).all()
+  finally:
+    ours.send('done')
+    writer.join()
+  assert seen == sorted(seen)
+  assert matrix.shape == (300, 200) and matrix.dtype == np.float32
+  assert vector.shape == (5,)
+  assert version.dtype == np.int64
+  # What was read stays, though the other side has gone.
+  assert (matrix == last).all()
+
+
+def test_what_was_read_stays_when_there_are_others():
+  learner = Source()
+  shared = weights.SharedWeights(learner, NAMES)
+  source = weights.SharedWeightsSource(shared.handle)
+  first, (first_version,) = source.get_variables(NAMES)
+  learner.version = 2
+  # Nobody has published them yet.
+  assert source.get_variables(['version']) == [[1]]
+  shared.publish()
+  second, (second_version,) = source.get_variables(NAMES)
+  assert (first_version, second_version) == (1, 2)
+  assert all((x == 1).all() for x in first)
+  assert all((x == 2).all() for x in second)
+
+
+def test_collections_come_in_the_order_that_is_asked_for():
+  source = weights.SharedWeightsSource(
+      weights.SharedWeights(Source(), NAMES).handle)
+  (version,), policy = source.get_variables(['version', 'policy'])
+  assert version == 1 and [x.shape for x in policy] == [(300, 200), (5,)]
+  with pytest.raises(KeyError, match='critic.*policy, version'):
+    source.get_variables(['critic'])
+
+
+def test_memory_of_this_machine_is_used_and_told(capsys):
+  shared = weights.SharedWeights(Source(), NAMES)
+  source = weights.NearestSource(Worker(shared.handle), 'actor/3')
+  for _ in range(2):
+    assert source.get_variables(['version']) == [[1]]
+  line, = capsys.readouterr().out.splitlines()
+  assert line == 'actor/3: weights come from memory shared with the learner.'
+
+
+@pytest.mark.parametrize('what', ['nothing', 'pipe', 'short file', 'other memory'])
+def test_a_learner_on_another_machine_is_asked_itself_and_told(
+    tmp_path, capsys, what):
+  # What the path of its memory may be on this machine.
+  path = str(tmp_path / 'memory')
+  other = weights.SharedWeights(Source(), NAMES)
+  if what == 'pipe':
+    os.mkfifo(path)
+  elif what == 'short file':
+    with open(path, 'wb') as f:
+      f.write(b'short')
+  elif what == 'other memory':
+    path = other.handle.path
+  shared = weights.SharedWeights(Source(), NAMES)
+  far = Worker(shared.handle._replace(path=path))
+  far.version = 7  # Of which the memory knows nothing.
+  source = weights.NearestSource(far, 'evaluator')
+  assert source.get_variables(['version']) == [[7]]
+  line, = capsys.readouterr().out.splitlines()
+  assert line.startswith('evaluator: weights come through Courier')
+
+
+def hold(pipe, version):
+  """A learner's process: shares weights until it is killed."""
+  source = Source()
+  source.version = version
+  pipe.send(weights.SharedWeights(source, NAMES).handle)
+  pipe.recv()
+
+
+def test_a_learner_that_is_restarted_is_found_again(capsys):
+  class Learner(Source):
+    """A client of one; fails while it is away, as Courier does."""
+    handle = None
+
+    def shared_weights(self):
+      if self.handle is None:
+        raise RuntimeError('socket closed')
+      return self.handle
+
+  def start(version):
+    ours, theirs = _SPAWN.Pipe()
+    process = _SPAWN.Process(target=hold, args=(theirs, version), daemon=True)
+    process.start()
+    learner.handle = ours.recv()
+    return process
+
+  learner = Learner()
+  source = weights.NearestSource(learner, 'actor/0')
+  first = start(3)
+  assert source.get_variables(['version']) == [[3]]
+  first.kill()
+  first.join()
+  learner.handle = None
+  # Meanwhile, the last weights are good enough.
+  assert source.get_variables(['version']) == [[3]]
+  second = start(2)
+  assert source.get_variables(['version']) == [[2]]
+  second.kill()
+  assert capsys.readouterr().out.count('memory shared with the learner') == 2
