@@ -7,8 +7,10 @@ carry a leading axis of environments.
 import dataclasses
 import difflib
 import importlib
+import itertools
+import math
 import re
-from typing import Annotated, Any, Optional, Sequence
+from typing import Annotated, Any, Literal, Optional, Sequence
 import warnings
 
 from acme import specs
@@ -27,11 +29,44 @@ ATARI_FRAME_STACK = 4
 _FIRST = int(dm_env.StepType.FIRST)
 _MID = int(dm_env.StepType.MID)
 _LAST = int(dm_env.StepType.LAST)
+# How often an episode is begun again whose first observation is bad.
+_MAX_RESETS = 10
+
+OnBadNumber = Literal['stop', 'skip']
+
+
+class BadNumberError(Exception):
+  """An environment gave a number that is not finite; says which, in one line."""
 
 
 def is_experience(next_timestep: dm_env.TimeStep) -> np.ndarray:
   """Tells steps of the game [E] bool from resets, by what they led to."""
   return next_timestep.step_type != _FIRST
+
+
+def _is_finite(array: np.ndarray) -> bool:
+  """Tells whether all numbers are finite; squares that overflow count as not.
+
+  One call and no temporary: half the time of `np.isfinite` and `all`.
+  """
+  flat = array.reshape(-1)
+  return math.isfinite(flat.dot(flat))
+
+
+def bad_copies(timestep: dm_env.TimeStep) -> np.ndarray:
+  """Tells which environments [E] bool gave a number that is not finite."""
+  axes = tuple(range(1, timestep.observation.ndim))
+  return ~(np.isfinite(timestep.reward) &
+           np.isfinite(timestep.observation).all(axis=axes))
+
+
+def describe_bad_number(timestep: dm_env.TimeStep, copy: int) -> str:
+  """Says which number of an environment is not finite: 'reward is nan'."""
+  if not np.isfinite(timestep.reward[copy]):
+    return f'reward is {timestep.reward[copy]}'
+  observation = timestep.observation[copy]
+  index = tuple(np.argwhere(~np.isfinite(observation))[0])
+  return (f'observation[{", ".join(map(str, index))}] is {observation[index]}')
 
 
 class VectorEnvironment(dm_env.Environment):
@@ -45,10 +80,16 @@ class VectorEnvironment(dm_env.Environment):
   the FIRST step of a new episode, reward and discount 0: that transition is
   no experience. The discount of a LAST step is 0 where the episode terminated
   and 1 where it was truncated.
+
+  Rewards and observations are finite. An environment that gives another number
+  is an error, or has its episode cut there: the step is not shown, and a FIRST
+  step of a new episode follows in its place. What was before it bootstraps
+  from its last observation, as if it had been truncated.
   """
 
   def __init__(self, env: gymnasium.vector.VectorEnv, seed: int,
-               frames_first: bool):
+               frames_first: bool, game: str = 'the environment',
+               on_bad_number: OnBadNumber = 'stop'):
     """Wraps a vector environment.
 
     Args:
@@ -56,14 +97,22 @@ class VectorEnvironment(dm_env.Environment):
       seed: seeds every environment with a seed of its own.
       frames_first: whether observations are [frames, height, width], to be
         presented as [height, width, frames]; or channels in place of frames.
+      game: names it in errors.
+      on_bad_number: what to do about a reward or an observation that is not
+        finite: 'stop' raises an error, 'skip' cuts the episode.
     """
     self._env = env
     self.frames_first = frames_first
+    self._game = game
+    self._on_bad_number = on_bad_number
     self.num_envs = env.num_envs
     # 31 bits, because ale-py keeps seeds in a C int.
     self._seeds = (np.random.SeedSequence(seed).generate_state(env.num_envs)
                    & 0x7fffffff).astype(np.int64)
     self._step_type = np.full(env.num_envs, _LAST, np.int32)
+    # The step, of all, with which each environment's episode began.
+    self._num_steps = 0
+    self._began = np.zeros(env.num_envs, np.int64)
     space = env.single_observation_space
     self._dtype = np.uint8 if space.dtype == np.uint8 else np.float32
     action_space = env.single_action_space
@@ -72,16 +121,22 @@ class VectorEnvironment(dm_env.Environment):
     self._num_actions = int(action_space.n)
 
   def reset(self) -> dm_env.TimeStep:
+    """Begins an episode in every environment.
+
+    Raises:
+      BadNumberError: for an observation that is not finite.
+    """
     seeds: Any = self._seeds
     if not isinstance(self._env, vector_env.AtariVectorEnv):
       seeds = seeds.tolist()
     observation, _ = self._env.reset(seed=seeds)
     # Another reset starts other episodes.
     self._seeds = (self._seeds + self.num_envs) & 0x7fffffff
-    self._step_type = np.full(self.num_envs, _FIRST, np.int32)
+    self._began[:] = self._num_steps
     zeros = np.zeros(self.num_envs, np.float32)
-    return dm_env.TimeStep(self._step_type, zeros, zeros,
-                           self._observation(observation))
+    return self._checked(dm_env.TimeStep(
+        np.full(self.num_envs, _FIRST, np.int32), zeros, zeros,
+        self._observation(observation)))
 
   def step(self, action: np.ndarray) -> dm_env.TimeStep:
     """Steps every environment.
@@ -95,6 +150,7 @@ class VectorEnvironment(dm_env.Environment):
     Raises:
       ValueError: for actions of another shape, or that there are not; ale-py
         would wait for ever.
+      BadNumberError: for a reward or an observation that is not finite.
     """
     action = np.asarray(action)
     if (action.shape != (self.num_envs,) or action.dtype.kind not in 'iu' or
@@ -104,14 +160,54 @@ class VectorEnvironment(dm_env.Environment):
     was_last = self._step_type == _LAST
     observation, reward, terminated, truncated, _ = self._env.step(
         action + self._first_action)
-    self._step_type = np.where(
-        was_last, _FIRST,
-        np.where(terminated | truncated, _LAST, _MID)).astype(np.int32)
-    return dm_env.TimeStep(
-        step_type=self._step_type,
+    self._num_steps += 1
+    self._began[was_last] = self._num_steps
+    return self._checked(dm_env.TimeStep(
+        step_type=np.where(
+            was_last, _FIRST,
+            np.where(terminated | truncated, _LAST, _MID)).astype(np.int32),
         reward=np.where(was_last, 0, reward).astype(np.float32),
         discount=np.where(was_last | terminated, 0, 1).astype(np.float32),
-        observation=self._observation(observation))
+        observation=self._observation(observation)))
+
+  def _checked(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
+    """Returns a time step of finite numbers, and remembers its step type."""
+    if not _is_finite(timestep.reward) or (
+        self._dtype != np.uint8 and not _is_finite(timestep.observation)):
+      timestep = self._without_bad_numbers(timestep)
+    self._step_type = timestep.step_type
+    return timestep
+
+  def _without_bad_numbers(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
+    for resets in itertools.count():
+      is_bad = bad_copies(timestep)
+      if not is_bad.any():
+        break
+      copy = int(np.argmax(is_bad))
+      where = (f'{self._game}, copy {copy}, step '
+               f'{self._num_steps - self._began[copy]} of its episode: '
+               f'{describe_bad_number(timestep, copy)}')
+      if self._on_bad_number == 'stop':
+        raise BadNumberError(f'{where}; mend the environment, or train without '
+                             'such episodes by --on_bad_number skip.')
+      if resets == _MAX_RESETS:
+        raise BadNumberError(f'{where}, even after {resets} resets; mend the '
+                             'environment.')
+      timestep = self._cut(timestep, is_bad)
+    return timestep
+
+  def _cut(self, timestep: dm_env.TimeStep,
+           is_cut: np.ndarray) -> dm_env.TimeStep:
+    """Begins new episodes in some of the environments, [E] bool."""
+    observation, _ = self._env.reset(options={'reset_mask': is_cut})
+    observation = self._observation(observation)
+    self._began[is_cut] = self._num_steps
+    is_element_cut = is_cut.reshape(-1, *[1] * (observation.ndim - 1))
+    return dm_env.TimeStep(
+        step_type=np.where(is_cut, np.int32(_FIRST), timestep.step_type),
+        reward=np.where(is_cut, np.float32(0), timestep.reward),
+        discount=np.where(is_cut, np.float32(0), timestep.discount),
+        observation=np.where(is_element_cut, observation, timestep.observation))
 
   def _observation(self, observation: np.ndarray) -> np.ndarray:
     if self.frames_first:
@@ -241,6 +337,7 @@ def make_environment(
     frame_size: int = 84,
     repeat_action_probability: float = 0.0,
     num_threads: int = 1,
+    on_bad_number: OnBadNumber = 'stop',
 ) -> VectorEnvironment:
   """Makes `num_envs` copies of a game.
 
@@ -255,6 +352,7 @@ def make_environment(
     frame_size: height and width of an Atari frame, in pixels.
     repeat_action_probability: stickiness of Atari actions.
     num_threads: threads that step Atari environments.
+    on_bad_number: see `VectorEnvironment`.
 
   Returns:
     The vector environment.
@@ -283,7 +381,8 @@ def make_environment(
         img_width=frame_size, stack_num=ATARI_FRAME_STACK, noop_max=30,
         repeat_action_probability=repeat_action_probability,
         reward_clipping=False, use_fire_reset=False)
-    return VectorEnvironment(atari, seed, frames_first=True)
+    return VectorEnvironment(atari, seed, frames_first=True, game=game,
+                             on_bad_number=on_bad_number)
 
   spec = _gymnasium_spec(game)
   try:
@@ -306,7 +405,8 @@ def make_environment(
         f'game {game!r} has observations {validation.shown(space)}; this agent '
         'needs a Box of pixels [height, width, channels] or a vector, with '
         'elements.')
-  return VectorEnvironment(env, seed, _is_channels_first(space.shape))
+  return VectorEnvironment(env, seed, _is_channels_first(space.shape), game,
+                           on_bad_number)
 
 
 def _is_channels_first(shape: Sequence[int]) -> bool:
@@ -322,10 +422,14 @@ class EnvironmentConfig:
     game: an ALE game name, or a Gymnasium id with discrete actions.
     frame_size: height and width of an Atari frame, in pixels.
     repeat_action_probability: stickiness of Atari actions.
+    on_bad_number: what to do about a reward or an observation that is not
+      finite: 'stop' ends the run, saying which it was; 'skip' cuts the episode
+      before it, and counts it as one of `bad_numbers` in the progress.
   """
   game: str = 'pong'
   frame_size: Annotated[int, Field(ge=16, le=1024)] = 42
   repeat_action_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+  on_bad_number: OnBadNumber = 'stop'
 
   def __post_init__(self):
     validation.check(self)
@@ -334,7 +438,8 @@ class EnvironmentConfig:
     """Calls `make_environment` with these settings."""
     return make_environment(
         self.game, num_envs, seed, frame_size=self.frame_size,
-        repeat_action_probability=self.repeat_action_probability)
+        repeat_action_probability=self.repeat_action_probability,
+        on_bad_number=self.on_bad_number)
 
   def try_out(self, seed: int) -> specs.EnvironmentSpec:
     """Makes an environment, and takes its first step.

@@ -19,6 +19,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
+from agents import environments
 from agents.impala_ppo import builder as builder_lib
 from programs.nodes import evaluator
 from programs.runtime import checkpoints
@@ -31,7 +32,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   with settings_lib.errors_in_one_line():
     command = settings_lib.parse_evaluate(sys.argv[1:] if argv is None else argv)
     settings = settings_lib.load(command.run_dir)
-    path = checkpoints.latest(command.run_dir)
+    path = checkpoints.latest(
+        command.run_dir, lambda line: print(f'evaluate: {line}', file=sys.stderr))
     if path is None:
       raise ValueError(f'{command.run_dir} holds no whole checkpoint.')
     environment_spec = settings.environment.try_out(command.seed)
@@ -47,9 +49,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       {'actor_critic': networks.actor_critic}))
   policy = builder.make_policy(networks, environment_spec, evaluation=True)
   actor = builder.make_actor(command.seed, policy)
-  returns = evaluator.play_episodes(
-      environment, actor, command.episodes,
-      command.max_episode_steps or settings.run.max_episode_steps)
+  try:
+    returns = evaluator.play_episodes(
+        environment, actor, command.episodes,
+        command.max_episode_steps or settings.run.max_episode_steps)
+  except environments.BadNumberError as e:
+    print(f'evaluate: error: {e}', file=sys.stderr)
+    return 1
   environment.close()
   print(f'{settings.environment.game}, {path}, {len(returns)} episodes: '
         f'mean {np.mean(returns):.2f}, standard deviation '

@@ -18,7 +18,7 @@ if __name__ == '__main__':
 import contextlib
 import os
 import socket
-from typing import Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from acme import specs
 import tensorflow as tf
@@ -28,8 +28,11 @@ from launch.engines import local
 from programs import config as run_config
 from programs import impala_ppo
 from programs import sizes
+from programs.nodes import counter
 from programs.runtime import checkpoints
 from programs.runtime import doors
+from programs.runtime import locks
+from programs.runtime import records
 
 
 def _prepare(argv: Sequence[str]
@@ -38,14 +41,14 @@ def _prepare(argv: Sequence[str]
   command, settings = settings_lib.parse_train(argv)
   run_dir = settings.run.run_dir
   if not command.resume and os.path.isdir(run_dir) and (
-      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, local.LOGS}):
+      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, local.LOGS,
+                                  locks.FILE}):
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
   # May start this command anew, in a network of its own.
   doors.enter(settings.run.listen, settings.run.isolate,
               threads=command.lp_launch_type == 'local_mt')
-  _check_ports(settings.run)
   return command, settings
 
 
@@ -74,14 +77,26 @@ def _devices(num_gpus: Optional[int]) -> list[str]:
   return [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0']
 
 
-def _check_checkpoint(settings: settings_lib.Settings,
-                      builder: builder_lib.ImpalaPPOBuilder,
+def _say(line: str) -> None:
+  print(f'train: {line}', flush=True)
+
+
+def _check_space(run_dir: str, builder: builder_lib.ImpalaPPOBuilder,
+                 environment_spec: specs.EnvironmentSpec):
+  def size(variables: Sequence[tf.Variable]) -> int:
+    return sum(v.shape.num_elements() * v.dtype.size for v in variables)
+
+  with tf.Graph().as_default():  # In which no variable takes any memory.
+    networks = builder.make_networks(environment_spec)
+    networks.create_variables()
+    decoder = networks.decoder.variables if networks.decoder else ()
+    checkpoints.check_space(
+        run_dir, size([*networks.actor_critic.variables, *decoder]),
+        size(networks.trainable_variables))
+
+
+def _check_checkpoint(path: str, builder: builder_lib.ImpalaPPOBuilder,
                       environment_spec: specs.EnvironmentSpec):
-  run_dir = settings.run.run_dir
-  path = checkpoints.discard_broken(run_dir)
-  if path is None:
-    raise ValueError(f'{run_dir} holds no whole checkpoint to resume from; '
-                     'start anew in another --run_dir.')
   networks = builder.make_networks(environment_spec)
   networks.create_variables()
   checkpoints.check_matches(path, networks.actor_critic.variables,
@@ -90,10 +105,65 @@ def _check_checkpoint(settings: settings_lib.Settings,
     checkpoints.check_matches(path, networks.decoder.variables, 'decoder')
 
 
+def _newest_checkpoint(run_dir: str) -> str:
+  path = checkpoints.discard_broken(run_dir, _say)
+  if path is None:
+    raise ValueError(f'{run_dir} holds no whole checkpoint to resume from; '
+                     'start anew in another --run_dir.')
+  return path
+
+
+def _why_done(run: run_config.RunConfig,
+              progress: Mapping[str, Any]) -> Optional[str]:
+  """Returns why a run that was to be resumed has nothing left to do, or None."""
+  timesteps = progress['counts'].get('actor_steps', 0)
+  if timesteps >= run.max_timesteps:
+    return (f'has reached its budget, with {timesteps:,} of {run.max_timesteps:,} '
+            'timesteps; give a larger --max_timesteps to go on')
+  returns = counter.ReturnsWindow()
+  returns.extend(progress['returns'])
+  if run.target_return is not None and returns.is_full and (
+      returns.mean() >= run.target_return):
+    return (f'has reached its target, with a mean return of {returns.mean():g}; '
+            'give a higher --target_return to go on')
+  return None
+
+
+def _go_back_to(run_dir: str, progress: Mapping[str, Any]) -> None:
+  """Makes the records of a run those of its newest checkpoint."""
+  timesteps = progress['counts'].get('actor_steps', 0)
+  for file in (records.PROGRESS_FILE, records.EVALUATION_FILE):
+    try:
+      num_rows = records.cut_after(run_dir, file, timesteps)
+    except OSError as e:
+      _say(f'warning: {file} cannot be cut at the checkpoint ({e}).')
+      continue
+    if num_rows:
+      _say(f'{file}: moved {num_rows} rows past the {timesteps:,} timesteps of the '
+           f'checkpoint to {file}.cut.')
+  records.KeptState(run_dir).discard()
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains until done or told to stop; returns the exit code."""
+  with contextlib.ExitStack() as stack:
+    return _train(sys.argv[1:] if argv is None else argv, stack)
+
+
+def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
+  """Trains, holding the run's directory for as long as the stack is there."""
   with settings_lib.errors_in_one_line():
-    command, settings = _prepare(sys.argv[1:] if argv is None else argv)
+    command, settings = _prepare(argv)
+    run_dir = settings.run.run_dir
+    if command.resume:
+      lock = stack.enter_context(locks.held(run_dir))
+      checkpoint = _newest_checkpoint(run_dir)
+      progress = checkpoints.progress(checkpoint)
+      done = _why_done(settings.run, progress)
+      if done is not None:
+        _say(f'{run_dir} {done}.')
+        return 0
+    _check_ports(settings.run)
     environment_spec = settings.environment.try_out(settings.run.seed)
     builder = builder_lib.ImpalaPPOBuilder(
         settings.agent, _devices(settings.run.num_gpus))
@@ -103,21 +173,26 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     sizes.check(settings.agent, settings.run, environment_spec,
                 threads=command.lp_launch_type == 'local_mt')
     if command.resume:
-      _check_checkpoint(settings, builder, environment_spec)
+      _check_checkpoint(checkpoint, builder, environment_spec)
     try:
-      os.makedirs(settings.run.run_dir, exist_ok=True)
+      os.makedirs(run_dir, exist_ok=True)
+      if not command.resume:
+        lock = stack.enter_context(locks.held(run_dir))
+      _check_space(run_dir, builder, environment_spec)
       settings_lib.save(settings)
-    except (OSError, ValueError) as e:
+    except OSError as e:
       raise ValueError(f'nothing can be written to run_dir ({e}); give another '
                        '--run_dir.') from None
+    if command.resume:
+      _go_back_to(run_dir, progress)
 
-  print(f'Training on {settings.environment.game} into {settings.run.run_dir}; '
-        'the nodes take a moment to start.', flush=True)
+  print(f'Training on {settings.environment.game} into {run_dir}; the '
+        'nodes take a moment to start.', flush=True)
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
-  return local.run_program(program, command.lp_launch_type,
-                           settings.run.run_dir, settings.run.restart)
+  return local.run_program(program, command.lp_launch_type, run_dir,
+                           settings.run.restart, keep_open=[lock])
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ from typing import Any, Callable
 from acme import specs
 import launchpad as lp
 
+from agents import environments
 from agents.impala_ppo import builder as builder_lib
 from programs import config as config_lib
 from programs.nodes import actor as actor_node
@@ -89,4 +90,7 @@ def _in_node(launcher: processes.Process, listen: str,
   """Calls what a node runs, in its process, with the program's end."""
   processes.own(launcher)
   doors.check(listen)
-  return function(*args, should_stop=lp.stop_event())
+  try:
+    return function(*args, should_stop=lp.stop_event())
+  except environments.BadNumberError as e:
+    processes.end_run(str(e), launcher)

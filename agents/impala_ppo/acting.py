@@ -10,6 +10,7 @@ import dm_env
 import numpy as np
 import tensorflow as tf
 
+from agents import environments
 from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import ops
 
@@ -199,11 +200,15 @@ class SingleEnvironmentActor(core.Actor):
     self._actor.update(wait)
 
   def _timesteps(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
-    return dm_env.TimeStep(
+    batch = dm_env.TimeStep(
         np.asarray(timestep.step_type)[None],
         _single_number('rewards', timestep.reward),
         _single_number('discounts', timestep.discount),
         self._batch_of_one(timestep.observation))
+    if environments.bad_copies(batch).any():
+      raise environments.BadNumberError(
+          f'{environments.describe_bad_number(batch, 0)}; mend the environment.')
+    return batch
 
   def _batch_of_one(self, observation: types.NestedArray) -> np.ndarray:
     observation = np.asarray(observation)

@@ -101,6 +101,7 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
       networks.create_variables()
       self._num_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
       self._learning_rate = tf.Variable(config.learning_rate, trainable=False)
+      self._skipped_updates = tf.Variable(0, dtype=tf.int64, trainable=False)
       self._optimizer = ops.adam(self._learning_rate,
                                  epsilon=config.adam_epsilon)
       # Its moments have to exist before a checkpoint can be restored.
@@ -122,11 +123,13 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     fetched = time.perf_counter()
     with self._updating:
       self._metrics, priorities, served = self._distributed_step(batch)
-      if priorities is not None:
-        self._update_priorities(batch, priorities)
       self._publish(served)
       if self._counter is not None:
         self._counter.increment(steps=1)
+    # Nobody waits for a shard that does not answer but who steps.
+    if priorities is not None:
+      self._update_priorities(batch, priorities)
+    with self._updating:
       self._wait_seconds += fetched - start
       self._step_seconds += time.perf_counter() - start
       self._steps_since_metrics += 1
@@ -159,13 +162,29 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
         tf.distribute.ReduceOp.SUM, gradients)
     gradients, gradient_norm = tf.clip_by_global_norm(
         gradients, config.max_gradient_norm)
-    self._optimizer.apply(gradients, networks.trainable_variables)
+    self._apply(gradients, gradient_norm)
 
     metrics = {name: total_over_replicas(x) for name, x in metrics.items()}
     metrics['gradient_norm'] = gradient_norm
+    metrics['skipped_updates'] = tf.convert_to_tensor(self._skipped_updates)
     metrics['learning_rate'] = tf.convert_to_tensor(self._learning_rate)
     metrics['policy_lag'] = self._mean_lag(num_steps - batch.policy_version)
     return metrics, priorities
+
+  def _apply(self, gradients: Sequence[tf.Tensor], norm: tf.Tensor) -> None:
+    """Updates the networks, unless the gradients' norm is not finite.
+
+    Such gradients would leave weights, and so gradients, that never are again.
+    """
+    def update():
+      self._optimizer.apply(gradients, self._networks.trainable_variables)
+      return tf.zeros([], tf.int64)
+
+    def skip():
+      return tf.ones([], tf.int64)
+
+    self._skipped_updates.assign_add(
+        tf.cond(tf.math.is_finite(norm), update, skip))
 
   def _update_normalizer(self, observation: tf.Tensor, num_steps: tf.Tensor):
     """Updates the mean over all batches so far, and later over recent ones."""
@@ -197,7 +216,8 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
           v.numpy() for v in self._strategy.experimental_local_results(values)])
 
     keys, shards = gather(batch.key), gather(batch.shard)
-    priorities = gather(priorities)
+    # Reverb takes no other than finite ones. With 0 it is not drawn again.
+    priorities = np.nan_to_num(gather(priorities), nan=0., posinf=0.)
     replayed = slice(self._config.online_batch_size, None)
     sums: dict[tuple, list[float]] = {}
     for shard, key, priority in zip(shards[replayed], keys[replayed],
@@ -240,9 +260,10 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
   def metrics(self) -> dict[str, float]:
     """Returns the latest losses, and rates since the previous call.
 
-    `wait_fraction` is the part of the learner's time spent waiting for data,
-    `timesteps_per_second` counts timesteps learned from, replayed ones too, and
-    `policy_lag` the learner steps between acting and learning, over the
+    `skipped_updates` counts the gradients so far that were not finite, and so
+    not applied. `wait_fraction` is the part of the learner's time spent waiting
+    for data, `timesteps_per_second` counts timesteps learned from, replayed ones
+    too, and `policy_lag` the learner steps between acting and learning, over the
     batch's online part.
     """
     with self._updating:

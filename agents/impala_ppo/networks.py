@@ -87,6 +87,7 @@ class Normalizer(snt.Module):
     """Moves the statistics by `rate` in [0, 1] towards a batch's `moments`.
 
     They become those of a mixture that has a weight of `rate` on the batch.
+    Those that would not be finite stay as they are.
     """
     # Read once: the assignments below must not change what they are made of.
     old_mean = tf.identity(self.mean)
@@ -97,8 +98,10 @@ class Normalizer(snt.Module):
     if self._is_image:
       variance, between = tf.reduce_mean(variance), tf.reduce_mean(between)
     new_variance = (1. - rate) * old_variance + rate * variance + between
-    self.mean.assign(old_mean + rate * difference)
-    self.variance.assign(new_variance)
+    # A mean that is not finite makes its variance so, too.
+    is_finite = tf.math.is_finite(new_variance)
+    self.mean.assign(tf.where(is_finite, old_mean + rate * difference, old_mean))
+    self.variance.assign(tf.where(is_finite, new_variance, old_variance))
 
 
 class Encoder(snt.Module):

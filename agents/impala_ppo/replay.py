@@ -87,8 +87,9 @@ def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
               'key': tf.repeat(sample.info.key, num_envs),
               'shard': tf.repeat(shard, num_envs)}
 
-    return items.map(split,
-                     num_parallel_calls=num_workers if ahead else None).unbatch()
+    split_items = items.map(
+        split, num_parallel_calls=num_workers if ahead else None)
+    return split_items.unbatch().filter(trajectories.is_sound)
 
   info = reverb.Client(addresses[0]).server_info()
   table_signature = info[table].signature

@@ -114,6 +114,20 @@ def by_environment(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
   } | {'policy_version': version}
 
 
+def is_sound(columns: dict[str, tf.Tensor]) -> tf.Tensor:
+  """Tells whether a trajectory, in columns [rows, ...], can be learned from.
+
+  All its numbers are finite, and its actions are those of the game. That holds
+  for all that actors write; but any client can insert items.
+  """
+  num_actions = columns['behaviour_logits'].shape[-1]
+  action = columns['action']
+  return tf.reduce_all([
+      tf.reduce_all((action >= 0) & (action < num_actions)),
+      *(tf.reduce_all(tf.math.is_finite(column)) for column in columns.values()
+        if column.dtype.is_floating)])
+
+
 def from_rows(columns: dict[str, tf.Tensor], frame_stack: int) -> Trajectories:
   """Makes a batch of columns [B, rows, ...], and of `key` and `shard` [B]."""
   columns = dict(columns)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Optional, TextIO
+from typing import Optional, Sequence, TextIO
 
 from acme.utils import loggers
 import launchpad as lp
@@ -34,7 +34,8 @@ LOGS = 'logs'
 
 
 def run_program(program: lp.Program, launch_type: str,
-                run_dir: Optional[str] = None, restarts: bool = True) -> int:
+                run_dir: Optional[str] = None, restarts: bool = True,
+                keep_open: Sequence[int] = ()) -> int:
   """Runs a program to its end; returns the exit code.
 
   Args:
@@ -44,6 +45,8 @@ def run_program(program: lp.Program, launch_type: str,
       `restarts.csv`; None for neither.
     restarts: whether processes that end by themselves are restarted. Threads
       are not: one that fails ends the program.
+    keep_open: file descriptors that processes inherit, such as that of a lock
+      which is to last as long as any of them.
 
   Returns:
     0 if the program was done or told to stop, else 1.
@@ -52,7 +55,7 @@ def run_program(program: lp.Program, launch_type: str,
   lp.flags.FLAGS(sys.argv[:1])
   if launch_type == 'local_mt':
     return _run_threads(program)
-  return _Supervisor(program, run_dir, restarts).run()
+  return _Supervisor(program, run_dir, restarts, keep_open).run()
 
 
 def _run_threads(program: lp.Program) -> int:
@@ -87,14 +90,17 @@ class _Node:
   """The process of a node, and its output."""
 
   def __init__(self, title: str, command: list[str], env: dict[str, str],
-               log_dir: Optional[str]):
+               log_dir: Optional[str], keep_open: Sequence[int]):
     self.title = title
     self._command = command
     self._env = env
+    self._keep_open = keep_open
     self.log: Optional[str] = None
     if log_dir is not None:
       self.log = os.path.join(log_dir, title.replace('/', '_') + '.log')
     self.last_line = 'nothing'
+    # Why it ends the run, if it says so.
+    self.ends_run: Optional[str] = None
     self.ended_at = 0.
 
   def start(self, restarts: int) -> None:
@@ -104,6 +110,7 @@ class _Node:
     self._process = subprocess.Popen(
         self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, preexec_fn=os.setpgrp,
+        pass_fds=self._keep_open,
         env={**self._env, processes.NODE_VARIABLE: self.title,
              processes.RESTARTS_VARIABLE: str(restarts),
              processes.ENDED_AT_VARIABLE: str(self.ended_at)})
@@ -125,7 +132,11 @@ class _Node:
     for raw in self._process.stdout:  # type: ignore[union-attr]
       line = raw.decode(errors='replace').rstrip()
       self.last_line = line or self.last_line
-      _print(f'[{self.title}] {line}')
+      if line.startswith(processes.ENDS_RUN_BECAUSE):
+        # The supervisor's last line, and so not one of many.
+        self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
+      else:
+        _print(f'[{self.title}] {line}')
       if self.log is not None:
         # A full disk must not stop the node, which waits for its reader.
         with contextlib.suppress(OSError), open(self.log, 'a') as f:
@@ -136,7 +147,7 @@ class _Supervisor:
   """Starts the nodes, restarts those that end, and stops them all."""
 
   def __init__(self, program: lp.Program, run_dir: Optional[str],
-               restarts: bool):
+               restarts: bool, keep_open: Sequence[int]):
     log_dir = None
     self._record: loggers.Logger = loggers.NoOpLogger()
     if run_dir is not None:
@@ -146,7 +157,7 @@ class _Supervisor:
                                         records.RESTARTS_COLUMNS)
     self._nodes = [
         _Node(command.title, [*command.command_as_list, *_NODE_FLAGS],
-              {**_environment(), **command.env_overrides}, log_dir)
+              {**_environment(), **command.env_overrides}, log_dir, keep_open)
         for command in _commands(program)]
     self._policy = supervision.RestartPolicy(restarts)
     self._why: Optional[str] = None
@@ -183,6 +194,8 @@ class _Supervisor:
       if code is None:
         continue
       now = time.time()
+      if code == processes.ENDS_RUN and node.ends_run:
+        return f'error: {node.title}: {node.ends_run}'
       if not node.ended_at:
         node.ended_at = now
         how = supervision.describe_exit(code)

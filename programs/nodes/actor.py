@@ -68,6 +68,7 @@ class VectorEnvironmentLoop(core.Worker):
     reported = time.monotonic()
     timestep = self._environment.reset()
     self._actor.observe_first(timestep)
+    num_ended = 0
     while not self._should_stop.is_set() and num_steps != 0:
       action = self._actor.select_action(timestep.observation)
       self._step_began = time.monotonic()
@@ -78,9 +79,13 @@ class VectorEnvironmentLoop(core.Worker):
 
       episode_returns += timestep.reward
       last = timestep.step_type == dm_env.StepType.LAST
-      reporter.add(int(environments.is_experience(timestep).sum()),
-                   episode_returns[last].tolist())
-      episode_returns[last] = 0.
+      ended = episode_returns[last].tolist()
+      num_timesteps = int(environments.is_experience(timestep).sum())
+      # A reset that follows no end is of an episode that was cut.
+      num_cut = len(last) - num_timesteps - num_ended
+      reporter.add(num_timesteps, ended, num_cut)
+      episode_returns[timestep.step_type != dm_env.StepType.MID] = 0.
+      num_ended = len(ended)
       if num_steps is not None:
         num_steps -= 1
       now = time.monotonic()

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import threading
 import time
 from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
@@ -48,8 +49,9 @@ class ReturnsWindow:
 class RunCounter(core.Worker, core.Saveable):
   """What all nodes report to; its rows are the run's progress.
 
-  Counts are `actor_steps` (timesteps), `actor_episodes`, `learner_steps` and
-  `walltime` (seconds, over all resumptions).
+  Counts are `actor_steps` (timesteps), `actor_episodes`, `bad_numbers` (numbers
+  that were not finite), `learner_steps` and `walltime` (seconds, over all
+  resumptions).
   """
 
   def __init__(
@@ -95,12 +97,22 @@ class RunCounter(core.Worker, core.Saveable):
     """Takes note of what a node that is starting waits for."""
     self._waits_for[node] = waits_for
 
-  def record_acting(self, timesteps: int, returns: Sequence[float]) -> None:
-    """Adds timesteps, and the raw returns of episodes that have ended."""
+  def record_acting(self, timesteps: int, returns: Sequence[float],
+                    bad_numbers: int = 0) -> None:
+    """Adds what an actor has done.
+
+    Args:
+      timesteps: that are new.
+      returns: the raw returns of episodes that have ended. Those that are not
+        finite count as bad numbers, and towards no mean.
+      bad_numbers: episodes that were cut where a number was not finite.
+    """
+    finite = [value for value in returns if math.isfinite(value)]
     with self._lock:
-      self._returns.extend(returns)
-      self._counter.increment(actor_steps=timesteps,
-                              actor_episodes=len(returns))
+      self._returns.extend(finite)
+      self._counter.increment(
+          actor_steps=timesteps, actor_episodes=len(returns),
+          bad_numbers=bad_numbers + len(returns) - len(finite))
 
   def record_learning(self, num_steps: int, metrics: Mapping[str, float]) -> None:
     """Takes all of the learner's steps so far, and its latest metrics.
@@ -157,9 +169,15 @@ class RunCounter(core.Worker, core.Saveable):
         mean = self._returns.mean() if self._returns.is_full else None
       self._limiter.check(self._counter.get_counts(), mean)
     if not self._is_starting():
-      # A resumed run goes on from the checkpoint, so the last row is as that.
-      saved = self._saved if self._learner_done.wait(_FAREWELL_SECONDS) else None
-      self._logger.write(self._row(saved or self._state()))
+      is_done = self._learner_done.wait(_FAREWELL_SECONDS)
+      state = self._state()
+      if is_done and self._saved:
+        # A resumed run goes on from the checkpoint, so the last row is as that.
+        # The learner saves first, and then tells how many steps that were.
+        counts = {**self._saved['counts'],
+                  'learner_steps': state['counts'].get('learner_steps', 0)}
+        state = {**self._saved, 'counts': counts}
+      self._logger.write(self._row(state))
     self._logger.close()
 
   def _state(self) -> Mapping[str, Any]:
@@ -207,6 +225,7 @@ class RunCounter(core.Worker, core.Saveable):
             metrics.pop('timesteps_per_second', 0.), 1),
         'learner_wait_fraction': round(metrics.pop('wait_fraction', 1.), 4),
         'restarts': self._count_restarts(),
+        'bad_numbers': counts.get('bad_numbers', 0),
         **metrics,
     }
 

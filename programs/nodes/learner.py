@@ -54,11 +54,16 @@ class LearnerWorker(core.VariableSource, core.Worker):
     self._reports = reports.Background()
     checkpoint = checkpoints.checkpoint_of(learner.state,
                                            reports.CounterState(counter))
-    newest = checkpoints.latest(run_dir)
+    newest = checkpoints.discard_broken(
+        run_dir, lambda line: print(f'learner: {line}', flush=True))
     if newest is not None:
       checkpoints.restore(newest, checkpoint)
       learner.on_restore()
-    self._saver = checkpoints.Saver(checkpoint, run_dir, checkpoint_minutes)
+      # What the counter said of it may be older.
+      self._reports.start(counter.record_learning, learner.num_steps, {})
+    self._saver = checkpoints.Saver(
+        checkpoint, run_dir, checkpoint_minutes,
+        checkpoints.variables_of(learner.state))
     self._first_step = learner.num_steps
     processes.say_if_back(
         'learner', f'steps after {self._first_step:,}, that of the newest '
@@ -88,9 +93,10 @@ class LearnerWorker(core.VariableSource, core.Worker):
       with self._learner.paused():
         # Without a step there is nothing to save, nor perhaps a counter to tell.
         if self._learner.num_steps > self._first_step:
+          self._saver.save()
+          self._reports.wait(_LAST_REPORT_SECONDS)
           self._report()
           self._reports.wait(_LAST_REPORT_SECONDS)
-          self._saver.save()
           self._reports.start(self._counter.learner_done)
           self._reports.wait(_LAST_REPORT_SECONDS)
 
@@ -102,8 +108,8 @@ class LearnerWorker(core.VariableSource, core.Worker):
       if time.monotonic() >= next_report:
         # Holds the last checkpoint up until this one is whole.
         with self._learner.paused():
-          self._report()
           self._saver.save_if_due()
+          self._report()
         next_report = time.monotonic() + _REPORT_SECONDS
 
   def _report(self):

@@ -1,60 +1,194 @@
 """The checkpoints of a run: saved, found, checked and restored here.
 
 A checkpoint holds `learner`, the learner's state, and `progress`, the
-counter's. The newest three are kept.
+counter's. The newest three are kept, as `ckpt-N` with a growing number. Which
+there are is told by the files themselves: TensorFlow's index of them, the file
+`checkpoint`, is written for other tools, and never read.
 """
 
+import contextlib
 import os
+import re
+import shutil
 import time
-from typing import Any, Iterable, Mapping, Optional
+from typing import Any, Callable, Iterable, Mapping, Optional
 
 from acme import core
 from acme.tf import savers
+import numpy as np
 import tensorflow as tf
 
 SUBDIRECTORY = 'checkpoints'
+_KEPT = 3
+_FILE = re.compile(r'ckpt-(\d+)\.(index|data-\d+-of-\d+)')
+# What a writer leaves that is killed.
+_LEFTOVER = re.compile(r'ckpt-\d+_temp|.*\.tempstate\d+|checkpoint\.new')
+_BROKEN = 'broken-'
+# For a run's other files.
+_SPARE_BYTES = 1 << 20
 
 
 def directory(run_dir: str) -> str:
   return os.path.join(run_dir, SUBDIRECTORY)
 
 
-def latest(run_dir: str) -> Optional[str]:
-  """Returns the newest checkpoint of a run that is whole, or None.
+def _numbers(run_dir: str) -> list[int]:
+  """Returns the numbers of all checkpoints, whole or not, newest first."""
+  try:
+    files = os.listdir(directory(run_dir))
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  return sorted({int(match[1]) for match in map(_FILE.fullmatch, files) if match},
+                reverse=True)
 
-  Every tensor is read, checksums included, so that one which was being
-  written when the machine went down is passed over for the one before it.
+
+def _path(run_dir: str, number: int) -> str:
+  return os.path.join(directory(run_dir), f'ckpt-{number}')
+
+
+def _files(path: str) -> list[str]:
+  """Returns the files of a checkpoint that there are."""
+  folder, name = os.path.split(path)
+  if not os.path.isdir(folder):
+    return []
+  return [os.path.join(folder, file) for file in os.listdir(folder)
+          if _FILE.fullmatch(file) and file.startswith(f'{name}.')]
+
+
+def _fault(path: str) -> Optional[str]:
+  """Returns what is wrong with a checkpoint, or None.
+
+  Every tensor is read, checksums included, which tells one that was being
+  written when the machine went down.
   """
-  state = tf.train.get_checkpoint_state(directory(run_dir))
-  if state is None:
-    return None
-  for path in reversed(state.all_model_checkpoint_paths):
-    try:
-      reader = tf.train.load_checkpoint(path)
-      for name in reader.get_variable_to_shape_map():
-        reader.get_tensor(name)
-      return path
-    except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
-      continue
+  try:
+    reader = tf.train.load_checkpoint(path)
+    for name, dtype in reader.get_variable_to_dtype_map().items():
+      value = reader.get_tensor(name)
+      if dtype.is_floating and not np.isfinite(value).all():
+        return f'it holds numbers that are not finite ({name})'
+  except (tf.errors.OpError, ValueError, RuntimeError, IndexError, OSError) as e:
+    return f'it cannot be read whole ({one_line(e)})'
   return None
 
 
-def discard_broken(run_dir: str) -> Optional[str]:
-  """Makes the newest whole checkpoint the one that training resumes from.
+def one_line(error: Exception) -> str:
+  """Returns what an error says, without where in a graph it was raised."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  nodes = [i for i, line in enumerate(lines) if line.startswith('Node: ')]
+  return lines[nodes[0] + 1 if nodes and nodes[0] + 1 < len(lines) else 0].strip()
+
+
+def latest(run_dir: str,
+           say: Callable[[str], None] = lambda line: None) -> Optional[str]:
+  """Returns the newest checkpoint of a run that can be used, or None.
+
+  It is whole, and all its numbers are finite.
 
   Args:
     run_dir: a run's directory.
+    say: is told, in a line each, why newer ones are passed over.
+  """
+  for number in _numbers(run_dir):
+    path = _path(run_dir, number)
+    fault = _fault(path)
+    if fault is None:
+      return path
+    say(f'checkpoint {os.path.basename(path)} is passed over: {fault}.')
+  return None
+
+
+def discard_broken(run_dir: str,
+                   say: Callable[[str], None] = lambda line: None
+                   ) -> Optional[str]:
+  """Leaves only checkpoints that can be used, and nothing half written.
+
+  Those that cannot be used are renamed, and stay. To be called by who alone
+  writes to the run's directory.
+
+  Args:
+    run_dir: a run's directory.
+    say: is told, in a line each, what is discarded and why.
 
   Returns:
-    That checkpoint's path, or None where there is none.
+    The newest checkpoint, which training resumes from, or None.
   """
-  path = latest(run_dir)
-  state = tf.train.get_checkpoint_state(directory(run_dir))
-  if path is not None and state.model_checkpoint_path != path:
-    paths = list(state.all_model_checkpoint_paths)
-    tf.compat.v1.train.update_checkpoint_state(
-        directory(run_dir), path, paths[:paths.index(path) + 1])
-  return path
+  newest = None
+  for number in _numbers(run_dir):
+    path = _path(run_dir, number)
+    if newest is not None and not os.path.exists(f'{path}.index'):
+      _remove(path)  # Which was under way when its writer was killed.
+      continue
+    fault = _fault(path)
+    if fault is None:
+      newest = newest or path
+      continue
+    for file in _files(path):
+      folder, name = os.path.split(file)
+      os.replace(file, os.path.join(folder, f'{_BROKEN}{name}'))
+    say(f'checkpoint {os.path.basename(path)} is passed over, and renamed to '
+        f'{_BROKEN}{os.path.basename(path)}: {fault}.')
+  _remove_leftovers(run_dir)
+  if newest is not None:
+    _write_index(run_dir)
+  return newest
+
+
+def _remove(path: str) -> None:
+  """Removes a checkpoint, as far as it can be."""
+  # The index first: without it there is none.
+  for file in sorted(_files(path), reverse=True):
+    with contextlib.suppress(OSError):
+      os.remove(file)
+
+
+def _remove_leftovers(run_dir: str) -> None:
+  folder = directory(run_dir)
+  if not os.path.isdir(folder):
+    return
+  for name in filter(_LEFTOVER.fullmatch, os.listdir(folder)):
+    path = os.path.join(folder, name)
+    if os.path.isdir(path):
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      with contextlib.suppress(OSError):
+        os.remove(path)
+
+
+def _write_index(run_dir: str) -> None:
+  """Tells TensorFlow's own tools, such as `latest_checkpoint`, what there is."""
+  numbers = _numbers(run_dir)[::-1]
+  path = os.path.join(directory(run_dir), 'checkpoint')
+  with open(f'{path}.new', 'w') as f:
+    # Relative, so that a directory can be moved.
+    f.write(f'model_checkpoint_path: "ckpt-{numbers[-1]}"\n')
+    f.writelines(f'all_model_checkpoint_paths: "ckpt-{number}"\n'
+                 for number in numbers)
+  os.replace(f'{path}.new', path)
+
+
+def check_space(run_dir: str, variable_bytes: int, trainable_bytes: int) -> None:
+  """Checks that there is room for the checkpoints of a run.
+
+  That is for those that are kept, and one that is being written.
+
+  Args:
+    run_dir: where the run goes, which may already have checkpoints.
+    variable_bytes: the size of all variables of the networks.
+    trainable_bytes: of those of them that are trained, and so have two moments
+      in the optimiser.
+
+  Raises:
+    ValueError: where there is not, in one line.
+  """
+  needed = (_KEPT + 1) * (variable_bytes + 2 * trainable_bytes) + _SPARE_BYTES
+  needed -= sum(os.path.getsize(file) for number in _numbers(run_dir)
+                for file in _files(_path(run_dir, number)))
+  free = shutil.disk_usage(run_dir).free
+  if free < needed:
+    raise ValueError(
+        f'{run_dir} has {free / 1e6:,.1f} MB of disk left, and checkpoints need '
+        f'{needed / 1e6:,.1f} MB; make room, or give another --run_dir.')
 
 
 def checkpoint_of(learner: Mapping[str, Any],
@@ -82,35 +216,87 @@ def restore(path: str, checkpoint: tf.train.Checkpoint) -> None:
   Raises:
     AssertionError: where something is not in the file.
   """
-  status = checkpoint.restore(path)
+  status = checkpoint.read(path)
   status.assert_existing_objects_matched().expect_partial()
+
+
+def progress(path: str) -> Mapping[str, Any]:
+  """Returns the counter's state in a checkpoint; see `RunCounter.save`."""
+  state: dict[str, Any] = {}
+
+  class Reader(core.Saveable):
+    def save(self):
+      return state
+
+    def restore(self, saved):
+      state.update(saved)
+
+  tf.train.Checkpoint(progress=savers.SaveableAdapter(
+      Reader())).read(path).expect_partial()
+  return state
 
 
 class Saver:
   """Saves checkpoints, and deletes all but the newest three."""
 
   def __init__(self, checkpoint: tf.train.Checkpoint, run_dir: str,
-               period_minutes: float):
-    """Makes a saver.
+               period_minutes: float, variables: Iterable[tf.Variable] = ()):
+    """Makes a saver, the only one that writes to the run's directory.
 
     Args:
       checkpoint: from `checkpoint_of`.
       run_dir: gets the folder `checkpoints`.
       period_minutes: time between two saves that are not asked for.
+      variables: of the learner; nothing is saved unless they are finite.
     """
-    self._manager = tf.train.CheckpointManager(
-        checkpoint, directory(run_dir), max_to_keep=3)
+    self._checkpoint = checkpoint
+    self._variables = list(variables)
+    self._run_dir = run_dir
     self._period_seconds = 60. * period_minutes
-    self._saved_at = -float('inf')
+    self._tried_at = -float('inf')
 
   def save_if_due(self) -> None:
     """Saves if the last time is long enough ago, and at first."""
-    if time.monotonic() - self._saved_at >= self._period_seconds:
+    if time.monotonic() - self._tried_at >= self._period_seconds:
       self.save()
 
   def save(self) -> None:
-    self._manager.save()
-    self._saved_at = time.monotonic()
+    """Saves; where that fails, as on a full disk, it warns and tries again later.
+
+    Raises:
+      FloatingPointError: if the learner's variables are not finite.
+    """
+    for variable in self._variables:
+      if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
+        raise FloatingPointError(
+            f'{variable.name} is not finite, so no checkpoint is saved.')
+    self._tried_at = time.monotonic()
+    numbers = _numbers(self._run_dir)
+    path = _path(self._run_dir, numbers[0] + 1 if numbers else 1)
+    try:
+      os.makedirs(directory(self._run_dir), exist_ok=True)
+      self._checkpoint.write(path)
+    except (OSError, tf.errors.OpError) as e:
+      print(f'learner: warning: no checkpoint could be saved ({one_line(e)}); '
+            'training goes on, and saving is tried again.', flush=True)
+      # What there is of it may be what fills the disk.
+      _remove(path)
+      _remove_leftovers(self._run_dir)
+      return
+    try:
+      for number in numbers[_KEPT - 1:]:
+        _remove(_path(self._run_dir, number))
+      _write_index(self._run_dir)
+    except OSError as e:
+      print(f'learner: warning: {directory(self._run_dir)} could not be tidied '
+            f'({e}).', flush=True)
+
+
+def variables_of(learner: Mapping[str, Any]) -> list[tf.Variable]:
+  """Returns the variables of a learner's state."""
+  return [variable for part in learner.values()
+          for variable in (part.variables if isinstance(part, tf.Module)
+                           else [part])]
 
 
 def check_matches(path: str, variables: Iterable[tf.Variable], key: str):

@@ -18,6 +18,10 @@ import tensorflow as tf
 NODE_VARIABLE = 'IMPALA_PPO_NODE'
 RESTARTS_VARIABLE = 'IMPALA_PPO_RESTARTS'
 ENDED_AT_VARIABLE = 'IMPALA_PPO_ENDED_AT'
+# A node that ends with this code ends the run: what it met would only come again.
+# The line that it says last begins so, and goes on with why.
+ENDS_RUN = 76
+ENDS_RUN_BECAUSE = 'this ends the run: '
 _WATCH_SECONDS = 1.
 # A node has as long to end by itself once its launcher has gone.
 _ORPHAN_SECONDS = 3.
@@ -29,6 +33,9 @@ class Process:
   host: str
   pid: int
   created: float
+
+  def is_this(self) -> bool:
+    return self == this_process()
 
   def is_gone(self) -> bool:
     """Tells whether it has ended; of other machines' processes, never."""
@@ -53,7 +60,7 @@ def own(launcher: Process) -> None:
   It ends soon after its launcher has gone, however that ended; and when it ends
   it does so at once.
   """
-  if launcher.pid == os.getpid():
+  if launcher.is_this():
     return
   _end_at_once()
 
@@ -94,6 +101,20 @@ def settle_in() -> bool:
   logging.set_verbosity(logging.WARNING)
   # Under the threaded launchers, every node is a thread of one process.
   return threading.current_thread() is threading.main_thread()
+
+
+def end_run(why: str, launcher: Process) -> None:
+  """Ends this node's process, not to be restarted, and so the run.
+
+  Where nodes are threads it returns: the first that ends ends the run.
+
+  Args:
+    why: one line, for the person who runs it.
+    launcher: of the program.
+  """
+  print(f'{ENDS_RUN_BECAUSE}{why}', flush=True)
+  if not launcher.is_this():
+    os._exit(ENDS_RUN)
 
 
 def use_one_core(niceness: int) -> None:

@@ -4,6 +4,7 @@ Each kind of record is one of Acme's loggers: it takes a row, {name: value}. A
 new kind, such as TensorBoard's, joins in `progress_logger`.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -20,7 +21,8 @@ PROGRESS_COLUMNS = (
     'timesteps_per_second', 'learner_steps', 'learner_timesteps_per_second',
     'policy_lag', 'learner_wait_fraction', 'loss', 'policy_loss', 'value_loss',
     'entropy', 'reconstruction_loss', 'clip_fraction', 'approximate_kl',
-    'gradient_norm', 'learning_rate', 'restarts')
+    'gradient_norm', 'skipped_updates', 'learning_rate', 'restarts',
+    'bad_numbers')
 RESTARTS_FILE = 'restarts.csv'
 RESTARTS_COLUMNS = ('time', 'node', 'how')
 _STATE_FILE = 'counter.json'
@@ -51,11 +53,13 @@ class CsvLogger(loggers.Logger):
 
   def write(self, data: loggers.LoggingData) -> None:
     # Opened for each row, so that a file which is moved away begins anew.
-    is_new = not os.path.exists(self._path)
-    with open(self._path, 'a', newline='') as f:
-      writer = csv.DictWriter(f, self._columns, restval='nan',
+    with open(self._path, 'a+', newline='') as f:
+      f.seek(0)
+      # A run that was begun by another version may have other columns.
+      header = next(csv.reader(f), None)
+      writer = csv.DictWriter(f, header or self._columns, restval='nan',
                               extrasaction='ignore')
-      if is_new:
+      if header is None:
         writer.writeheader()
       writer.writerow({name: _rounded(data[name]) for name in data})
 
@@ -130,6 +134,50 @@ def progress_logger(run_dir: str, verbose: bool) -> loggers.Logger:
   return aggregators.Dispatcher(kept)
 
 
+def cut_after(run_dir: str, file: str, timesteps: float) -> int:
+  """Moves rows past a number of timesteps out of a file of a run.
+
+  They go to the file of the same name with `.cut` after it, as does a last row
+  that is not whole.
+
+  Args:
+    run_dir: a run's directory.
+    file: `PROGRESS_FILE`, `EVALUATION_FILE` or another with their first column.
+    timesteps: how far the run has come.
+
+  Returns:
+    How many rows were moved.
+
+  Raises:
+    OSError: if the file can be read, but not written.
+  """
+  path = os.path.join(run_dir, file)
+  if not os.path.isfile(path):
+    return 0
+  with open(path, newline='') as f:
+    header, *rows = f.read().splitlines(keepends=True) or ['']
+  try:
+    column = next(csv.reader([header])).index('timesteps')
+  except (StopIteration, ValueError):
+    return 0  # No file of ours.
+  kept: list[str] = [header]
+  cut: list[str] = []
+  for row in rows:
+    try:
+      is_past = not row.endswith('\n') or (
+          float(next(csv.reader([row]))[column]) > timesteps)
+    except (ValueError, IndexError):
+      is_past = True
+    (cut if is_past else kept).append(row)
+  if cut:
+    with open(f'{path}.cut', 'a', newline='') as f:
+      f.writelines([header, *cut] if f.tell() == 0 else cut)
+    with open(f'{path}.new', 'w', newline='') as f:
+      f.writelines(kept)
+    os.replace(f'{path}.new', path)
+  return len(cut)
+
+
 def count_restarts(run_dir: str) -> int:
   """Returns how many nodes of a run were restarted, over all resumptions."""
   try:
@@ -152,6 +200,11 @@ class KeptState:
       os.replace(f'{self._path}.new', self._path)
     except OSError:
       pass  # The rows, which go to the same place, have warned of it.
+
+  def discard(self) -> None:
+    """Forgets it, for a run that is resumed from its checkpoint."""
+    with contextlib.suppress(OSError):
+      os.remove(self._path)
 
   def read(self) -> Optional[Mapping[str, Any]]:
     try:

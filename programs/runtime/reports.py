@@ -42,7 +42,7 @@ class Background:
 
 
 class ActingReporter:
-  """Reports timesteps and returns; what does not arrive is sent again."""
+  """Reports what was acted; what does not arrive is sent again."""
 
   def __init__(self, counter):
     """Makes a reporter to a `RunCounter`, or to a client of one."""
@@ -50,24 +50,28 @@ class ActingReporter:
     self._background = Background()
     self._timesteps = 0
     self._returns: list[float] = []
-    self._sent: tuple[int, Sequence[float]] = (0, ())
+    self._bad_numbers = 0
+    self._sent: tuple[int, Sequence[float], int] = (0, (), 0)
 
-  def add(self, timesteps: int, returns: Sequence[float]) -> None:
-    """Takes new timesteps, and the raw returns of episodes that have ended."""
+  def add(self, timesteps: int, returns: Sequence[float],
+          bad_numbers: int = 0) -> None:
+    """Takes what is new, as `RunCounter.record_acting` is to be told it."""
     self._timesteps += timesteps
     self._returns.extend(returns)
+    self._bad_numbers += bad_numbers
 
   def send(self) -> None:
     """Sends what was added, unless the counter has yet to answer."""
     if self._background.is_busy:
       return
     if self._background.has_failed:
-      timesteps, returns = self._sent
+      timesteps, returns, bad_numbers = self._sent
       self._timesteps += timesteps
       self._returns = [*returns, *self._returns]
-    self._sent = self._timesteps, self._returns
+      self._bad_numbers += bad_numbers
+    self._sent = self._timesteps, self._returns, self._bad_numbers
     self._background.start(self._counter.record_acting, *self._sent)
-    self._timesteps, self._returns = 0, []
+    self._timesteps, self._returns, self._bad_numbers = 0, [], 0
 
   def close(self, seconds: float = 1.) -> None:
     """Sends the rest, if the counter answers in time."""

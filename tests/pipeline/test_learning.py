@@ -274,7 +274,8 @@ def test_a_step_is_what_numpy_makes_of_it(loss, autoencoder, max_gradient_norm):
       config)
   norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in gradients))
   expected.update(gradient_norm=norm, learning_rate=1e-2,
-                  policy_lag=np.mean(-batch.policy_version[:B // 2]))
+                  policy_lag=np.mean(-batch.policy_version[:B // 2]),
+                  skipped_updates=0.)
 
   learner.step()
   metrics = learner.metrics()

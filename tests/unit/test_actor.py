@@ -19,7 +19,8 @@ class Recorder:
   def __init__(self):
     self.reports = []
 
-  def record_acting(self, timesteps, returns):
+  def record_acting(self, timesteps, returns, bad_numbers):
+    assert bad_numbers == 0
     self.reports.append((timesteps, returns))
 
 

@@ -102,8 +102,9 @@ def test_counts_of_all_nodes_add_up(monkeypatch):
   counter.record_learning(5, {})
   counter.record_learning(7, {})  # All steps so far.
   script.now = 7.5
-  assert counter.get_counts() == {'actor_steps': 42, 'actor_episodes': 2,
-                                  'learner_steps': 7, 'walltime': 7.5}
+  assert counter.get_counts() == {
+      'actor_steps': 42, 'actor_episodes': 2, 'bad_numbers': 0,
+      'learner_steps': 7, 'walltime': 7.5}
 
 
 def test_rows_begin_a_period_after_the_first_timestep_and_come_once_each(
@@ -141,7 +142,7 @@ def test_a_row_tells_all_that_is_known(monkeypatch):
       'episode_return_mean_100': 3., 'timesteps_per_second': 500 / 5,
       'learner_steps': 5, 'learner_timesteps_per_second': 1500.,
       'learner_wait_fraction': 0.25, 'loss': 0.5, 'policy_lag': 1.5,
-      'restarts': 0}
+      'restarts': 0, 'bad_numbers': 0}
   assert set(row) <= set(records.PROGRESS_COLUMNS)
 
 
@@ -164,16 +165,16 @@ def test_the_last_row_is_what_the_last_checkpoint_holds(monkeypatch):
 
   def say_farewell(seconds):
     # Actors go on for a moment while the learner saves.
-    counter.record_learning(7, {})
     saved.append(counter.save())
     counter.record_acting(50, [8.])
+    counter.record_learning(7, {})
     return True
 
   counter._learner_done = types.SimpleNamespace(wait=say_farewell)
   counter.run()
   row = script.logger.rows[-1]
   assert saved == [{'counts': {'actor_steps': 100, 'actor_episodes': 1,
-                               'learner_steps': 7},
+                               'bad_numbers': 0},
                     'returns': [4.], 'walltime': 3.}]
   assert (row['timesteps'], row['episodes'], row['learner_steps']) == (100, 1, 7)
   assert row['episode_return_mean_100'] == 4. and row['walltime_seconds'] == 3.
@@ -201,8 +202,9 @@ def test_a_restored_counter_goes_on(monkeypatch):
   script = Script(end=8.)
   counter = script.make_counter(monkeypatch)
   counter.restore(state)
-  assert counter.get_counts() == {'actor_steps': 1000, 'actor_episodes': 150,
-                                  'learner_steps': 10, 'walltime': 40.}
+  assert counter.get_counts() == {
+      'actor_steps': 1000, 'actor_episodes': 150, 'bad_numbers': 0,
+      'learner_steps': 10, 'walltime': 40.}
   script.at(2., counter.record_acting, 500, [103.])
   counter.run()
   row = script.logger.rows[0]

@@ -15,13 +15,15 @@ class Counter:
     self.may_answer.set()
     self.is_away = False
     self.got = []
+    self.bad_numbers = 0
     self.state = {'counts': {'actor_steps': 1}}
 
-  def record_acting(self, timesteps, returns):
+  def record_acting(self, timesteps, returns, bad_numbers):
     assert self.may_answer.wait(20.)
     if self.is_away:
       raise RuntimeError('socket closed')
     self.got.append((timesteps, list(returns)))
+    self.bad_numbers += bad_numbers
 
   def save(self):
     if self.is_away:
@@ -50,7 +52,7 @@ def test_what_a_counter_misses_it_is_told_again_in_order(counter):
   reporter = reports.ActingReporter(counter)
   counter.is_away = True
   for value in (1., 2., 3.):
-    reporter.add(10, [value])
+    reporter.add(10, [value], 2)
     reporter.send()
     reporter._background.wait(20.)
   counter.is_away = False
@@ -58,6 +60,7 @@ def test_what_a_counter_misses_it_is_told_again_in_order(counter):
   reporter.close(20.)
   assert counter.got[0] == (35, [1., 2., 3., 4.])
   assert sum(timesteps for timesteps, _ in counter.got) == 35
+  assert counter.bad_numbers == 6
 
 
 def test_a_checkpoint_does_without_the_counter(counter, capsys):
