@@ -164,6 +164,8 @@ class RunCounter(core.Worker, core.Saveable):
         state = self._state()
         self._logger.write(self._row(state))
         self._keep(state)
+        # After a standstill there is one row, not one for each that was missed.
+        next_row = max(next_row, time.monotonic() - self._period_seconds)
         next_row += self._period_seconds
       with self._lock:
         mean = self._returns.mean() if self._returns.is_full else None
