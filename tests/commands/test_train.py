@@ -95,7 +95,7 @@ def test_a_run_can_be_stopped_while_its_nodes_start(tmp_path, how):
     time.sleep(0.1)
   assert runs.stop(process, how) == (0, [])
   # Nothing was learned, so nothing is in the way of starting anew.
-  assert set(os.listdir(tmp_path / 'run')) == {'config.json', 'logs'}
+  assert set(os.listdir(tmp_path / 'run')) == {'config.json', 'lock', 'logs'}
 
 
 @pytest.mark.slow
