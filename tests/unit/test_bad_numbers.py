@@ -10,6 +10,7 @@ import dm_env
 import gymnasium
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from agents import environments
 from agents.impala_ppo import acting
@@ -178,6 +179,7 @@ def test_plain_environments_of_ones_own_are_checked_too(
 
 class Idle(core.Actor):
   """Acts at random, in a way."""
+  observation_spec = tf.TensorSpec([2], tf.float32)
 
   def select_action(self, observation):
     return np.zeros(len(observation), np.int32)
@@ -215,7 +217,7 @@ def test_the_return_of_a_cut_episode_is_not_reported():
 
 def test_evaluation_plays_cut_episodes_again():
   environment, _ = make([3, 10], 'skip')
-  returns = evaluator.play_episodes(environment, Idle(), 9)
+  returns = evaluator.play_episodes(environment, Idle(), 9, max_steps=1000)
   assert returns == [float(bad_readings.EPISODE_STEPS)] * 9
 
 
