@@ -30,6 +30,8 @@ _UPDATE_PERIOD = ('--variable_update_period', '8')
 _BASELINE_COST = ('--baseline_cost', '0.5')
 VARIANTS = {
     'full': (),
+    # At eea229a the actors' lower priority had no effect.
+    'full_equal_priority': (),
     'full_update_period_8': _UPDATE_PERIOD,
     **{name: flags + _UPDATE_PERIOD + _BASELINE_COST for name, flags in {
         'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
