@@ -225,6 +225,8 @@ def main() -> None:
   parser.add_json()
   flags = parser.parse_args()
   common.end_on_sigterm()
+  # Under nohup, runs would rightly ignore that their terminal is closed.
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)
   common.print_header(_TITLES)
   rows = in_one_run(flags.max_timesteps)
   for name in ('learner/0', 'counter/0', 'replay/0'):
