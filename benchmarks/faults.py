@@ -96,7 +96,8 @@ class Run:
     drop = max(0., *(a - b for a, b in zip(after, after[1:])), 0.)
     return seconds, drop / max(steps_per_second, 1e-6)
 
-  def end(self, fault: Callable[[], None]) -> tuple[float, int, int]:
+  def end(self, fault: Callable[[], None],
+          patience_seconds: float = _END_SECONDS) -> tuple[float, int, int]:
     """Does what ends the run.
 
     Returns:
@@ -107,7 +108,8 @@ class Run:
     ports = _listening(family)
     start = time.monotonic()
     fault()
-    while any(map(_lives, family)) and time.monotonic() - start < _END_SECONDS:
+    while (any(map(_lives, family)) and
+           time.monotonic() - start < patience_seconds):
       self.process.poll()
       time.sleep(0.1)
     seconds = time.monotonic() - start
@@ -195,16 +197,13 @@ def at_the_end(fault: str, how: Callable[[Run], None], *flags: str) -> Row:
 
 
 def in_the_environment(fault: str, game: str, *flags: str) -> Row:
-  """Lets an environment misbehave, in a run of its own."""
+  """Lets an environment misbehave at each start, until the run gives up."""
   run = Run('--evaluation_interval', '0', '--num_actors', '1', *flags,
             game=f'tests.misbehaving:{game}')
-  restarts = os.path.join(run.directory, records.RESTARTS_FILE)
-  run.wait_for(lambda: os.path.exists(restarts), 'restart')
-  count = run.rows()[-1]['timesteps'] if run.rows() else 0
-  seconds = run.wait_for(lambda: run.rows() and
-                         run.rows()[-1]['timesteps'] > count, 'timestep')
-  _, *left = run.end(run.process.terminate)
-  return _row(fault, seconds, None, 'restarted', left)
+  seconds, *left = run.end(lambda: None, patience_seconds=_PATIENCE_SECONDS)
+  restarts = records.count_restarts(run.directory)
+  return _row(fault, seconds, None,
+              f'{restarts} restarts, then exit code {run.process.wait()}', left)
 
 
 def without_a_reader() -> Row:
