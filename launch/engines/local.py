@@ -205,7 +205,7 @@ class _Supervisor:
           return (f'error: node {node.title} {how}, and {reason}{where}. It '
                   f'said last: {node.last_line}')
         _say(f'node {node.title} {how}; restarting it{where}.')
-        self._record.write({'time': round(now, 1), 'node': node.title, 'how': how})
+        self._record.write({'time': int(now), 'node': node.title, 'how': how})
       elif now - node.ended_at >= _RESTART_SECONDS:
         node.start(self._policy.started(node.title))
     return None
