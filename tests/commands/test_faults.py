@@ -47,7 +47,7 @@ def log(run_dir, node):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(250)
+@pytest.mark.timeout(500)
 def test_every_node_that_is_killed_is_restarted_in_the_same_run(tmp_path):
   run_dir = str(tmp_path / 'run')
   process = runs.start('--run_dir', run_dir, *CARTPOLE,
@@ -76,7 +76,7 @@ def test_every_node_that_is_killed_is_restarted_in_the_same_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_without_restarts_the_first_death_ends_the_run_with_a_checkpoint(tmp_path):
   run_dir = str(tmp_path / 'run')
   process = runs.start('--run_dir', run_dir, *CARTPOLE, '--no_restart',
@@ -95,7 +95,7 @@ def test_without_restarts_the_first_death_ends_the_run_with_a_checkpoint(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGHUP])
 def test_nothing_outlives_the_launcher(tmp_path, number):
   run_dir = str(tmp_path / 'run')
@@ -112,7 +112,7 @@ def test_nothing_outlives_the_launcher(tmp_path, number):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_an_environment_that_fails_again_and_again_ends_the_run(tmp_path):
   result = runs.run('launch.train', '--run_dir', tmp_path / 'run', *CARTPOLE,
                     '--game', 'tests.misbehaving:Raises-v0', timeout=150)
@@ -125,7 +125,7 @@ def test_an_environment_that_fails_again_and_again_ends_the_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize('game, told', [
     ('Exits-v0', 'node actor/0 ended with exit code 3'),
     ('Hangs-v0', 'in one step for 2 s'),
@@ -143,7 +143,7 @@ def test_an_actor_whose_environment_exits_or_hangs_is_restarted(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
   run_dir = str(tmp_path / 'run')
   process = subprocess.Popen(
@@ -158,7 +158,7 @@ def test_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_node_that_stood_still_goes_on(tmp_path):
   run_dir = str(tmp_path / 'run')
   process = runs.start('--run_dir', run_dir, *CARTPOLE, '--step_timeout', '3')
@@ -174,7 +174,7 @@ def test_a_node_that_stood_still_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_messages_reach_a_redirected_log_at_once_and_plain(tmp_path):
   run_dir = tmp_path / 'run'
   with open(tmp_path / 'out', 'w') as out:

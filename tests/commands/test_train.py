@@ -86,7 +86,7 @@ def test_train_stop_resume_finish_and_evaluate(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize('how', [runs.interrupt, runs.terminate])
 def test_a_run_can_be_stopped_while_its_nodes_start(tmp_path, how):
   process = runs.launch('--run_dir', str(tmp_path / 'run'), *runs.SMALL)
@@ -99,7 +99,7 @@ def test_a_run_can_be_stopped_while_its_nodes_start(tmp_path, how):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_run_can_be_stopped_while_the_learner_waits_for_replay(tmp_path):
   process = runs.launch('--run_dir', str(tmp_path / 'run'), *runs.SMALL)
   launcher = psutil.Process(process.pid)
