@@ -70,13 +70,10 @@ class Run:
 
   def node(self, name: str) -> psutil.Process:
     """Returns the process of a node."""
-    for process in self._launcher.children():
-      try:
-        if process.environ().get(processes.NODE_VARIABLE) == name:
-          return process
-      except psutil.Error:
-        pass
-    raise RuntimeError(f'there is no node {name}.')
+    process = processes.find_node(self._launcher, name)
+    if process is None:
+      raise RuntimeError(f'there is no node {name}.')
+    return process
 
   def recovery(self, fault: Callable[[], None]) -> tuple[float, float]:
     """Does a fault; returns seconds until the rate is back, and lost learning."""
@@ -108,12 +105,12 @@ class Run:
     ports = _listening(family)
     start = time.monotonic()
     fault()
-    while (any(map(_lives, family)) and
+    while (any(map(processes.lives, family)) and
            time.monotonic() - start < patience_seconds):
       self.process.poll()
       time.sleep(0.1)
     seconds = time.monotonic() - start
-    left = [process for process in family if _lives(process)]
+    left = [process for process in family if processes.lives(process)]
     ports_left = len(ports & {c.laddr.port for c in psutil.net_connections('tcp')
                               if c.status == psutil.CONN_LISTEN})
     for process in left:
@@ -124,13 +121,6 @@ class Run:
     """Returns the learner's steps in the newest checkpoint."""
     path = checkpoints.latest(self.directory)
     return checkpoints.learner_steps(path) if path else 0
-
-
-def _lives(process: psutil.Process) -> bool:
-  try:
-    return process.status() != psutil.STATUS_ZOMBIE
-  except psutil.NoSuchProcess:
-    return False
 
 
 def _listening(family: Sequence[psutil.Process]) -> set[int]:

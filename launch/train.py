@@ -29,6 +29,7 @@ from programs import config as run_config
 from programs import impala_ppo
 from programs import sizes
 from programs.nodes import counter
+from programs.nodes import limiter
 from programs.runtime import checkpoints
 from programs.runtime import doors
 from programs.runtime import locks
@@ -81,20 +82,6 @@ def _say(line: str) -> None:
   print(f'train: {line}', flush=True)
 
 
-def _check_space(run_dir: str, builder: builder_lib.ImpalaPPOBuilder,
-                 environment_spec: specs.EnvironmentSpec):
-  def size(variables: Sequence[tf.Variable]) -> int:
-    return sum(v.shape.num_elements() * v.dtype.size for v in variables)
-
-  with tf.Graph().as_default():  # In which no variable takes any memory.
-    networks = builder.make_networks(environment_spec)
-    networks.create_variables()
-    decoder = networks.decoder.variables if networks.decoder else ()
-    checkpoints.check_space(
-        run_dir, size([*networks.actor_critic.variables, *decoder]),
-        size(networks.trainable_variables))
-
-
 def _check_checkpoint(path: str, builder: builder_lib.ImpalaPPOBuilder,
                       environment_spec: specs.EnvironmentSpec):
   networks = builder.make_networks(environment_spec)
@@ -116,14 +103,14 @@ def _newest_checkpoint(run_dir: str) -> str:
 def _why_done(run: run_config.RunConfig,
               progress: Mapping[str, Any]) -> Optional[str]:
   """Returns why a run that was to be resumed has nothing left to do, or None."""
-  timesteps = progress['counts'].get('actor_steps', 0)
-  if timesteps >= run.max_timesteps:
-    return (f'has reached its budget, with {timesteps:,} of {run.max_timesteps:,} '
-            'timesteps; give a larger --max_timesteps to go on')
+  counts = progress['counts']
+  if limiter.has_budget_spent(counts, run.max_timesteps):
+    return (f'has reached its budget, with {counts["actor_steps"]:,} of '
+            f'{run.max_timesteps:,} timesteps; give a larger --max_timesteps to go '
+            'on')
   returns = counter.ReturnsWindow()
   returns.extend(progress['returns'])
-  if run.target_return is not None and returns.is_full and (
-      returns.mean() >= run.target_return):
+  if limiter.has_target_reached(returns.full_mean(), run.target_return):
     return (f'has reached its target, with a mean return of {returns.mean():g}; '
             'give a higher --target_return to go on')
   return None
@@ -178,7 +165,8 @@ def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
       os.makedirs(run_dir, exist_ok=True)
       if not command.resume:
         lock = stack.enter_context(locks.held(run_dir))
-      _check_space(run_dir, builder, environment_spec)
+      checkpoints.check_space(
+          run_dir, *sizes.of_variables(settings.agent, environment_spec))
       settings_lib.save(settings)
     except OSError as e:
       raise ValueError(f'nothing can be written to run_dir ({e}); give another '

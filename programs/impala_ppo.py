@@ -48,7 +48,8 @@ def make_program(
   Returns:
     A program of the groups replay, counter, learner, actor and evaluator.
   """
-  run = functools.partial(_in_node, processes.this_process(), config.listen)
+  launcher = processes.this_process()
+  run = functools.partial(_in_node, launcher, config.listen)
   setup = setup_lib.Setup(builder, environment_factory, environment_spec, config)
   program = lp.Program('impala_ppo')
 
@@ -57,8 +58,7 @@ def make_program(
     shards = [
         program.add_node(serving.ReplayNode(
             make_tables, config.listen,
-            config.replay_port and config.replay_port + i,
-            processes.this_process()))
+            config.replay_port and config.replay_port + i, launcher))
         for i in range(config.num_replay_shards)]
 
   with program.group('counter'):

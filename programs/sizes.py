@@ -1,6 +1,7 @@
 """Whether a run fits its machine; what does not is refused before it starts."""
 
 import math
+from typing import Iterable
 
 from acme import specs
 import tensorflow as tf
@@ -71,11 +72,7 @@ def estimate(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
   batch = agent.batch_size * (agent.sequence_length + 1) * observation_size
   # In each batch, and as the floats that the networks take.
   batches = batch * ((1 + agent.prefetch_size) * observation.dtype.itemsize + 4)
-  networks = networks_lib.make_networks(environment_spec, agent)
-  with tf.Graph().as_default():  # Where variables take no memory.
-    networks.create_variables()
-    weights = 4 * sum(math.prod(variable.shape)
-                      for variable in networks.trainable_variables)
+  _, weights = of_variables(agent, environment_spec)
   return {
       _PROCESSES:
           (run.num_actors + run.num_replay_shards + 3) * _PROCESS,
@@ -90,3 +87,17 @@ def estimate(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
       'weights (latent_size, conv_channels, num_actors)':
           weights * (3 + run.num_actors + 1),
   }
+
+
+def of_variables(agent: agent_config.ImpalaPPOConfig,
+                 environment_spec: specs.EnvironmentSpec) -> tuple[int, int]:
+  """Returns the bytes of all variables of the networks, and of those trained."""
+  def size(variables: Iterable[tf.Variable]) -> int:
+    return sum(math.prod(v.shape) * v.dtype.size for v in variables)
+
+  networks = networks_lib.make_networks(environment_spec, agent)
+  with tf.Graph().as_default():  # Where variables take no memory.
+    networks.create_variables()
+    decoder = networks.decoder.variables if networks.decoder else ()
+    return (size([*networks.actor_critic.variables, *decoder]),
+            size(networks.trainable_variables))

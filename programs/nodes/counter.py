@@ -18,7 +18,7 @@ from programs.runtime import processes
 from programs.runtime import records
 
 # How long to stay for the learner's last checkpoint after the program is told
-# to stop; Launchpad kills what is left after ten seconds.
+# to stop; the engines kill what is left some seconds after that.
 _FAREWELL_SECONDS = 8.
 _POLL_SECONDS = 0.1
 # How long nodes may start before it is said what they wait for, and then again.
@@ -44,6 +44,10 @@ class ReturnsWindow:
   def mean(self) -> float:
     """Returns the mean; NaN where there are none."""
     return float(np.mean(self.tolist())) if self._returns else float('nan')
+
+  def full_mean(self) -> Optional[float]:
+    """Returns the mean of a full window; None while it is not."""
+    return self.mean() if self.is_full else None
 
 
 class RunCounter(core.Worker, core.Saveable):
@@ -168,7 +172,7 @@ class RunCounter(core.Worker, core.Saveable):
         next_row = max(next_row, time.monotonic() - self._period_seconds)
         next_row += self._period_seconds
       with self._lock:
-        mean = self._returns.mean() if self._returns.is_full else None
+        mean = self._returns.full_mean()
       self._limiter.check(self._counter.get_counts(), mean)
     if not self._is_starting():
       is_done = self._learner_done.wait(_FAREWELL_SECONDS)

@@ -3,6 +3,18 @@
 from typing import Callable, Mapping, Optional
 
 
+def has_budget_spent(counts: Mapping[str, float], max_timesteps: int) -> bool:
+  """Tells whether a run of these counts has had its timesteps."""
+  return counts.get('actor_steps', 0) >= max_timesteps
+
+
+def has_target_reached(mean_return: Optional[float],
+                       target_return: Optional[float]) -> bool:
+  """Tells whether a mean return gets to the target; either may be none yet."""
+  return (target_return is not None and mean_return is not None and
+          mean_return >= target_return)
+
+
 class Limiter:
   """What Acme's `StepsLimiter` is, with a target return beside the budget.
 
@@ -31,9 +43,8 @@ class Limiter:
       counts: with `actor_steps`, the timesteps.
       mean_return: of the last training episodes; None while they are too few.
     """
-    is_enough = counts.get('actor_steps', 0) >= self._max_timesteps or (
-        self._target_return is not None and mean_return is not None and
-        mean_return >= self._target_return)
+    is_enough = (has_budget_spent(counts, self._max_timesteps) or
+                 has_target_reached(mean_return, self._target_return))
     if is_enough and not self._has_stopped:
       self._has_stopped = True
       self._stop_program()

@@ -1,6 +1,7 @@
 """A node and its process: settling in, watching the launcher, coming back."""
 
 import atexit
+import contextlib
 import dataclasses
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Optional
 
 from absl import logging
 import psutil
@@ -43,10 +45,26 @@ class Process:
       return False
     try:
       process = psutil.Process(self.pid)
-      return (process.create_time() != self.created or
-              process.status() == psutil.STATUS_ZOMBIE)
+      return process.create_time() != self.created or not lives(process)
     except psutil.NoSuchProcess:
       return True
+
+
+def lives(process: psutil.Process) -> bool:
+  """Tells whether a process runs, and has not just not been waited for."""
+  try:
+    return process.status() != psutil.STATUS_ZOMBIE
+  except psutil.NoSuchProcess:
+    return False
+
+
+def find_node(launcher: psutil.Process, node: str) -> Optional[psutil.Process]:
+  """Returns the process of a node, such as actor/0, or None if there is none."""
+  for process in launcher.children():
+    with contextlib.suppress(psutil.Error):
+      if process.environ().get(NODE_VARIABLE) == node:
+        return process
+  return None
 
 
 def this_process() -> Process:

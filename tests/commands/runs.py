@@ -1,6 +1,5 @@
 """Training runs as a person starts and stops them, for the tests."""
 
-import contextlib
 import os
 import pathlib
 import signal
@@ -10,7 +9,6 @@ import time
 
 import psutil
 
-from programs.runtime import processes as node_processes
 from programs.runtime import records
 from tests import processes
 
@@ -76,15 +74,6 @@ def stop(process, how):
   left = max(0., 15. - (time.monotonic() - began))
   _, alive = psutil.wait_procs(family, timeout=left)
   return process.returncode, alive
-
-
-def node(launcher, name):
-  """Returns the process of a node, or None where it has not started yet."""
-  for process in launcher.children():
-    with contextlib.suppress(psutil.Error):
-      if process.environ().get(node_processes.NODE_VARIABLE) == name:
-        return process
-  return None
 
 
 def interrupt(process):

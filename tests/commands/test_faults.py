@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from programs.runtime import checkpoints
+from programs.runtime import processes as node_processes
 from programs.runtime import records
 from tests import processes
 from tests.commands import runs
@@ -34,13 +35,6 @@ def restarts(run_dir):
     return [row['node'] for row in csv.DictReader(f)]
 
 
-def lives(process):
-  try:
-    return process.status() != psutil.STATUS_ZOMBIE
-  except psutil.NoSuchProcess:
-    return False
-
-
 def log(run_dir, node):
   with open(os.path.join(run_dir, 'logs', node.replace('/', '_') + '.log')) as f:
     return f.read()
@@ -55,10 +49,11 @@ def test_every_node_that_is_killed_is_restarted_in_the_same_run(tmp_path):
   launcher = psutil.Process(process.pid)
   killed = ['actor/0', 'evaluator/0', 'counter/0', 'replay/0', 'learner/0']
   for number, name in enumerate(killed):
-    before = runs.node(launcher, name)
+    before = node_processes.find_node(launcher, name)
     others = {p.pid for p in launcher.children()} - {before.pid}
     before.kill()
-    wait_for(lambda: (runs.node(launcher, name) or before).pid != before.pid)  # noqa: B023
+    wait_for(lambda: before != (  # noqa: B023
+        node_processes.find_node(launcher, name) or before))  # noqa: B023
     steps = learner_steps(run_dir)
     wait_for(lambda: len(restarts(run_dir)) == number + 1)  # noqa: B023
     # It learns on, and nobody else was disturbed.
@@ -83,7 +78,7 @@ def test_without_restarts_the_first_death_ends_the_run_with_a_checkpoint(tmp_pat
                        '--checkpoint_minutes', '60')
   launcher = psutil.Process(process.pid)
   family = launcher.children()
-  runs.node(launcher, 'counter/0').kill()
+  node_processes.find_node(launcher, 'counter/0').kill()
   output = process.communicate(timeout=30)[0].decode()
   assert process.returncode == 1
   last = output.strip().splitlines()[-1]
@@ -102,7 +97,7 @@ def test_nothing_outlives_the_launcher(tmp_path, number):
   process = runs.start('--run_dir', run_dir, *CARTPOLE)
   family = psutil.Process(process.pid).children()
   process.send_signal(number)
-  wait_for(lambda: not any(map(lives, family)), 6.)
+  wait_for(lambda: not any(map(node_processes.lives, family)), 6.)
   process.communicate(timeout=5)
   if number == signal.SIGHUP:  # As when a terminal is closed.
     path = checkpoints.latest(run_dir)
@@ -164,7 +159,7 @@ def test_a_node_that_stood_still_goes_on(tmp_path):
   process = runs.start('--run_dir', run_dir, *CARTPOLE, '--step_timeout', '3')
   launcher = psutil.Process(process.pid)
   for name in ('actor/0', 'learner/0', 'counter/0'):
-    node = runs.node(launcher, name)
+    node = node_processes.find_node(launcher, name)
     node.suspend()
     time.sleep(4)  # Longer than a step may take.
     steps = learner_steps(run_dir)

@@ -13,6 +13,7 @@ import pytest
 from launch import evaluate
 from launch import train
 from programs.runtime import checkpoints
+from programs.runtime import processes as node_processes
 from tests import processes
 from tests.commands import runs
 
@@ -107,12 +108,12 @@ def test_a_run_can_be_stopped_while_the_learner_waits_for_replay(tmp_path):
   while frozen is None:
     assert process.poll() is None
     time.sleep(0.02)
-    frozen = runs.node(launcher, 'replay/0')
+    frozen = node_processes.find_node(launcher, 'replay/0')
   frozen.suspend()
   learner = None
   while learner is None or not handles_sigterm(learner):
     time.sleep(0.1)
-    learner = runs.node(launcher, 'learner/0')
+    learner = node_processes.find_node(launcher, 'learner/0')
   time.sleep(5)  # Builds its networks, and then asks the replay for its tables.
   assert runs.stop(process, runs.terminate) == (0, [])
 
