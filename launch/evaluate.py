@@ -8,14 +8,64 @@ if __name__ == '__main__':
   # Ctrl-C ends it silently; there is nothing to save.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import dataclasses
+import os
+from typing import Annotated, Optional, Sequence
+
+from pydantic import Field
+
+from agents import validation
+from launch import flags
 from launch import settings as settings_lib
+from programs import config as run_config
+
+
+@dataclasses.dataclass
+class EvaluateCommand:
+  """What to evaluate.
+
+  Attributes:
+    run_dir: the directory of a training run.
+    episodes: how many episodes to play.
+    seed: seeds the environments.
+    max_episode_steps: timesteps after which an episode is cut; by default as in
+      the run.
+  """
+  run_dir: run_config.Directory
+  episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 30
+  seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 1
+  max_episode_steps: Optional[run_config.Steps] = None
+
+  def __post_init__(self):
+    validation.check(self)
+
+
+def parse(argv: Sequence[str]) -> EvaluateCommand:
+  """Reads the flags of the evaluation command.
+
+  Args:
+    argv: the flags; `--help` among them is an exit.
+
+  Returns:
+    The command.
+
+  Raises:
+    ValueError: for a bad flag, in one line.
+  """
+  given = flags.parse(
+      'python -m launch.evaluate', "Evaluates a run's newest checkpoint.",
+      {'command': EvaluateCommand}, argv)['command']
+  if 'run_dir' not in given:
+    raise ValueError('--run_dir is missing; give the directory of a run.')
+  command = EvaluateCommand(**given)
+  command.run_dir = os.path.expanduser(command.run_dir)
+  return command
+
 
 if __name__ == '__main__':
   # Neither --help nor a bad flag waits for the imports below.
-  with settings_lib.errors_in_one_line():
-    settings_lib.parse_evaluate(sys.argv[1:])
-
-from typing import Optional, Sequence
+  with flags.errors_in_one_line():
+    parse(sys.argv[1:])
 
 import numpy as np
 
@@ -29,8 +79,8 @@ _MAX_ENVS = 16
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Plays greedy episodes and prints a line; returns the exit code."""
-  with settings_lib.errors_in_one_line():
-    command = settings_lib.parse_evaluate(sys.argv[1:] if argv is None else argv)
+  with flags.errors_in_one_line():
+    command = parse(sys.argv[1:] if argv is None else argv)
     settings = settings_lib.load(command.run_dir)
     path = checkpoints.latest(
         command.run_dir, lambda line: print(f'evaluate: {line}', file=sys.stderr))

@@ -8,11 +8,12 @@ if __name__ == '__main__':
   # Nothing runs yet that would have to be stopped; the imports take seconds.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from launch import flags
 from launch import settings as settings_lib
 
 if __name__ == '__main__':
   # Neither --help nor a bad flag waits for the imports below.
-  with settings_lib.errors_in_one_line():
+  with flags.errors_in_one_line():
     settings_lib.parse_train(sys.argv[1:])
 
 import contextlib
@@ -139,7 +140,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
   """Trains, holding the run's directory for as long as the stack is there."""
-  with settings_lib.errors_in_one_line():
+  with flags.errors_in_one_line():
     command, settings = _prepare(argv)
     run_dir = settings.run.run_dir
     if command.resume:

@@ -22,6 +22,7 @@ import pytest
 from agents import environments
 from agents import validation
 from agents.impala_ppo import config as agent_config
+from launch import evaluate
 from launch import settings as settings_lib
 from programs import config as run_config
 
@@ -29,12 +30,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SECTIONS = {'environment': environments.EnvironmentConfig,
             'agent': agent_config.ImpalaPPOConfig,
             'run': run_config.RunConfig}
-COMMANDS = (settings_lib.TrainCommand, settings_lib.EvaluateCommand)
+COMMANDS = (settings_lib.TrainCommand, evaluate.EvaluateCommand)
 NO_FLAG = ('frame_stack',)  # Follows from the game.
 # Commands and configs that check themselves, with what they cannot do without.
 CHECKED = [*SECTIONS.values(), *COMMANDS]
 NEEDED = {run_config.RunConfig: {'run_dir': 'x'},
-          settings_lib.EvaluateCommand: {'run_dir': 'x'}}
+          evaluate.EvaluateCommand: {'run_dir': 'x'}}
 
 
 def settings_of(*argv):
@@ -270,15 +271,15 @@ def test_flags_override_defaults(tmp_path):
 
 
 def test_flags_of_the_evaluation():
-  assert settings_lib.parse_evaluate(
+  assert evaluate.parse(
       ['--run_dir', 'x', '--episodes=3', '--seed', '2']
-  ) == settings_lib.EvaluateCommand('x', episodes=3, seed=2)
-  assert settings_lib.parse_evaluate(
-      ['--run_dir', 'x']) == settings_lib.EvaluateCommand('x', 30, 1)
+  ) == evaluate.EvaluateCommand('x', episodes=3, seed=2)
+  assert evaluate.parse(
+      ['--run_dir', 'x']) == evaluate.EvaluateCommand('x', 30, 1)
   for argv, told in (([], '--run_dir is missing'),
                      (['--run_dir', 'x', '--episodes', '0'], 'episodes must'),
                      (['--run_dir', 'x', '--seeds', '0'], 'mean --seed?')):
-    assert told in error_of(settings_lib.parse_evaluate, argv)
+    assert told in error_of(evaluate.parse, argv)
 
 
 def test_names_of_settings_are_unique():
@@ -291,7 +292,7 @@ def test_names_of_settings_are_unique():
 
 @pytest.mark.parametrize('parse, config_classes', [
     (settings_lib.parse_train, [*SECTIONS.values(), settings_lib.TrainCommand]),
-    (settings_lib.parse_evaluate, [settings_lib.EvaluateCommand]),
+    (evaluate.parse, [evaluate.EvaluateCommand]),
 ])
 def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
   monkeypatch.setenv('COLUMNS', '80')
@@ -311,7 +312,7 @@ def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
       said = re.escape(' '.join(said.split()))
       assert re.search(rf'--{field.name},? \S+ {said} \((default: .|required\))',
                        told), field.name
-  assert '--no_autoencoder' in told or parse is settings_lib.parse_evaluate
+  assert '--no_autoencoder' in told or parse is evaluate.parse
   assert 'frame_stack' not in told
 
 
@@ -320,7 +321,7 @@ def test_run_dir_follows_from_the_game():
   assert run_dir == os.path.abspath('runs/ale_pong_v5')
   home = os.path.expanduser('~')
   assert settings_of('--run_dir=~/here').run.run_dir == os.path.join(home, 'here')
-  assert settings_lib.parse_evaluate(
+  assert evaluate.parse(
       ['--run_dir=~/here']).run_dir == os.path.join(home, 'here')
   # Processes may start in another directory.
   assert os.path.isabs(settings_of('--run_dir', 'here').run.run_dir)

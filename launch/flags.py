@@ -1,0 +1,195 @@
+"""Flags made from the fields of dataclasses, and errors in one line.
+
+The dataclasses are those of the configs and of the commands: a field's type and
+range come from its annotation, its help from the class's docstring.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import io
+import itertools
+import os
+import re
+import sys
+import types
+import typing
+from typing import (
+  Annotated,
+  Any,
+  Iterable,
+  Iterator,
+  Mapping,
+  NoReturn,
+  Optional,
+  Sequence,
+  TypedDict,
+)
+
+import tyro
+from tyro import constructors
+
+from agents import validation
+
+# Follows from the game.
+_NO_FLAG = ('frame_stack',)
+
+
+def parse(
+    prog: str, description: str, sections: Mapping[str, type],
+    argv: Sequence[str], derived: Mapping[str, str] = types.MappingProxyType({}),
+) -> dict[str, dict[str, Any]]:
+  """Parses flags, one for each field of some dataclasses.
+
+  Args:
+    prog: the command, for `--help`.
+    description: what it does, for `--help`.
+    sections: dataclasses, each a group of flags, by name.
+    argv: the flags; `--help` among them is an exit.
+    derived: what fields without a default are when their flag is not given,
+      for `--help`.
+
+  Returns:
+    The values of the flags that were given, by section and name, not checked.
+
+  Raises:
+    ValueError: for an unknown flag or a missing value, in one line.
+  """
+  groups = {name: _flags_of(config_class, derived)
+            for name, config_class in sections.items()}
+  errors = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(errors):
+      values, unknown = tyro.cli(
+          _optional_keys('Flags', groups), prog=prog, description=description,
+          args=argv, use_underscores=True, return_unknown_args=True,
+          config=[tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff])
+  except SystemExit as e:
+    if not e.code:
+      raise
+    raise ValueError(_unboxed(errors.getvalue())) from None
+  if unknown:
+    raise ValueError(_unknown_flag(unknown[0], groups.values()))
+  return values
+
+
+def _flags_of(config_class: type, derived: Mapping[str, str]) -> Any:
+  """Returns what tyro makes flags of: a dict type whose keys may be absent."""
+  doc = config_class.__doc__ or ''
+  helps = dict(re.findall(r'^    (\w+): ((?:.|\n      )*)', doc, re.MULTILINE))
+  defaults = {**derived, **_defaults(config_class)}
+  flags: dict[str, Any] = {}
+  for name, field in validation.fields(config_class).items():
+    if name in _NO_FLAG:
+      continue
+    schema = field.json_schema()
+    told = tyro.conf.arg(
+        help=' '.join(helps.get(name, '').split()),
+        help_behavior_hint=(f'(default: {defaults[name]})' if name in defaults
+                            else '(required)'))
+    if schema.get('type') == 'boolean':
+      flags[name] = Annotated[bool, told]  # Two flags: --name and --no_name.
+    else:
+      flags[name] = Annotated[str, told, constructors.PrimitiveConstructorSpec(
+          nargs=1, metavar=_placeholder(schema),
+          instance_from_str=functools.partial(_meaning, schema),
+          is_instance=lambda _: True, str_from_instance=lambda text: [text])]
+  group = _optional_keys(config_class.__name__, flags)
+  group.__doc__ = doc.partition('\n')[0]
+  return group
+
+
+def _optional_keys(name: str, types_of_keys: dict[str, Any]) -> Any:
+  """Returns a type of dict, any key of which may be absent."""
+  return TypedDict(name, types_of_keys, total=False)  # type: ignore
+
+
+def _defaults(config_class: type) -> dict[str, str]:
+  """Returns the defaults of a config's fields, as flags would have them."""
+  texts = {}
+  for field in dataclasses.fields(config_class):
+    value = (field.default if field.default_factory is dataclasses.MISSING
+             else field.default_factory())
+    if isinstance(value, tuple):
+      texts[field.name] = ','.join(map(str, value))
+    elif value is not dataclasses.MISSING:
+      texts[field.name] = (value if isinstance(value, str)
+                           else validation.shown(value))
+  return texts
+
+
+def _placeholder(schema: Mapping[str, Any]) -> str:
+  """Returns the form of the texts that `_meaning` understands."""
+  if 'anyOf' in schema:
+    return '|'.join(map(_placeholder, schema['anyOf']))
+  if 'items' in schema:
+    return f'{_placeholder(schema["items"])},...'
+  if 'enum' in schema:
+    return f'{{{",".join(schema["enum"])}}}'
+  return {'integer': 'INT', 'number': 'FLOAT', 'null': 'none'}.get(
+      schema['type'], 'TEXT')
+
+
+def _meaning(schema: Mapping[str, Any], texts: Sequence[str]) -> Any:
+  """Returns what a flag's text means; one that means nothing stays as it is."""
+  text, = texts
+  if 'anyOf' in schema:
+    schema, _ = schema['anyOf']
+    if text.lower() == 'none':
+      return None
+  if 'items' in schema:
+    return [_meaning(schema['items'], [part]) for part in text.split(',')]
+  try:
+    return {'integer': int, 'number': float}.get(schema['type'], str)(text)
+  except ValueError:
+    return text
+
+
+def _unboxed(box: str) -> str:
+  """Returns what tyro says in a box, without its title and its footer."""
+  lines = [line.strip(' │╭╮╰╯─') for line in box.splitlines()]
+  _, *rest = [line for line in lines if line.strip('-')]
+  return ' '.join(itertools.takewhile(
+      lambda line: not line.startswith('For full helptext'), rest))
+
+
+def _unknown_flag(token: str, groups: Iterable[Any]) -> str:
+  if not token.startswith('-'):
+    return (f'unexpected {validation.shown(token)}; each value follows its flag, '
+            'and a flag for yes or no takes none (--name or --no_name).')
+  known = []
+  for group in groups:
+    for name, annotation in group.__annotations__.items():
+      known.append(f'--{name}')
+      if typing.get_args(annotation)[0] is bool:
+        known.append(f'--no_{name}')
+  flag = token.partition('=')[0]
+  hint = nearest(flag.replace('-', '_').replace('__', '--', 1), known)
+  return f'unknown flag {validation.shown(flag)}; ' + (
+      f'did you mean {hint}?' if hint else 'see --help.')
+
+
+def nearest(name: str, known: Iterable[str]) -> Optional[str]:
+  """Returns the known name that was meant, if any comes near."""
+  known = list(known)
+  begun = [candidate for candidate in known if candidate.startswith(name)]
+  close = difflib.get_close_matches(name, known, n=1)
+  return next(iter(close + begun), None)
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+  """Makes errors that a person can mend one line, and an exit with code 2."""
+  try:
+    yield
+  except (ValueError, OSError) as e:
+    fail(str(e))
+
+
+def fail(message: str) -> NoReturn:
+  """Prints one line and exits with code 2."""
+  program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+  message = ' '.join(message.splitlines())
+  print(f'{program}: error: {message}', file=sys.stderr)
+  sys.exit(2)
