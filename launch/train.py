@@ -24,6 +24,7 @@ from typing import Any, Mapping, Optional, Sequence
 from acme import specs
 import tensorflow as tf
 
+from agents import cuda
 from agents.impala_ppo import builder as builder_lib
 from launch.engines import local
 from programs import config as run_config
@@ -70,12 +71,17 @@ def _check_ports(run: run_config.RunConfig):
 
 def _devices(num_gpus: Optional[int]) -> list[str]:
   """Returns the learner's devices; raises ValueError where they are missing."""
+  cuda.load_libraries()
   there = len(tf.config.list_physical_devices('GPU'))
+  why = None if there or num_gpus == 0 else cuda.why_unusable()
   if num_gpus is None:
     num_gpus = there
+    if why is not None:
+      _say(f'warning: no GPU is used: {why}.')
   if num_gpus > there:
-    raise ValueError(f'num_gpus is {num_gpus}, but TensorFlow finds {there}; '
-                     'give a number that it finds, or 0 for the CPU.')
+    raise ValueError(f'num_gpus is {num_gpus}, but TensorFlow finds {there}' + (
+        f': {why}' if why else '') + '; give a number that it finds, or 0 for the '
+        'CPU.')
   return [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0']
 
 
