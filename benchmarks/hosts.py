@@ -8,14 +8,12 @@ process, nor the host that is killed: namespaces go with their last process.
 import contextlib
 import ctypes
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Optional
 
 import psutil
 
@@ -105,8 +103,9 @@ class Host(Namespace):
     self.address = f'{_NETWORK}.{number}'
     super().__init__(f'mount -t tmpfs tmpfs {private} && '
                      f'echo host{number} > /proc/sys/kernel/hostname')
-    wire.run('ip', 'link', 'add', self.port, 'mtu', str(_MTU), 'type', 'veth', 'peer',
-             'name', 'eth0', 'mtu', str(_MTU), 'netns', str(self.pid))
+    mtu = ['mtu', str(_MTU)]
+    wire.run('ip', 'link', 'add', self.port, *mtu, 'type', 'veth', 'peer', 'name',
+             'eth0', *mtu, 'netns', str(self.pid))
     self.run('ip', 'address', 'add', f'{self.address}/24', 'dev', 'eth0')
     self.run('ip', 'link', 'set', 'eth0', 'up')
     wire.run('ip', 'link', 'set', self.port, 'up')
@@ -168,8 +167,8 @@ class Hosts:
     self.hosts[number] = host
     self._wire.run('ip', 'link', 'set', host.port, 'master', 'bridge')
     if self._delay_ms:
-      self._wire.run('tc', 'qdisc', 'add', 'dev', host.port, 'root', 'netem', 'delay',
-                     f'{self._delay_ms}ms')
+      self._wire.run('tc', 'qdisc', 'add', 'dev', host.port, 'root', 'netem',
+                     'delay', f'{self._delay_ms}ms')
     where = (['--head', f'--port={_PORT}', f'--temp-dir={self._private}',
               '--include-dashboard=false'] if number == 1 else
              [f'--address={self.head.address}:{_PORT}'])
