@@ -80,6 +80,10 @@ class LearnerWorker(core.VariableSource, core.Worker):
     """Where the processes of this machine find what `get_variables` returns."""
     return self._shared.handle
 
+  def newer_weights(self, number: int) -> tuple[bytes, int, Optional[list]]:
+    """What the mirror of another machine lacks, as `SharedWeights.newer` says."""
+    return self._shared.newer(number)
+
   def run(self) -> None:
     """Learns until the program stops, and leaves a last checkpoint.
 
