@@ -8,18 +8,54 @@ if __name__ == '__main__':
   # Nothing runs yet that would have to be stopped; the imports take seconds.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from launch import flags
-from launch import settings as settings_lib
-
-if __name__ == '__main__':
-  # Neither --help nor a bad flag waits for the imports below.
-  with flags.errors_in_one_line():
-    settings_lib.parse_train(sys.argv[1:])
-
 import contextlib
 import os
 import socket
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
+
+from launch import flags
+from launch import settings as settings_lib
+from launch.engines import fork_server
+from programs.runtime import doors
+from programs.runtime import locks
+
+
+class _Prepared(NamedTuple):
+  """What is settled before anything takes long.
+
+  Attributes:
+    command: what to do.
+    settings: of the run.
+    server: has begun to import what nodes need, unless they are to be threads.
+  """
+  command: settings_lib.TrainCommand
+  settings: settings_lib.Settings
+  server: Optional[fork_server.ForkServer]
+
+
+def _prepare(argv: Sequence[str]) -> _Prepared:
+  """Settles the settings and the run directory; raises ValueError in one line."""
+  command, settings = settings_lib.parse_train(argv)
+  run_dir = settings.run.run_dir
+  if not command.resume and os.path.isdir(run_dir) and (
+      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, settings_lib.LOGS,
+                                  locks.FILE}):
+    raise ValueError(
+        f'{run_dir} holds another run; go on with it by --resume, or give '
+        'another --run_dir.')
+  threads = command.lp_launch_type == 'local_mt'
+  # May start this command anew, in a network of its own.
+  doors.enter(settings.run.listen, settings.run.isolate, threads)
+  print(f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
+        'to start.', flush=True)
+  server = None if threads else fork_server.ForkServer()
+  return _Prepared(command, settings, server)
+
+
+if __name__ == '__main__':
+  # Neither --help nor a bad flag waits for the imports below, nor does the server.
+  with flags.errors_in_one_line():
+    _prepared = _prepare(sys.argv[1:])
 
 from acme import specs
 import tensorflow as tf
@@ -32,26 +68,7 @@ from programs import sizes
 from programs.nodes import counter
 from programs.nodes import limiter
 from programs.runtime import checkpoints
-from programs.runtime import doors
-from programs.runtime import locks
 from programs.runtime import records
-
-
-def _prepare(argv: Sequence[str]
-             ) -> tuple[settings_lib.TrainCommand, settings_lib.Settings]:
-  """Settles the settings and the run directory; raises ValueError in one line."""
-  command, settings = settings_lib.parse_train(argv)
-  run_dir = settings.run.run_dir
-  if not command.resume and os.path.isdir(run_dir) and (
-      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, local.LOGS,
-                                  locks.FILE}):
-    raise ValueError(
-        f'{run_dir} holds another run; go on with it by --resume, or give '
-        'another --run_dir.')
-  # May start this command anew, in a network of its own.
-  doors.enter(settings.run.listen, settings.run.isolate,
-              threads=command.lp_launch_type == 'local_mt')
-  return command, settings
 
 
 def _check_ports(run: run_config.RunConfig):
@@ -134,14 +151,24 @@ def _go_back_to(run_dir: str, progress: Mapping[str, Any]) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains until done or told to stop; returns the exit code."""
+  with flags.errors_in_one_line():
+    prepared = _prepare(sys.argv[1:] if argv is None else argv)
+  return _train(prepared)
+
+
+def _train(prepared: _Prepared) -> int:
   with contextlib.ExitStack() as stack:
-    return _train(sys.argv[1:] if argv is None else argv, stack)
+    if prepared.server is not None:
+      stack.enter_context(contextlib.closing(prepared.server))
+    return _train_holding(*prepared, stack)
 
 
-def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
+def _train_holding(command: settings_lib.TrainCommand,
+                   settings: settings_lib.Settings,
+                   server: Optional[fork_server.ForkServer],
+                   stack: contextlib.ExitStack) -> int:
   """Trains, holding the run's directory for as long as the stack is there."""
   with flags.errors_in_one_line():
-    command, settings = _prepare(argv)
     run_dir = settings.run.run_dir
     if command.resume:
       lock = stack.enter_context(locks.held(run_dir))
@@ -175,14 +202,12 @@ def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
     if command.resume:
       _go_back_to(run_dir, progress)
 
-  print(f'Training on {settings.environment.game} into {run_dir}; the '
-        'nodes take a moment to start.', flush=True)
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
   return local.run_program(program, command.lp_launch_type, run_dir,
-                           settings.run.restart, keep_open=[lock])
+                           settings.run.restart, [lock], server)
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(_train(_prepared))

@@ -7,9 +7,7 @@ and passes its output on through a shell that holds it back.
 
 import contextlib
 import os
-import pathlib
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +17,8 @@ from acme.utils import loggers
 import launchpad as lp
 from launchpad import context
 
+from launch import settings
+from launch.engines import fork_server
 from launch.engines import supervision
 from programs.runtime import processes
 from programs.runtime import records
@@ -29,13 +29,12 @@ _RESTART_SECONDS = 1.
 _GRACE_SECONDS = 12.
 # Launchpad's countdown to killing a node is left to the supervisor.
 _NODE_FLAGS = ('--lp_termination_notice_secs=-1',)
-# The folder of a run that holds what its nodes print.
-LOGS = 'logs'
 
 
 def run_program(program: lp.Program, launch_type: str,
                 run_dir: Optional[str] = None, restarts: bool = True,
-                keep_open: Sequence[int] = ()) -> int:
+                keep_open: Sequence[int] = (),
+                server: Optional[fork_server.ForkServer] = None) -> int:
   """Runs a program to its end; returns the exit code.
 
   Args:
@@ -47,6 +46,7 @@ def run_program(program: lp.Program, launch_type: str,
       are not: one that fails ends the program.
     keep_open: file descriptors that processes inherit, such as that of a lock
       which is to last as long as any of them.
+    server: forks the processes; by default one that is made for it.
 
   Returns:
     0 if the program was done or told to stop, else 1.
@@ -55,7 +55,11 @@ def run_program(program: lp.Program, launch_type: str,
   lp.flags.FLAGS(sys.argv[:1])
   if launch_type == 'local_mt':
     return _run_threads(program)
-  return _Supervisor(program, run_dir, restarts, keep_open).run()
+  server = server or fork_server.ForkServer()
+  try:
+    return _Supervisor(program, run_dir, restarts, keep_open, server).run()
+  finally:
+    server.close()
 
 
 def _run_threads(program: lp.Program) -> int:
@@ -90,8 +94,10 @@ class _Node:
   """The process of a node, and its output."""
 
   def __init__(self, title: str, command: list[str], env: dict[str, str],
-               log_dir: Optional[str], keep_open: Sequence[int]):
+               log_dir: Optional[str], keep_open: Sequence[int],
+               server: fork_server.ForkServer):
     self.title = title
+    self._server = server
     self._command = command
     self._env = env
     self._keep_open = keep_open
@@ -107,15 +113,19 @@ class _Node:
     """Starts the process, the first time or anew."""
     # A process group of its own: Ctrl-C in a terminal is for the launcher. But no
     # session: between those Linux shares cores evenly, whatever their niceness.
-    self._process = subprocess.Popen(
-        self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, preexec_fn=os.setpgrp,
-        pass_fds=self._keep_open,
-        env={**self._env, processes.NODE_VARIABLE: self.title,
-             processes.RESTARTS_VARIABLE: str(restarts),
-             processes.ENDED_AT_VARIABLE: str(self.ended_at)})
+    output, theirs = os.pipe()
+    try:
+      self._process = self._server.fork(
+          self.title, self._command,
+          {**self._env,
+           processes.RESTARTS_VARIABLE: str(restarts),
+           processes.ENDED_AT_VARIABLE: str(self.ended_at)},
+          theirs, self._keep_open)
+    finally:
+      os.close(theirs)
     self.ended_at = 0.
-    self._pump = threading.Thread(target=self._pass_on, daemon=True)
+    self._pump = threading.Thread(target=self._pass_on, args=(output,),
+                                  daemon=True)
     self._pump.start()
 
   def poll(self) -> Optional[int]:
@@ -128,36 +138,40 @@ class _Node:
   def signal(self, number: int) -> None:
     self._process.send_signal(number)
 
-  def _pass_on(self) -> None:
-    for raw in self._process.stdout:  # type: ignore[union-attr]
-      line = raw.decode(errors='replace').rstrip()
-      self.last_line = line or self.last_line
-      if line.startswith(processes.ENDS_RUN_BECAUSE):
-        # The supervisor's last line, and so not one of many.
-        self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
-      else:
-        _print(f'[{self.title}] {line}')
-      if self.log is not None:
-        # A full disk must not stop the node, which waits for its reader.
-        with contextlib.suppress(OSError), open(self.log, 'a') as f:
-          f.write(line + '\n')
+  def _pass_on(self, output: int) -> None:
+    with open(output, 'rb') as lines:
+      for raw in lines:
+        self._take(raw.decode(errors='replace').rstrip())
+
+  def _take(self, line: str) -> None:
+    self.last_line = line or self.last_line
+    if line.startswith(processes.ENDS_RUN_BECAUSE):
+      # The supervisor's last line, and so not one of many.
+      self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
+    else:
+      _print(f'[{self.title}] {line}')
+    if self.log is not None:
+      # A full disk must not stop the node, which waits for its reader.
+      with contextlib.suppress(OSError), open(self.log, 'a') as f:
+        f.write(line + '\n')
 
 
 class _Supervisor:
   """Starts the nodes, restarts those that end, and stops them all."""
 
   def __init__(self, program: lp.Program, run_dir: Optional[str],
-               restarts: bool, keep_open: Sequence[int]):
+               restarts: bool, keep_open: Sequence[int],
+               server: fork_server.ForkServer):
     log_dir = None
     self._record: loggers.Logger = loggers.NoOpLogger()
     if run_dir is not None:
-      log_dir = os.path.join(run_dir, LOGS)
+      log_dir = os.path.join(run_dir, settings.LOGS)
       os.makedirs(log_dir, exist_ok=True)
       self._record = records.csv_logger(run_dir, records.RESTARTS_FILE,
                                         records.RESTARTS_COLUMNS)
     self._nodes = [
         _Node(command.title, [*command.command_as_list, *_NODE_FLAGS],
-              {**_environment(), **command.env_overrides}, log_dir, keep_open)
+              command.env_overrides, log_dir, keep_open, server)
         for command in _commands(program)]
     self._policy = supervision.RestartPolicy(restarts)
     self._why: Optional[str] = None
@@ -222,13 +236,6 @@ class _Supervisor:
     for node in alive:
       _say(f'node {node.title} did not end in time; killing it.')
       node.signal(signal.SIGKILL)
-
-
-def _environment() -> dict[str, str]:
-  # Nodes import this package from wherever it was imported here.
-  root = str(pathlib.Path(__file__).resolve().parents[2])
-  path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
-  return {**os.environ, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'}
 
 
 def _commands(program: lp.Program) -> list:

@@ -15,9 +15,8 @@ from absl import logging
 import psutil
 import tensorflow as tf
 
-# Set by engines: the name of the node, such as actor/0; how often it was started
-# before; and the time at which it ended last.
-NODE_VARIABLE = 'IMPALA_PPO_NODE'
+# Set by engines: how often a node was started before, and the time at which it
+# ended last.
 RESTARTS_VARIABLE = 'IMPALA_PPO_RESTARTS'
 ENDED_AT_VARIABLE = 'IMPALA_PPO_ENDED_AT'
 # A node that ends with this code ends the run: what it met would only come again.
@@ -59,10 +58,13 @@ def lives(process: psutil.Process) -> bool:
 
 
 def find_node(launcher: psutil.Process, node: str) -> Optional[psutil.Process]:
-  """Returns the process of a node, such as actor/0, or None if there is none."""
+  """Returns the process of a node, such as actor/0, or None if there is none.
+
+  Engines name processes so.
+  """
   for process in launcher.children():
     with contextlib.suppress(psutil.Error):
-      if process.environ().get(NODE_VARIABLE) == node:
+      if process.name() == node:
         return process
   return None
 
