@@ -14,13 +14,15 @@ import gc
 import importlib
 import json
 import os
-import pathlib
 import runpy
 import signal
 import socket
 import subprocess
 import sys
-from typing import Mapping, Optional, Sequence
+from typing import Iterator, Mapping, Optional, Sequence
+
+from launch.engines import child
+from programs.runtime import parents
 
 # From <linux/prctl.h>.
 _PR_SET_PDEATHSIG = 1
@@ -30,23 +32,30 @@ _MAX_DESCRIPTORS = 16
 
 
 class Forked:
-  """A process that was forked, with what `subprocess.Popen` has of it."""
+  """A process that was forked, with what `child.Child` has of it."""
 
-  def __init__(self, pid: int):
-    self.pid = pid
+  def __init__(self, pid: int, output: int):
+    self._pid = pid
+    self._output = output
     self._code: Optional[int] = None
 
-  def poll(self) -> Optional[int]:
-    """Returns the return code once the process has ended."""
+  def lines(self) -> Iterator[str]:
+    """Yields what it prints, until nobody can print there any more."""
+    with open(self._output, 'rb') as output:
+      for raw in output:
+        yield raw.decode(errors='replace').rstrip()
+
+  def code(self) -> Optional[int]:
+    """Returns the return code once it has ended, as `subprocess` gives it."""
     if self._code is None:
-      pid, status = os.waitpid(self.pid, os.WNOHANG)
+      pid, status = os.waitpid(self._pid, os.WNOHANG)
       if pid:
         self._code = os.waitstatus_to_exitcode(status)
     return self._code
 
-  def send_signal(self, number: int) -> None:
-    if self.poll() is None:
-      os.kill(self.pid, number)
+  def signal(self, number: int) -> None:
+    if self.code() is None:
+      os.kill(self._pid, number)
 
 
 class ForkServer:
@@ -63,9 +72,6 @@ class ForkServer:
     self._start()
 
   def _start(self) -> None:
-    # Nodes import this package from wherever it was imported here.
-    root = str(pathlib.Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
     self._channel, theirs = socket.socketpair(socket.AF_UNIX,
                                               socket.SOCK_SEQPACKET)
     with theirs:
@@ -73,34 +79,38 @@ class ForkServer:
           [sys.executable, '-m', 'launch.engines.fork_server',
            str(theirs.fileno()), *self._modules],
           stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-          env={**os.environ, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1'})
+          env={**os.environ, **parents.of_children(),
+               'PYTHONPATH': child.import_path(), 'PYTHONUNBUFFERED': '1'})
 
   def fork(self, name: str, command: Sequence[str], env: Mapping[str, str],
-           output: int, keep_open: Sequence[int] = ()) -> Forked:
+           keep_open: Sequence[int] = ()) -> tuple[int, int]:
     """Starts a process, in a process group of its own.
 
     Args:
       name: that tools such as `top` show, at most 15 characters of it.
       command: a Python interpreter, which is this one, a script, its arguments.
       env: joins this process's environment, as it was when the server was made.
-      output: file descriptor for its output and its errors.
       keep_open: file descriptors that it inherits.
 
     Returns:
-      The process.
+      The process id, and the file descriptor of its output and errors.
 
     Raises:
       RuntimeError: if the server has ended twice, having said why.
     """
     request = json.dumps([name, list(command), dict(env)]).encode()
     for _ in range(2):
+      output, theirs = os.pipe()
       try:
-        socket.send_fds(self._channel, [request], [output, *keep_open])
+        socket.send_fds(self._channel, [request], [theirs, *keep_open])
         answer = self._channel.recv(_MAX_BYTES)
       except ConnectionError:
         answer = b''
+      finally:
+        os.close(theirs)
       if answer:
-        return Forked(int(answer))
+        return int(answer), output
+      os.close(output)
       self.close()  # Somebody has killed it.
       self._start()
     raise RuntimeError(f'the process that starts nodes has ended, {name} not '

@@ -15,8 +15,11 @@ from absl import logging
 import psutil
 import tensorflow as tf
 
-# Set by engines: how often a node was started before, and the time at which it
-# ended last.
+from programs.runtime import parents
+
+# Set by engines: the name of the node, such as actor/0; how often it was started
+# before; and the time at which it ended last.
+NODE_VARIABLE = 'IMPALA_PPO_NODE'
 RESTARTS_VARIABLE = 'IMPALA_PPO_RESTARTS'
 ENDED_AT_VARIABLE = 'IMPALA_PPO_ENDED_AT'
 # A node that ends with this code ends the run: what it met would only come again.
@@ -77,15 +80,17 @@ def this_process() -> Process:
 def own(launcher: Process) -> None:
   """Makes this process a node's, unless nodes are threads of the launcher.
 
-  It ends soon after its launcher has gone, however that ended; and when it ends
-  it does so at once.
+  It ends soon after whoever started it has gone, however that ended; and when it
+  ends it does so at once. An engine says that it starts processes; else who does
+  is the launcher.
   """
   if launcher.is_this():
     return
   _end_at_once()
+  has_gone = parents.has_gone if parents.is_known() else launcher.is_gone
 
   def watch():
-    while not launcher.is_gone():
+    while not has_gone():
       time.sleep(_WATCH_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHAN_SECONDS)
