@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Iterator, Mapping, Optional, Sequence
 
 from launch.engines import child
@@ -29,6 +30,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_BYTES = 2**16
 _MAX_DESCRIPTORS = 16
+_POLL_SECONDS = 0.001
 
 
 class Forked:
@@ -161,10 +163,13 @@ def _fork_orphan() -> int:
   reader, writer = os.pipe()
   between = os.fork()
   if not between:
+    between = os.getpid()
     pid = os.fork()
     if pid:
       os.write(writer, str(pid).encode())
       os._exit(0)
+    while os.getppid() == between:
+      time.sleep(_POLL_SECONDS)
     os.close(reader)
     os.close(writer)
     return 0
