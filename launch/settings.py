@@ -26,6 +26,8 @@ from programs.runtime import doors
 from programs.runtime import machine
 
 CONFIG_FILE = 'config.json'
+# The folder of a run that holds what its nodes print.
+LOGS = 'logs'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
              'trfl', 'gymnasium', 'ale-py', 'numpy')
 # Stand in a `config.json` beside the settings.

@@ -6,7 +6,6 @@ import time
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from acme import core
-from acme.tf import savers
 from acme.utils import counting
 import numpy as np
 import reverb
@@ -63,7 +62,7 @@ def learning_rate(num_steps: tf.Tensor,
           (config.final_learning_rate - config.learning_rate))
 
 
-class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
+class ImpalaPPOLearner(core.Learner):
   """Learns from batches of `trajectories.Trajectories`.
 
   Serves two collections of variables, always of the same step: `policy`, the

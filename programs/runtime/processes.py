@@ -61,10 +61,13 @@ def lives(process: psutil.Process) -> bool:
 
 
 def find_node(launcher: psutil.Process, node: str) -> Optional[psutil.Process]:
-  """Returns the process of a node, such as actor/0, or None if there is none."""
+  """Returns the process of a node, such as actor/0, or None if there is none.
+
+  Engines name processes so.
+  """
   for process in launcher.children():
     with contextlib.suppress(psutil.Error):
-      if process.environ().get(NODE_VARIABLE) == node:
+      if process.name() == node:
         return process
   return None
 
