@@ -2,6 +2,7 @@
 
 from typing import Any, Optional
 
+import ale_py
 import ale_py.env
 import gymnasium
 import numpy as np
@@ -76,6 +77,7 @@ class AtariScreens(Screens):
       frame_size: height and width of a frame, in pixels.
       repeat_action_probability: stickiness of actions.
     """
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # No banner.
     super().__init__(ale_py.env.AtariEnv(
         rom, obs_type='grayscale', frameskip=1, full_action_space=False,
         repeat_action_probability=repeat_action_probability,

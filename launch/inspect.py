@@ -54,6 +54,8 @@ class InspectCommand:
                        'server.')
     if (self.sample is None) != (self.out is None):
       raise ValueError('--sample N and --out DIR belong together.')
+    if self.sample is not None and self.run_dir is None:
+      raise ValueError("--sample needs the run's settings, so its --run_dir.")
     if self.sample is None and self.gif:
       raise ValueError('--gif is for --sample N --out DIR.')
     if self.sample is not None and (self.watch or self.json):
@@ -127,14 +129,43 @@ def _look(command: InspectCommand, clients: Sequence[reverb.Client]) -> None:
     before = after
 
 
+def _draw(command: InspectCommand, clients: Sequence[reverb.Client]) -> None:
+  """Draws trajectories of the replay, and histograms, into files."""
+  # Not needed to look at tables.
+  import imageio.v2 as imageio
+
+  from launch import sheets
+  from launch import trajectories
+
+  assert command.run_dir is not None and command.out is not None
+  assert command.sample is not None
+  held = trajectories.held(command.run_dir, clients)
+  os.makedirs(command.out, exist_ok=True)
+  drawn = held.draw(command.sample)
+  for i, trajectory in enumerate(drawn):
+    path = os.path.join(command.out, f'trajectory_{i + 1:0{len(str(len(drawn)))}}')
+    if command.gif:
+      sheets.write_gif(f'{path}.gif', trajectory, held.action_names,
+                       held.frame_stack)
+    else:
+      imageio.imwrite(f'{path}.png', sheets.contact_sheet(
+          trajectory, held.action_names, held.frame_stack))
+  imageio.imwrite(os.path.join(command.out, 'histograms.png'), sheets.histograms(
+      held.ages(), held.priorities(), held.title))
+  print(f'Drew {len(drawn)} trajectories of {held.title} into {command.out}; '
+        f'histograms.png there has the ages and priorities of all. '
+        f'{held.reconstructed_by[0].upper()}{held.reconstructed_by[1:]}.')
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Prints what it sees, or draws it; returns the exit code."""
   with flags.errors_in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
     clients = _clients(command)
     if command.sample is not None:
-      return 0
-    _look(command, clients)
+      _draw(command, clients)
+    else:
+      _look(command, clients)
   return 0
 
 
