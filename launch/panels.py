@@ -35,7 +35,8 @@ class Moment:
 
 
 def draw(canvas: pictures.Canvas, left: int, top: int, moment: Moment,
-         action_names: Sequence[str], frame_stack: int, length: int) -> None:
+         action_names: Sequence[str], frame_stack: int, length: int,
+         with_sight: bool = True) -> None:
   """Draws what the agent sees, its reconstruction, value and probabilities.
 
   Args:
@@ -46,16 +47,22 @@ def draw(canvas: pictures.Canvas, left: int, top: int, moment: Moment,
     action_names: of each action.
     frame_stack: how many channels of an observation are frames.
     length: timesteps that fill the traces.
+    with_sight: whether to draw the observation, and its reconstruction.
   """
   right = left + WIDTH
-  if moment.vectors is not None:
+  sight = 20 + _SIGHT + 14
+  height = 120
+  if not with_sight:
+    height += sight
+    sight = 0
+  elif moment.vectors is not None:
     draw_vectors(canvas, (left, top, right, top + 20 + _SIGHT), moment, length)
   else:
     _draw_sights(canvas, left, top, moment, frame_stack)
-  top += 20 + _SIGHT + 14
-  canvas.traces((left, top, right, top + 120), [(moment.values, pictures.BLUE)],
+  top += sight
+  canvas.traces((left, top, right, top + height), [(moment.values, pictures.BLUE)],
                 f'value {moment.values[-1]:.3g}', length)
-  top += 120 + 14
+  top += height + 14
   canvas.text(left, top, 'action probabilities', 14, pictures.DIM)
   canvas.actions((left, top + 22, right, top + 22 + 180), action_names,
                  moment.probabilities, moment.action)
