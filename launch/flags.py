@@ -39,6 +39,7 @@ _NO_FLAG = ('frame_stack',)
 def parse(
     prog: str, description: str, sections: Mapping[str, type],
     argv: Sequence[str], derived: Mapping[str, str] = types.MappingProxyType({}),
+    positional: str = '',
 ) -> dict[str, dict[str, Any]]:
   """Parses flags, one for each field of some dataclasses.
 
@@ -49,6 +50,8 @@ def parse(
     argv: the flags; `--help` among them is an exit.
     derived: what fields without a default are when their flag is not given,
       for `--help`.
+    positional: the field of several texts, if any, that takes what follows no
+      flag.
 
   Returns:
     The values of the flags that were given, by section and name, not checked.
@@ -56,8 +59,10 @@ def parse(
   Raises:
     ValueError: for an unknown flag or a missing value, in one line.
   """
-  groups = {name: _flags_of(config_class, derived)
+  groups = {name: _flags_of(config_class, derived, positional)
             for name, config_class in sections.items()}
+  for config_class in sections.values():
+    _refuse_repeated_words(config_class, argv)
   errors = io.StringIO()
   try:
     with contextlib.redirect_stderr(errors):
@@ -74,7 +79,23 @@ def parse(
   return values
 
 
-def _flags_of(config_class: type, derived: Mapping[str, str]) -> Any:
+def _refuse_repeated_words(config_class: type, argv: Sequence[str]) -> None:
+  """Raises ValueError where one of several values would replace another."""
+  for name, field in validation.fields(config_class).items():
+    given = [token for token in argv
+             if token.partition('=')[0].replace('-', '_') == f'__{name}']
+    if len(given) > 1 and _is_words(field.json_schema()):
+      raise ValueError(f'--{name} is given twice; give all its values after one, '
+                       f'as in --{name} FIRST SECOND.')
+
+
+def _is_words(schema: Mapping[str, Any]) -> bool:
+  """Tells fields of several texts, which are words, from numbers with commas."""
+  return schema.get('items', {}).get('type') == 'string'
+
+
+def _flags_of(config_class: type, derived: Mapping[str, str],
+              positional: str) -> Any:
   """Returns what tyro makes flags of: a dict type whose keys may be absent."""
   doc = config_class.__doc__ or ''
   helps = dict(re.findall(r'^    (\w+): ((?:.|\n      )*)', doc, re.MULTILINE))
@@ -90,6 +111,12 @@ def _flags_of(config_class: type, derived: Mapping[str, str]) -> Any:
                             else '(required)'))
     if schema.get('type') == 'boolean':
       flags[name] = Annotated[bool, told]  # Two flags: --name and --no_name.
+    elif _is_words(schema):
+      words: Any = Annotated[list, told, constructors.PrimitiveConstructorSpec(
+          nargs='*', metavar='TEXT ...', instance_from_str=list,
+          is_instance=lambda _: True, str_from_instance=list)]
+      flags[name] = (tyro.conf.Positional[words]  # type: ignore[misc]
+                     if name == positional else words)
     else:
       flags[name] = Annotated[str, told, constructors.PrimitiveConstructorSpec(
           nargs=1, metavar=_placeholder(schema),
@@ -185,6 +212,16 @@ def errors_in_one_line() -> Iterator[None]:
     yield
   except (ValueError, OSError) as e:
     fail(str(e))
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+  """Says of which of our extras a module is that is missing; ValueError."""
+  try:
+    yield
+  except ModuleNotFoundError as e:
+    raise ValueError(f'{e.name} is missing; `pip install "impala-ppo[{name}]"` '
+                     'installs it.') from None
 
 
 def fail(message: str) -> NoReturn:

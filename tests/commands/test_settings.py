@@ -23,6 +23,7 @@ from agents import environments
 from agents import validation
 from agents.impala_ppo import config as agent_config
 from launch import evaluate
+from launch import plot
 from launch import settings as settings_lib
 from programs import config as run_config
 
@@ -30,12 +31,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SECTIONS = {'environment': environments.EnvironmentConfig,
             'agent': agent_config.ImpalaPPOConfig,
             'run': run_config.RunConfig}
-COMMANDS = (settings_lib.TrainCommand, evaluate.EvaluateCommand)
+COMMANDS = (settings_lib.TrainCommand, evaluate.EvaluateCommand,
+            plot.PlotCommand)
 NO_FLAG = ('frame_stack',)  # Follows from the game.
 # Commands and configs that check themselves, with what they cannot do without.
 CHECKED = [*SECTIONS.values(), *COMMANDS]
 NEEDED = {run_config.RunConfig: {'run_dir': 'x'},
-          evaluate.EvaluateCommand: {'run_dir': 'x'}}
+          evaluate.EvaluateCommand: {'run_dir': 'x'},
+          plot.PlotCommand: {'runs': ('x',)}}
 
 
 def settings_of(*argv):
