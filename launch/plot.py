@@ -40,6 +40,10 @@ class PlotCommand:
     validation.check(self)
 
 
+FLAGS = flags.Flags('python -m launch.plot', 'Draws learning curves of runs.',
+                    {'command': PlotCommand}, positional='runs')
+
+
 def parse(argv: Sequence[str]) -> PlotCommand:
   """Reads the flags of the command.
 
@@ -52,9 +56,7 @@ def parse(argv: Sequence[str]) -> PlotCommand:
   Raises:
     ValueError: for a bad flag, in one line.
   """
-  given = flags.parse('python -m launch.plot', 'Draws learning curves of runs.',
-                      {'command': PlotCommand}, argv,
-                      positional='runs')['command']
+  given = FLAGS.parse(argv)['command']
   if not given.get('runs'):
     raise ValueError('no runs are given; give the directory of one or more.')
   return PlotCommand(**given)

@@ -70,6 +70,16 @@ class TrainCommand:
     validation.check(self)
 
 
+FLAGS = flags.Flags(
+    'python -m launch.train', 'Trains the agent.',
+    {'command': TrainCommand, **SECTIONS}, derived={'run_dir': 'runs/<game>'},
+    common=(
+        'config', 'resume', 'game', 'frame_size', 'loss', 'learning_rate',
+        'batch_size', 'samples_per_insert', 'conv_channels', 'latent_size',
+        'run_dir', 'seed', 'num_actors', 'envs_per_actor', 'num_gpus',
+        'max_timesteps', 'target_return'))
+
+
 def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
   """Reads the flags of the training command, and the files that they name.
 
@@ -82,9 +92,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
   Raises:
     ValueError: for a bad flag or file, in one line.
   """
-  given = flags.parse('python -m launch.train', 'Trains the agent.',
-                      {'command': TrainCommand, **SECTIONS}, argv,
-                      {'run_dir': 'runs/<game>'})
+  given = FLAGS.parse(argv)
   command = TrainCommand(**given.pop('command'))
   layers = [given]
   if command.config is not None:

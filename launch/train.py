@@ -36,6 +36,8 @@ from programs.runtime import doors
 from programs.runtime import locks
 from programs.runtime import records
 
+FLAGS = settings_lib.FLAGS
+
 
 def _prepare(argv: Sequence[str]
              ) -> tuple[settings_lib.TrainCommand, settings_lib.Settings]:
