@@ -45,8 +45,9 @@ def main() -> None:
   builder = ImpalaPPOBuilder(settings.agent)
   networks = builder.make_networks(environment_spec)
   networks.create_variables()
-  checkpoints.restore(path, checkpoints.checkpoint_of({
-      'actor_critic': networks.actor_critic, 'decoder': networks.decoder}))
+  checkpoints.Checkpoint({
+      'actor_critic': networks.actor_critic,
+      'decoder': networks.decoder}).restore(path)
   actor = builder.make_actor(flags.seed,
                              builder.make_policy(networks, environment_spec))
   timestep = environment.reset()

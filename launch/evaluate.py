@@ -98,8 +98,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     checkpoints.check_matches(path, networks.actor_critic.variables,
                               'actor_critic')
 
-  checkpoints.restore(path, checkpoints.checkpoint_of(
-      {'actor_critic': networks.actor_critic}))
+  checkpoints.Checkpoint({'actor_critic': networks.actor_critic}).restore(path)
   policy = builder.make_policy(networks, environment_spec, evaluation=True)
   actor = builder.make_actor(command.seed, policy)
   try:

@@ -94,7 +94,7 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     self._config = config
     self._iterator = iterator
     self._strategy = strategy
-    self._replay_clients = replay_clients
+    self._priorities = [replay.Priorities(client) for client in replay_clients]
     self._counter = counter
     self._networks = networks
     with strategy.scope():
@@ -223,11 +223,11 @@ class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
     for shard, key, priority in zip(shards[replayed], keys[replayed],
                                     priorities[replayed]):
       sums.setdefault((int(shard), int(key)), []).append(float(priority))
-    for shard, client in enumerate(self._replay_clients):
-      updates = {key: np.mean(values) for (of, key), values in sums.items()
+    for shard, told in enumerate(self._priorities):
+      updates = {key: float(np.mean(values)) for (of, key), values in sums.items()
                  if of == shard}
       if updates:
-        client.mutate_priorities(replay.REPLAY_TABLE, updates)
+        told.update(updates)
 
   def _served(self) -> dict[str, list[tf.Tensor]]:
     """Reads what actors get."""

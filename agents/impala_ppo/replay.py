@@ -4,9 +4,12 @@ Each shard has two tables of the same items (see `trajectories`): `queue`,
 through which every one passes once in order, and `replay`, sampled at random.
 """
 
-from typing import Iterator, Sequence, Union
+import threading
+from typing import Iterator, Mapping, Optional, Sequence, Union
 
+from absl import logging
 from acme import specs
+import numpy as np
 import reverb
 import tensorflow as tf
 
@@ -16,6 +19,7 @@ from agents.impala_ppo import trajectories
 QUEUE_TABLE = 'queue'
 REPLAY_TABLE = 'replay'
 _ANSWER_SECONDS = 5
+_WAIT_SECONDS = 30
 
 
 def make_tables(environment_spec: specs.EnvironmentSpec,
@@ -71,9 +75,68 @@ def why_full(client: reverb.Client, tables: Sequence[str]) -> str:
   return ' '.join(reasons) or 'its tables take more again.'
 
 
+class Priorities:
+  """Sets the priorities of a shard's replayed items.
+
+  A shard that does not answer holds nobody up: its items keep their priorities
+  meanwhile.
+  """
+
+  def __init__(self, client: reverb.Client):
+    self._client = client
+    self._sending: Optional[threading.Thread] = None
+
+  def update(self, priorities: Mapping[int, float]) -> None:
+    """Sets the priority of items, by key."""
+    if self._sending is not None and self._sending.is_alive():
+      return
+    # Reverb's own call has no time limit.
+    self._sending = threading.Thread(
+        target=self._send, args=(priorities,), daemon=True)
+    self._sending.start()
+    self._sending.join(_ANSWER_SECONDS)
+    if self._sending.is_alive():
+      self._warn(f'no answer for {_ANSWER_SECONDS} s')
+
+  def _send(self, priorities: Mapping[int, float]) -> None:
+    try:
+      self._client.mutate_priorities(REPLAY_TABLE, priorities)
+    except RuntimeError as e:  # Of which Reverb's errors are kinds.
+      self._warn(str(e))
+
+  def _warn(self, problem: str) -> None:
+    logging.log_every_n_seconds(
+        logging.WARNING, 'Shard %s: priorities stay as they are (%s).', 60,
+        self._client.server_address, problem)
+
+
+def _signature(address: str, table: str) -> dict[str, tf.TensorSpec]:
+  """Returns what a table holds, once its server answers."""
+  while True:
+    try:
+      return reverb.Client(address).server_info(_WAIT_SECONDS)[table].signature
+    except reverb.errors.DeadlineExceededError:
+      logging.warning('The replay at %s has not answered for %d s; still waiting '
+                      'for it.', address, _WAIT_SECONDS)
+
+
+def _warn_of_unsound(shard: np.ndarray) -> bool:
+  logging.log_every_n_seconds(
+      logging.WARNING, 'Trajectories in shard %d are passed over: their numbers are '
+      'not finite or their actions not of this game, so no actor of this program '
+      'wrote them.', 60, int(shard))
+  return False
+
+
 def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
                    ahead: bool) -> tf.data.Dataset:
   """Streams single trajectories ({column: [rows, ...]}) of all shards' tables."""
+  def is_sound(columns: dict[str, tf.Tensor]) -> tf.Tensor:
+    return tf.cond(
+        trajectories.is_sound(columns), lambda: tf.constant(True),
+        lambda: tf.ensure_shape(tf.numpy_function(
+            _warn_of_unsound, [columns['shard']], tf.bool), ()))
+
   def of_shard(shard: tf.Tensor, address: tf.Tensor) -> tf.data.Dataset:
     items = reverb.TrajectoryDataset(
         address, table, dtypes, shapes,
@@ -89,10 +152,9 @@ def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
 
     split_items = items.map(
         split, num_parallel_calls=num_workers if ahead else None)
-    return split_items.unbatch().filter(trajectories.is_sound)
+    return split_items.unbatch().filter(is_sound)
 
-  info = reverb.Client(addresses[0]).server_info()
-  table_signature = info[table].signature
+  table_signature = _signature(addresses[0], table)
   shapes = {k: v.shape for k, v in table_signature.items()}
   dtypes = {k: v.dtype for k, v in table_signature.items()}
   if len(addresses) == 1:

@@ -52,12 +52,12 @@ class LearnerWorker(core.VariableSource, core.Worker):
     self._counter = counter
     self._should_stop = should_stop or threading.Event()
     self._reports = reports.Background()
-    checkpoint = checkpoints.checkpoint_of(learner.state,
-                                           reports.CounterState(counter))
+    checkpoint = checkpoints.Checkpoint(learner.state,
+                                        reports.CounterState(counter))
     newest = checkpoints.discard_broken(
         run_dir, lambda line: print(f'learner: {line}', flush=True))
     if newest is not None:
-      checkpoints.restore(newest, checkpoint)
+      checkpoint.restore(newest)
       learner.on_restore()
       # What the counter said of it may be older.
       self._reports.start(counter.record_learning, learner.num_steps, {})

@@ -7,6 +7,7 @@ there are is told by the files themselves: TensorFlow's index of them, the file
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,6 @@ import time
 from typing import Any, Callable, Iterable, Mapping, Optional
 
 from acme import core
-from acme.tf import savers
 import numpy as np
 import tensorflow as tf
 
@@ -191,60 +191,72 @@ def check_space(run_dir: str, variable_bytes: int, trainable_bytes: int) -> None
         f'{needed / 1e6:,.1f} MB; make room, or give another --run_dir.')
 
 
-def checkpoint_of(learner: Mapping[str, Any],
-                  counter: Optional[core.Saveable] = None) -> tf.train.Checkpoint:
-  """Returns what is saved and restored.
+class Checkpoint:
+  """What is saved and restored: the learner's state, and the counter's.
 
-  Args:
-    learner: the learner's state or a part of it, such as its `actor_critic`;
-      all of its variables have to exist.
-    counter: the counter, or None to leave it out.
+  The counter's is one string of JSON: a variable like the others, so that
+  TensorFlow writes one shard, and traces nothing anew at each save.
   """
-  parts = {'learner': tf.train.Checkpoint(**learner)}
-  if counter is not None:
-    parts['progress'] = savers.SaveableAdapter(counter)
-  return tf.train.Checkpoint(**parts)
 
+  def __init__(self, learner: Mapping[str, Any],
+               counter: Optional[core.Saveable] = None):
+    """Makes a checkpoint.
 
-def restore(path: str, checkpoint: tf.train.Checkpoint) -> None:
-  """Restores everything that a checkpoint is made of.
+    Args:
+      learner: the learner's state or a part of it, such as its `actor_critic`;
+        all of its variables have to exist.
+      counter: the counter, or None to leave it out.
+    """
+    self._counter = counter
+    self._progress = tf.Variable('', trainable=False)
+    parts = {'learner': tf.train.Checkpoint(**learner)}
+    if counter is not None:
+      parts['progress'] = self._progress
+    self._checkpoint = tf.train.Checkpoint(**parts)
 
-  Args:
-    path: of a whole checkpoint, as `latest` returns it.
-    checkpoint: from `checkpoint_of`.
+  def write(self, path: str) -> None:
+    """Writes it; `path` gets suffixes."""
+    if self._counter is not None:
+      self._progress.assign(json.dumps(self._counter.save()))
+    self._checkpoint.write(path)
 
-  Raises:
-    AssertionError: where something is not in the file.
-  """
-  status = checkpoint.read(path)
-  status.assert_existing_objects_matched().expect_partial()
+  def restore(self, path: str) -> None:
+    """Restores everything that it is made of.
+
+    Args:
+      path: of a whole checkpoint, as `latest` returns it.
+
+    Raises:
+      AssertionError: where something is not in the file.
+    """
+    self._checkpoint.read(
+        path).assert_existing_objects_matched().expect_partial()
+    if self._counter is not None:
+      self._counter.restore(json.loads(self._progress.numpy()))
 
 
 def progress(path: str) -> Mapping[str, Any]:
-  """Returns the counter's state in a checkpoint; see `RunCounter.save`."""
-  state: dict[str, Any] = {}
+  """Returns the counter's state in a checkpoint; see `RunCounter.save`.
 
-  class Reader(core.Saveable):
-    def save(self):
-      return state
-
-    def restore(self, saved):
-      state.update(saved)
-
-  tf.train.Checkpoint(progress=savers.SaveableAdapter(
-      Reader())).read(path).expect_partial()
-  return state
+  Raises:
+    ValueError: where it holds none, in one line.
+  """
+  key = 'progress/.ATTRIBUTES/VARIABLE_VALUE'
+  if key not in dict(tf.train.list_variables(path)):
+    raise ValueError(f'checkpoint {path} does not say how far its run had come: '
+                     'it was written by another version of this program.')
+  return json.loads(tf.train.load_variable(path, key))
 
 
 class Saver:
   """Saves checkpoints, and deletes all but the newest three."""
 
-  def __init__(self, checkpoint: tf.train.Checkpoint, run_dir: str,
+  def __init__(self, checkpoint: Checkpoint, run_dir: str,
                period_minutes: float, variables: Iterable[tf.Variable] = ()):
     """Makes a saver, the only one that writes to the run's directory.
 
     Args:
-      checkpoint: from `checkpoint_of`.
+      checkpoint: what is saved.
       run_dir: gets the folder `checkpoints`.
       period_minutes: time between two saves that are not asked for.
       variables: of the learner; nothing is saved unless they are finite.

@@ -2,6 +2,7 @@
 
 import threading
 
+from absl import logging
 from acme import specs
 import numpy as np
 import pytest
@@ -50,6 +51,12 @@ def spoil(batch, column, value=np.nan):
   return trajectories.Trajectories(**columns)
 
 
+@pytest.fixture(autouse=True)
+def says_all(monkeypatch):
+  """What is said at most once a minute is said in each test."""
+  monkeypatch.setattr(logging, '_log_timer_per_token', {})
+
+
 class ReplayClient:
   """Takes priorities as Reverb does."""
 
@@ -57,9 +64,7 @@ class ReplayClient:
     self.updates = {}
 
   def mutate_priorities(self, table, updates):
-    assert table == replay.REPLAY_TABLE
-    assert np.isfinite(list(updates.values())).all()
-    self.updates = updates
+    self.updates = updates if table == replay.REPLAY_TABLE else {}
 
 
 def make_learner(batches, devices=('/cpu:0',), client=None, **kwargs):
@@ -71,11 +76,9 @@ def make_learner(batches, devices=('/cpu:0',), client=None, **kwargs):
       tf.data.experimental.AutoShardPolicy.OFF)
   iterator = replay.distribute(dataset.with_options(options),
                                builder._get_strategy())
-  learner = builder.make_learner(
-      0, builder.make_networks(make_spec()), iterator)
-  if client is not None:
-    learner._replay_clients = [client]
-  return learner
+  return builder.make_learner(
+      0, builder.make_networks(make_spec()), iterator,
+      () if client is None else [client])
 
 
 def trained(learner):
@@ -141,6 +144,7 @@ def test_priorities_that_are_not_finite_are_none():
   learner = make_learner([batch], client=client, replay_sampler='prioritized')
   learner.step()
   # Of the batch's second half, the replayed one, the last is spoilt.
+  assert np.isfinite(list(client.updates.values())).all()
   assert client.updates[B - 1] == 0. and client.updates[B - 2] > 0.
 
 
@@ -171,7 +175,7 @@ FOREIGN = [('frame', np.nan), ('frame', np.inf), ('reward', np.nan),
 
 
 @pytest.mark.parametrize('sampler', ('fifo', 'prioritized'))
-def test_what_strangers_insert_does_not_reach_the_learner(sampler):
+def test_what_strangers_insert_does_not_reach_the_learner(sampler, caplog):
   config = make_config(replay_sampler=sampler)
   server = reverb.Server(replay.make_tables(make_spec(), config))
   client = reverb.Client(f'localhost:{server.port}')
@@ -205,34 +209,38 @@ def test_what_strangers_insert_does_not_reach_the_learner(sampler):
   # From the queue come, in order, all the others.
   order = [value for seed in range(20) for value in (seed, seed, 1000. + seed)]
   assert seen == order[:len(seen)]
+  assert 'Trajectories in shard 0 are passed over' in caplog.text
   server.stop()
 
 
-def test_a_shard_that_does_not_answer_holds_no_checkpoint_up():
-  class Hanging:
-    def __init__(self):
-      self.asked, self.answers = threading.Event(), threading.Event()
+class Away:
+  """A shard that was killed."""
+  server_address = 'localhost:1'
+  asked = 0
 
-    def mutate_priorities(self, table, updates):
-      self.asked.set()
-      self.answers.wait(20.)
+  def mutate_priorities(self, table, updates):
+    self.asked += 1
+    raise RuntimeError('Socket closed')
 
-  client = Hanging()
-  learner = make_learner([make_batch()], client=client,
+
+class Hanging(Away):
+  """A shard that stands still."""
+
+  def __init__(self):
+    self.answers = threading.Event()
+
+  def mutate_priorities(self, table, updates):
+    self.asked += 1
+    self.answers.wait()
+
+
+@pytest.mark.parametrize('client, asked', [(Away(), 3), (Hanging(), 1)])
+def test_a_shard_that_does_not_answer_holds_no_learner_up(client, asked, caplog,
+                                                          monkeypatch):
+  monkeypatch.setattr(replay, '_ANSWER_SECONDS', .5)
+  learner = make_learner([make_batch()] * 3, client=client,
                          replay_sampler='prioritized')
-  step = threading.Thread(target=learner.step, daemon=True)
-  step.start()
-  assert client.asked.wait(20.)
-  paused = threading.Event()
-
-  def pause():
-    with learner.paused():
-      paused.set()
-
-  threading.Thread(target=pause, daemon=True).start()
-  try:
-    assert paused.wait(5.)
-    assert learner.num_steps == 1
-  finally:
-    client.answers.set()
-    step.join()
+  for _ in range(3):
+    learner.step()
+  assert learner.num_steps == 3 and client.asked == asked
+  assert 'Shard localhost:1: priorities stay as they are' in caplog.text

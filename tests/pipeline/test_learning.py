@@ -18,6 +18,9 @@ from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories
 from tests import oracles
 
+# Of the thread that sends priorities.
+pytestmark = pytest.mark.filterwarnings(
+    'error::pytest.PytestUnhandledThreadExceptionWarning')
 B, T, A = 8, 5, 3
 
 

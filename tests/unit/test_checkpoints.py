@@ -59,7 +59,7 @@ def saved_run(tmp_path_factory):
   run_dir, networks = str(tmp_path_factory.mktemp('run')), make_networks()
   state = learner_state(networks, 0)
   saver = checkpoints.Saver(
-      checkpoints.checkpoint_of(state, Counter({'timesteps': 99})), run_dir,
+      checkpoints.Checkpoint(state, Counter({'timesteps': 99})), run_dir,
       period_minutes=1.)
   for _ in range(3):
     state['num_steps'].assign_add(10)
@@ -156,7 +156,7 @@ def test_going_on_replaces_the_broken(run):
   truncate(paths[2])
   checkpoints.discard_broken(run_dir)
   saver = checkpoints.Saver(
-      checkpoints.checkpoint_of(learner_state(make_networks(), 25)), run_dir,
+      checkpoints.Checkpoint(learner_state(make_networks(), 25)), run_dir,
       period_minutes=1.)
   saver.save()
   assert checkpoints.learner_steps(checkpoints.latest(run_dir)) == 25
@@ -187,7 +187,7 @@ def test_all_that_was_saved_is_restored(run):
   state, counter = learner_state(other, 7), Counter(None)
   expected = networks.actor_critic(tf.ones([1, 4]))
   assert (other.actor_critic(tf.ones([1, 4]))[1] != expected[1]).numpy().all()
-  checkpoints.restore(paths[-1], checkpoints.checkpoint_of(state, counter))
+  checkpoints.Checkpoint(state, counter).restore(paths[-1])
   for x, y in zip(other.actor_critic(tf.ones([1, 4])), expected):
     np.testing.assert_array_equal(x, y)
   np.testing.assert_array_equal(other.decoder(tf.ones([1, 16])),
@@ -201,8 +201,7 @@ def test_a_part_can_be_restored_alone(run):
   # As evaluation does: only what acts.
   _, networks, paths = run
   other = make_networks()
-  checkpoints.restore(paths[-1], checkpoints.checkpoint_of(
-      {'actor_critic': other.actor_critic}))
+  checkpoints.Checkpoint({'actor_critic': other.actor_critic}).restore(paths[-1])
   np.testing.assert_array_equal(other.actor_critic(tf.ones([1, 4]))[1],
                                 networks.actor_critic(tf.ones([1, 4]))[1])
 
@@ -217,12 +216,12 @@ def test_what_the_file_does_not_hold_is_refused(run, tmp_path, part):
     state['critic'] = make_networks().actor_critic
   else:
     # A checkpoint that was written without one.
-    checkpoints.Saver(checkpoints.checkpoint_of(state), str(tmp_path / 'other'),
+    checkpoints.Saver(checkpoints.Checkpoint(state), str(tmp_path / 'other'),
                       1.).save()
     paths = [checkpoints.latest(str(tmp_path / 'other'))]
     counter = Counter({})
   with pytest.raises(AssertionError):
-    checkpoints.restore(paths[-1], checkpoints.checkpoint_of(state, counter))
+    checkpoints.Checkpoint(state, counter).restore(paths[-1])
 
 
 @pytest.fixture
@@ -236,7 +235,7 @@ def clock(monkeypatch):
 
 def test_a_saver_saves_at_first_and_when_due(tmp_path, clock):
   number = tf.Variable(0)
-  saver = checkpoints.Saver(checkpoints.checkpoint_of({'number': number}),
+  saver = checkpoints.Saver(checkpoints.Checkpoint({'number': number}),
                             str(tmp_path), period_minutes=2.)
   saved = []
   for second in range(0, 400, 50):
@@ -250,7 +249,7 @@ def test_a_saver_saves_at_first_and_when_due(tmp_path, clock):
 
 def test_saving_when_asked_to_puts_the_next_time_off(tmp_path, clock):
   saver = checkpoints.Saver(
-      checkpoints.checkpoint_of({'number': tf.Variable(0)}), str(tmp_path),
+      checkpoints.Checkpoint({'number': tf.Variable(0)}), str(tmp_path),
       period_minutes=1.)
   saver.save()
   first = checkpoints.latest(str(tmp_path))
@@ -265,7 +264,7 @@ def test_saving_when_asked_to_puts_the_next_time_off(tmp_path, clock):
 def test_a_saver_keeps_three_also_of_before_it(run):
   run_dir, _, paths = run
   saver = checkpoints.Saver(
-      checkpoints.checkpoint_of(learner_state(make_networks(), 40)), run_dir,
+      checkpoints.Checkpoint(learner_state(make_networks(), 40)), run_dir,
       period_minutes=1.)
   saver.save()
   saver.save()

@@ -20,8 +20,8 @@ from programs.runtime import checkpoints
 from programs.runtime import locks
 from programs.runtime import records
 
-DATA = '.data-00000-of-00002'
-SUFFIXES = (DATA, '.data-00001-of-00002', '.index')
+DATA = '.data-00000-of-00001'
+SUFFIXES = (DATA, '.index')
 
 
 class Counter(core.Saveable):
@@ -50,7 +50,7 @@ def make_saver(run_dir, value=0.):
   num_steps = tf.Variable(0, dtype=tf.int64)
   state = {'weight': weight, 'num_steps': num_steps}
   saver = checkpoints.Saver(
-      checkpoints.checkpoint_of(state, Counter()), str(run_dir), 60.,
+      checkpoints.Checkpoint(state, Counter()), str(run_dir), 60.,
       checkpoints.variables_of(state))
   return saver, weight, num_steps
 
@@ -454,3 +454,11 @@ def test_a_directory_is_held_by_the_nodes_of_a_launcher_that_died(tmp_path):
     except ValueError:
       assert time.monotonic() < deadline
       time.sleep(0.05)
+
+
+def test_a_checkpoint_that_holds_no_progress_is_told(tmp_path):
+  path = str(tmp_path / 'ckpt-1')
+  checkpoints.Checkpoint({'weight': tf.Variable(1.)}).write(path)
+  with pytest.raises(ValueError, match='another version') as error:
+    checkpoints.progress(path)
+  assert path in str(error.value) and '\n' not in str(error.value)
