@@ -40,6 +40,11 @@ class EvaluateCommand:
     validation.check(self)
 
 
+FLAGS = flags.Flags(
+    'python -m launch.evaluate', "Evaluates a run's newest checkpoint.",
+    {'command': EvaluateCommand})
+
+
 def parse(argv: Sequence[str]) -> EvaluateCommand:
   """Reads the flags of the evaluation command.
 
@@ -52,9 +57,7 @@ def parse(argv: Sequence[str]) -> EvaluateCommand:
   Raises:
     ValueError: for a bad flag, in one line.
   """
-  given = flags.parse(
-      'python -m launch.evaluate', "Evaluates a run's newest checkpoint.",
-      {'command': EvaluateCommand}, argv)['command']
+  given = FLAGS.parse(argv)['command']
   if 'run_dir' not in given:
     raise ValueError('--run_dir is missing; give the directory of a run.')
   command = EvaluateCommand(**given)

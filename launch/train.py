@@ -37,6 +37,8 @@ from programs.runtime import locks
 from programs.runtime import records
 from programs.runtime import servers
 
+FLAGS = settings_lib.FLAGS
+
 
 def _prepare(argv: Sequence[str]
              ) -> tuple[settings_lib.TrainCommand, settings_lib.Settings]:
