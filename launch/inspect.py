@@ -63,6 +63,11 @@ class InspectCommand:
                        'command.')
 
 
+FLAGS = flags.Flags(
+    'python -m launch.inspect', 'Looks into the replay of a run.',
+    {'command': InspectCommand})
+
+
 def parse(argv: Sequence[str]) -> InspectCommand:
   """Reads the flags of the command.
 
@@ -75,9 +80,7 @@ def parse(argv: Sequence[str]) -> InspectCommand:
   Raises:
     ValueError: for a bad flag, in one line.
   """
-  given = flags.parse('python -m launch.inspect', 'Looks into the replay of a run.',
-                      {'command': InspectCommand}, argv)['command']
-  command = InspectCommand(**given)
+  command = InspectCommand(**FLAGS.parse(argv)['command'])
   for name in ('run_dir', 'out'):
     path = getattr(command, name)
     if path is not None:

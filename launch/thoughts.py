@@ -83,7 +83,7 @@ def restored(builder: builder_lib.ImpalaPPOBuilder,
     parts['decoder'] = networks.decoder
   for name, part in parts.items():
     checkpoints.check_matches(path, part.variables, name)
-  checkpoints.restore(path, checkpoints.checkpoint_of(parts))
+  checkpoints.Checkpoint(parts).restore(path)
   return networks
 
 
