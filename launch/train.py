@@ -18,6 +18,7 @@ from launch import settings as settings_lib
 from launch.engines import fork_server
 from programs.runtime import doors
 from programs.runtime import locks
+from programs.runtime import servers
 
 
 class _Prepared(NamedTuple):
@@ -40,7 +41,7 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
   run_dir = settings.run.run_dir
   if not command.resume and os.path.isdir(run_dir) and (
       set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, settings_lib.LOGS,
-                                  locks.FILE}):
+                                  locks.FILE, servers.FILE}):
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
@@ -74,6 +75,8 @@ from programs.nodes import limiter
 from programs.runtime import checkpoints
 from programs.runtime import processes
 from programs.runtime import records
+
+FLAGS = settings_lib.FLAGS
 
 
 def _check_ports(run: run_config.RunConfig):
