@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 import psutil
 
@@ -130,18 +130,16 @@ class Hosts:
     hosts: by their numbers, from 1.
   """
 
-  def __init__(self, number: int, cpus: int, delay_ms: float = 0.):
+  def __init__(self, cpus: Sequence[int], delay_ms: float = 0.):
     """Makes hosts and starts Ray on them.
 
     Args:
-      number: of hosts.
       cpus: that each says it has.
       delay_ms: that the wire adds one way.
 
     Raises:
       OSError: where that is not permitted.
     """
-    self._cpus = cpus
     self._delay_ms = delay_ms
     # Short: there are sockets in it.
     self._private = tempfile.mkdtemp(prefix='ray')
@@ -151,8 +149,8 @@ class Hosts:
     try:
       self._wire.run('ip', 'link', 'add', 'bridge', 'type', 'bridge')
       self._wire.run('ip', 'link', 'set', 'bridge', 'up')
-      for i in range(1, number + 1):
-        self.add(i)
+      for number, has in enumerate(cpus, 1):
+        self.add(number, has)
     except BaseException:
       self.close()
       raise
@@ -161,7 +159,7 @@ class Hosts:
   def head(self) -> Host:
     return self.hosts[1]
 
-  def add(self, number: int) -> Host:
+  def add(self, number: int, cpus: int) -> Host:
     """Adds a host, or brings one back, and starts Ray on it."""
     host = Host(number, self._wire, self._private)
     self.hosts[number] = host
@@ -173,7 +171,7 @@ class Hosts:
               '--include-dashboard=false'] if number == 1 else
              [f'--address={self.head.address}:{_PORT}'])
     host.run(sys.executable, '-m', 'ray.scripts.scripts', 'start', *where,
-             f'--node-ip-address={host.address}', f'--num-cpus={self._cpus}',
+             f'--node-ip-address={host.address}', f'--num-cpus={cpus}',
              f'--object-store-memory={_STORE_BYTES}', '--disable-usage-stats')
     return host
 
@@ -203,9 +201,9 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def made(number: int, cpus: int, delay_ms: float = 0.) -> Iterator[Hosts]:
+def made(cpus: Sequence[int], delay_ms: float = 0.) -> Iterator[Hosts]:
   """Makes hosts as `Hosts` does, and closes them in the end."""
-  hosts = Hosts(number, cpus, delay_ms)
+  hosts = Hosts(cpus, delay_ms)
   try:
     yield hosts
   finally:
