@@ -39,12 +39,20 @@ class Run:
   """A training run that faults are done to."""
 
   def __init__(self, *flags: str, game: str = 'pong',
-               stdout: Optional[int] = subprocess.DEVNULL):
-    """Starts a run, and waits until its rate is steady."""
+               stdout: Optional[int] = subprocess.DEVNULL,
+               enter: Callable[..., list[str]] = lambda *args: list(args)):
+    """Starts a run.
+
+    Args:
+      *flags: of it.
+      game: to train on.
+      stdout: as `subprocess` takes it.
+      enter: returns a command that runs the one it is given where that is to be.
+    """
     self.directory = tempfile.mkdtemp()
     self.process = subprocess.Popen(
-        [sys.executable, '-m', 'launch.train', '--game', game, '--run_dir',
-         self.directory, '--progress_seconds', '1', *flags],
+        enter(sys.executable, '-m', 'launch.train', '--game', game, '--run_dir',
+              self.directory, '--progress_seconds', '1', *flags),
         cwd=common.CHECKOUT, stdout=stdout, stderr=subprocess.STDOUT)
     self._launcher = psutil.Process(self.process.pid)
 

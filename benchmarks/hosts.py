@@ -145,10 +145,15 @@ class Hosts:
     self._private = tempfile.mkdtemp(prefix='ray')
     self.hosts: dict[int, Host] = {}
     self._wire = Wire()
-    self._delayer: Optional[subprocess.Popen] = None
+    self._carrier: Optional[subprocess.Popen] = None
     try:
-      self._wire.run('ip', 'link', 'add', 'bridge', 'type', 'bridge')
-      self._wire.run('ip', 'link', 'set', 'bridge', 'up')
+      if delay_ms and not self._has_netem():
+        self._carrier = subprocess.Popen(self._wire.command(
+            sys.executable, '-m', 'benchmarks.wire', str(delay_ms)),
+                                         preexec_fn=_die_with_parent)
+      else:
+        self._wire.run('ip', 'link', 'add', 'bridge', 'type', 'bridge')
+        self._wire.run('ip', 'link', 'set', 'bridge', 'up')
       for number, has in enumerate(cpus, 1):
         self.add(number, has)
     except BaseException:
@@ -163,10 +168,13 @@ class Hosts:
     """Adds a host, or brings one back, and starts Ray on it."""
     host = Host(number, self._wire, self._private)
     self.hosts[number] = host
-    self._wire.run('ip', 'link', 'set', host.port, 'master', 'bridge')
-    if self._delay_ms:
-      self._wire.run('tc', 'qdisc', 'add', 'dev', host.port, 'root', 'netem',
-                     'delay', f'{self._delay_ms}ms')
+    if self._carrier is not None:
+      host.run(sys.executable, '-c', 'from benchmarks import wire; '
+               'wire.keep_frames_whole("eth0")')
+    else:
+      self._wire.run('ip', 'link', 'set', host.port, 'master', 'bridge')
+      if self._delay_ms:
+        self._wire.run(*self._netem(host.port))
     where = (['--head', f'--port={_PORT}', f'--temp-dir={self._private}',
               '--include-dashboard=false'] if number == 1 else
              [f'--address={self.head.address}:{_PORT}'])
@@ -174,6 +182,17 @@ class Hosts:
              f'--node-ip-address={host.address}', f'--num-cpus={cpus}',
              f'--object-store-memory={_STORE_BYTES}', '--disable-usage-stats')
     return host
+
+  def _netem(self, interface: str) -> list[str]:
+    return ['tc', 'qdisc', 'add', 'dev', interface, 'root', 'netem', 'delay',
+            f'{self._delay_ms}ms']
+
+  def _has_netem(self) -> bool:
+    try:
+      self._wire.run(*self._netem('lo'))
+    except OSError:
+      return False
+    return True
 
   def kill(self, number: int) -> None:
     """Lets a host lose its power."""
@@ -195,6 +214,9 @@ class Hosts:
     return sum(int(counts[host.port][0]) for host in self.hosts.values())
 
   def close(self) -> None:
+    if self._carrier is not None:
+      self._carrier.kill()
+      self._carrier.wait()
     for host in [*self.hosts.values(), self._wire]:
       host.close()
     shutil.rmtree(self._private, ignore_errors=True)
