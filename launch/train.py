@@ -8,53 +8,75 @@ if __name__ == '__main__':
   # Nothing runs yet that would have to be stopped; the imports take seconds.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from launch import flags
-from launch import settings as settings_lib
-
-if __name__ == '__main__':
-  # Neither --help nor a bad flag waits for the imports below.
-  with flags.errors_in_one_line():
-    settings_lib.parse_train(sys.argv[1:])
-
 import contextlib
 import os
 import socket
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
+
+from launch import flags
+from launch import settings as settings_lib
+from launch.engines import fork_server
+from programs.runtime import doors
+from programs.runtime import locks
+from programs.runtime import servers
+
+
+class _Prepared(NamedTuple):
+  """What is settled before anything takes long.
+
+  Attributes:
+    command: what to do.
+    settings: of the run.
+    server: has begun to import what nodes need; None where they are threads, or
+      processes of Ray's.
+  """
+  command: settings_lib.TrainCommand
+  settings: settings_lib.Settings
+  server: Optional[fork_server.ForkServer]
+
+
+def _prepare(argv: Sequence[str]) -> _Prepared:
+  """Settles the settings and the run directory; raises ValueError in one line."""
+  command, settings = settings_lib.parse_train(argv)
+  run_dir = settings.run.run_dir
+  if not command.resume and os.path.isdir(run_dir) and (
+      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, settings_lib.LOGS,
+                                  locks.FILE, servers.FILE}):
+    raise ValueError(
+        f'{run_dir} holds another run; go on with it by --resume, or give '
+        'another --run_dir.')
+  launch_type = command.lp_launch_type
+  if not command.on_cluster:
+    # May start this command anew, in a network of its own.
+    doors.enter(settings.run.listen, settings.run.isolate,
+                threads=launch_type == 'local_mt')
+  print(f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
+        'to start.', flush=True)
+  server = fork_server.ForkServer() if launch_type == 'local_mp' else None
+  return _Prepared(command, settings, server)
+
+
+if __name__ == '__main__':
+  # Neither --help nor a bad flag waits for the imports below, nor does the server.
+  with flags.errors_in_one_line():
+    _prepared = _prepare(sys.argv[1:])
 
 from acme import specs
 import tensorflow as tf
 
+from agents import cuda
 from agents.impala_ppo import builder as builder_lib
 from launch.engines import local
-from launch.engines import supervision
 from programs import config as run_config
 from programs import impala_ppo
 from programs import sizes
 from programs.nodes import counter
 from programs.nodes import limiter
 from programs.runtime import checkpoints
-from programs.runtime import doors
-from programs.runtime import locks
 from programs.runtime import processes
 from programs.runtime import records
 
-
-def _prepare(argv: Sequence[str]
-             ) -> tuple[settings_lib.TrainCommand, settings_lib.Settings]:
-  """Settles the settings and the run directory; raises ValueError in one line."""
-  command, settings = settings_lib.parse_train(argv)
-  run_dir = settings.run.run_dir
-  if not command.resume and os.path.isdir(run_dir) and (
-      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, supervision.LOGS,
-                                  locks.FILE}):
-    raise ValueError(
-        f'{run_dir} holds another run; go on with it by --resume, or give '
-        'another --run_dir.')
-  if not command.on_cluster:
-    # May start this command anew, in a network of its own.
-    doors.enter(settings.run.listen, settings.run.isolate,
-                threads=command.lp_launch_type == 'local_mt')
-  return command, settings
+FLAGS = settings_lib.FLAGS
 
 
 def _check_ports(run: run_config.RunConfig):
@@ -75,12 +97,18 @@ def _num_gpus(wanted: Optional[int], cluster: Optional[Any]) -> int:
   """Returns how many GPUs to use; raises ValueError where they are missing."""
   if cluster is not None:  # Which looks for them when it reserves them.
     return cluster.most_gpus() if wanted is None else wanted
+  cuda.load_libraries()
   there = len(tf.config.list_physical_devices('GPU'))
+  why = None if there or wanted == 0 else cuda.why_unusable()
   if wanted is None:
+    if why is not None:
+      _say(f'warning: no GPU is used: {why}.')
     return there
   if wanted > there:
-    raise ValueError(f'num_gpus is {wanted}, but TensorFlow finds {there}; '
-                     'give a number that it finds, or 0 for the CPU.')
+    raise ValueError(
+        f'num_gpus is {wanted}, but TensorFlow finds {there}' + (
+            f': {why}' if why else '') +
+        '; give a number that it finds, or 0 for the CPU.')
   return wanted
 
 
@@ -151,23 +179,32 @@ def _go_back_to(run_dir: str, progress: Mapping[str, Any]) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains until done or told to stop; returns the exit code."""
+  with flags.errors_in_one_line():
+    prepared = _prepare(sys.argv[1:] if argv is None else argv)
+  return _train(prepared)
+
+
+def _train(prepared: _Prepared) -> int:
   with contextlib.ExitStack() as stack:
-    code, retry = _train(sys.argv[1:] if argv is None else argv, stack)
+    if prepared.server is not None:
+      stack.enter_context(contextlib.closing(prepared.server))
+    code, retry = _train_holding(*prepared, stack)
   if retry:
     # Anew, with nothing left over from the attempt that failed.
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *retry])
   return code
 
 
-def _train(argv: Sequence[str],
-           stack: contextlib.ExitStack) -> tuple[int, Sequence[str]]:
+def _train_holding(command: settings_lib.TrainCommand,
+                   settings: settings_lib.Settings,
+                   server: Optional[fork_server.ForkServer],
+                   stack: contextlib.ExitStack) -> tuple[int, Sequence[str]]:
   """Trains, holding what it takes for as long as the stack is there.
 
   Returns:
     The exit code, and what to add to the command to try again, if that is due.
   """
   with flags.errors_in_one_line():
-    command, settings = _prepare(argv)
     run_dir = settings.run.run_dir
     if command.resume:
       lock = stack.enter_context(locks.held(run_dir))
@@ -213,8 +250,6 @@ def _train(argv: Sequence[str],
     if command.resume:
       _go_back_to(run_dir, progress)
 
-  print(f'Training on {settings.environment.game} into {run_dir}; the '
-        'nodes take a moment to start.', flush=True)
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
@@ -223,7 +258,7 @@ def _train(argv: Sequence[str],
       code = cluster.run_program(program, run_dir, settings.run.restart)
   else:
     code = local.run_program(program, command.lp_launch_type, run_dir,
-                             settings.run.restart, keep_open=[lock])
+                             settings.run.restart, [lock], server)
   if code == processes.ENDS_RUN:
     return 1, ()
   retries = command.retries - 1
@@ -234,4 +269,4 @@ def _train(argv: Sequence[str],
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(_train(_prepared))

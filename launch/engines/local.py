@@ -5,6 +5,7 @@ supervised here: Launchpad's own launcher ends everything with the first node,
 and passes its output on through a shell that holds it back.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,12 +15,14 @@ import launchpad as lp
 from launchpad import context
 
 from launch.engines import child
+from launch.engines import fork_server
 from launch.engines import supervision
 
 
 def run_program(program: lp.Program, launch_type: str,
                 run_dir: Optional[str] = None, restarts: bool = True,
-                keep_open: Sequence[int] = ()) -> int:
+                keep_open: Sequence[int] = (),
+                server: Optional[fork_server.ForkServer] = None) -> int:
   """Runs a program to its end; returns the exit code.
 
   Args:
@@ -31,6 +34,7 @@ def run_program(program: lp.Program, launch_type: str,
       are not: one that fails ends the program.
     keep_open: file descriptors that processes inherit, such as that of a lock
       which is to last as long as any of them.
+    server: forks the processes; by default one that is made for it.
 
   Returns:
     As `supervision.Supervisor.run` does.
@@ -39,8 +43,9 @@ def run_program(program: lp.Program, launch_type: str,
   lp.flags.FLAGS(sys.argv[:1])
   if launch_type == 'local_mt':
     return _run_threads(program)
-  nodes = [_Node(command, keep_open) for command in _commands(program)]
-  return supervision.Supervisor(nodes, run_dir, restarts).run()
+  with contextlib.closing(server or fork_server.ForkServer()) as server:
+    nodes = [_Node(command, keep_open, server) for command in _commands(program)]
+    return supervision.Supervisor(nodes, run_dir, restarts).run()
 
 
 def _run_threads(program: lp.Program) -> int:
@@ -60,7 +65,7 @@ def _run_threads(program: lp.Program) -> int:
   return int(failed)
 
 
-class _Process(child.Child):
+class _Process(fork_server.Forked):
   """The process of a node on this machine."""
 
   def poll(self) -> Optional[supervision.End]:
@@ -73,15 +78,17 @@ class _Process(child.Child):
 class _Node(supervision.Node):
   """A node of this machine."""
 
-  def __init__(self, command: Any, keep_open: Sequence[int]):
+  def __init__(self, command: Any, keep_open: Sequence[int],
+               server: fork_server.ForkServer):
     super().__init__(command.title)
     self._command = [*command.command_as_list, *child.NODE_FLAGS]
-    self._env = {**os.environ, 'PYTHONPATH': child.import_path(),
-                 **command.env_overrides}
+    self._env = command.env_overrides
     self._keep_open = keep_open
+    self._server = server
 
   def begin(self, variables: Mapping[str, str]) -> _Process:
-    return _Process(self._command, {**self._env, **variables}, self._keep_open)
+    return _Process(*self._server.fork(
+        self.title, self._command, {**self._env, **variables}, self._keep_open))
 
 
 def _commands(program: lp.Program) -> list:

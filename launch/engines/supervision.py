@@ -25,6 +25,7 @@ from typing import (
 
 from acme.utils import loggers
 
+from launch import settings
 from programs.runtime import processes
 from programs.runtime import records
 
@@ -32,8 +33,6 @@ _POLL_SECONDS = 0.1
 _RESTART_SECONDS = 1.
 # How long nodes may take to end: the learner saves its last checkpoint.
 _GRACE_SECONDS = 12.
-# The folder of a run that holds what its nodes print.
-LOGS = 'logs'
 _FAILURES = 3
 _FAILURE_WINDOW_SECONDS = 60.
 _STARTS = 5
@@ -203,7 +202,7 @@ class Supervisor:
     self._nodes = nodes
     self._record: loggers.Logger = loggers.NoOpLogger()
     if run_dir is not None:
-      log_dir = os.path.join(run_dir, LOGS)
+      log_dir = os.path.join(run_dir, settings.LOGS)
       os.makedirs(log_dir, exist_ok=True)
       for node in nodes:
         node.log = os.path.join(log_dir, node.title.replace('/', '_') + '.log')

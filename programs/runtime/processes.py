@@ -61,10 +61,13 @@ def lives(process: psutil.Process) -> bool:
 
 
 def find_node(launcher: psutil.Process, node: str) -> Optional[psutil.Process]:
-  """Returns the process of a node, such as actor/0, or None if there is none."""
+  """Returns the process of a node, such as actor/0, or None if there is none.
+
+  Engines name processes so.
+  """
   for process in launcher.children():
     with contextlib.suppress(psutil.Error):
-      if process.environ().get(NODE_VARIABLE) == node:
+      if process.name() == node:
         return process
   return None
 
@@ -142,7 +145,8 @@ def end_run(why: str, launcher: Process) -> None:
 def use_one_core(niceness: int) -> None:
   """Keeps an acting process off the learner's GPUs and cores."""
   os.nice(niceness)
-  tf.config.set_visible_devices([], 'GPU')
+  # Before TensorFlow looks for them, which would take up some of their memory.
+  os.environ['CUDA_VISIBLE_DEVICES'] = ''
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
 
