@@ -11,7 +11,6 @@ there is room.
 """
 
 import collections
-import contextlib
 import os
 import secrets
 import signal
@@ -36,6 +35,7 @@ _LEARNER, _SHARDS, _ACTORS = 'learner', 'replay', 'actor'
 # How long this host is preferred for the home.
 _PREFER_SECONDS = 5.
 _CALL_SECONDS = 60.
+_WAIT_SECONDS = 1.
 _PACKAGES = ('agents', 'programs', 'launch')
 # Nodes get what was set for TensorFlow here, above all by TensorFlow itself.
 _PASSED_ON = ('TF', 'XLA_', 'IMPALA_PPO_PLAIN')
@@ -86,17 +86,20 @@ def assign(home: str, hosts: Sequence[str], num_shards: int,
 class _Process:
   """The process of a node on some host, seen from here."""
 
-  def __init__(self, node: '_Node', agent: Any, started: ray.ObjectRef):
+  def __init__(self, node: '_Node', agent: Any, variables: Mapping[str, str]):
     self._node = node
     self._agent = agent
-    self._started = started
+    self._variables = variables
     self._has_started = False
     self._end: Optional[supervision.End] = None
 
   def lines(self) -> Iterator[str]:
     """Yields what it prints; waits for room for it before."""
     try:
-      ray.get(self._started)
+      self._end = self._wait_for_host()
+      if self._end is not None:
+        return
+      ray.get(self._agent.start.remote(*self._node.job(), self._variables))
       self._has_started = True
       while self._end is None:
         for kind, value in ray.get(self._agent.news.remote()):
@@ -112,6 +115,14 @@ class _Process:
       self._end = supervision.End(1, f'cannot be started ({e.cause})')
     except ray.exceptions.RayError as e:
       self._end = supervision.End(1, f'is out of reach ({_one_line(e)})')
+
+  def _wait_for_host(self) -> Optional[supervision.End]:
+    """Waits for room on a host; returns why that is in vain, if it is."""
+    host = self._agent.host.remote()
+    while not ray.wait([host], timeout=_WAIT_SECONDS)[0]:
+      if self._node.is_cut_off():
+        return self._node.lost()
+    return self._node.settle(ray.get(host))
 
   def poll(self) -> Optional[supervision.End]:
     return self._end
@@ -133,6 +144,7 @@ class _Node(supervision.Node):
     self._options = options
     self._agent: Any = None
     self._has_address = False
+    # The address of its host, and what Ray calls that.
     self._host: Optional[tuple[str, str]] = None
     self._job = b''
 
@@ -144,18 +156,17 @@ class _Node(supervision.Node):
     agent = self._get_agent()
     return [agent.host.remote(), agent.reserve.remote(getattr(node, 'port', 0))]
 
-  def bind(self, node: Any, reserved: Sequence[ray.ObjectRef],
-           listen: Optional[str]) -> None:
+  def bind(self, node: Any, reserved: Sequence[ray.ObjectRef]) -> None:
     """Binds the addresses of what is to run on the host where it will be.
 
     Args:
       node: to be bound.
       reserved: by `reserve`.
-      listen: where it listens; None for its host's address in the cluster.
 
     Raises:
       ValueError: if a port that it wants is not to be had, in one line.
     """
+    listen = self._cluster.listen
     for address in node.addresses:
       self._host, (port, why) = ray.get(list(reserved), timeout=_CALL_SECONDS)
       host, _ = self._host
@@ -169,39 +180,47 @@ class _Node(supervision.Node):
     """Takes over what is to run, once all addresses are bound."""
     self._job = cloudpickle.dumps([node.function])
 
+  def job(self) -> tuple[bytes, Optional[str]]:
+    """Returns what an agent needs to know: what to run, and where to listen."""
+    return self._job, self._cluster.listen
+
   def begin(self, variables: Mapping[str, str]) -> _Process:
-    agent = self._get_agent()
-    return _Process(self, agent, agent.start.remote(
-        self._job, {**self._cluster.variables, **variables}, self._cluster.listen))
+    return _Process(self, self._get_agent(),
+                    {**self._cluster.variables, **variables})
+
+  def settle(self, host: tuple[str, str]) -> Optional[supervision.End]:
+    """Takes note of the host that it is on; returns why it must not be there."""
+    if self._has_address and host != self._host:
+      return self.lost()
+    self._host = host
+    return None
+
+  def is_cut_off(self) -> bool:
+    """Tells whether others know it by an address on a host that has gone."""
+    return self._has_address and self._has_lost_host()
 
   def lost(self) -> supervision.End:
-    """Says what it means that the agent has ended."""
-    self._agent = None
+    """Says what it means that the agent has ended, or cannot be where it was."""
+    self.close()
     how = 'was lost: its agent has ended'
-    is_final = False
-    if self._host is not None:
-      address, name = self._host
-      if name not in {host['NodeID'] for host in _hosts()}:
-        how = f'was lost, and its host {address} with it'
-        is_final = self._has_address
-    return supervision.End(-signal.SIGKILL, how, is_final)
+    if self._host is not None and self._has_lost_host():
+      how = f'was lost, and its host {self._host[0]} with it'
+    return supervision.End(-signal.SIGKILL, how, self.is_cut_off())
 
   def close(self) -> None:
     if self._agent is not None:
       ray.kill(self._agent)
+      self._agent = None
+
+  def _has_lost_host(self) -> bool:
+    assert self._host is not None
+    return self._host[1] not in {host['NodeID'] for host in _hosts()}
 
   def _get_agent(self) -> Any:
     if self._agent is None:
       self._agent = ray.remote(agent_lib.Agent).options(
           max_concurrency=_THREADS, **self._options).remote()
-      if not self._has_address:
-        agent = self._agent
-        agent.host.remote().future().add_done_callback(self._note_host)
     return self._agent
-
-  def _note_host(self, future) -> None:
-    with contextlib.suppress(Exception):
-      self._host = future.result()
 
 
 def _hosts() -> list[dict[str, Any]]:
@@ -391,7 +410,7 @@ class Cluster:
     try:
       reserved = [ours.reserve(node) for node, ours in pairs]
       for (node, ours), refs in zip(pairs, reserved):
-        ours.bind(node, refs, self.listen)
+        ours.bind(node, refs)
       for node, ours in pairs:
         ours.set_job(node)
       return supervision.Supervisor([ours for _, ours in pairs], run_dir,

@@ -155,8 +155,8 @@ def test_hosts_come_and_go(hosts, tmp_path):
     wait_for(lambda: 'weights come' in log(run_dir, 'actor/2'), 'its weights')
     hosts.kill(3)
     wait_for(lambda: len(restarts(run_dir)) == 4, 'an actor that leaves')
-    assert restarts(run_dir)[3] == (
-        'actor/2', 'was lost, and its host 10.78.0.3 with it')
+    assert restarts(run_dir)[3][0] == 'actor/2'
+    assert restarts(run_dir)[3][1].startswith('was lost')
     learns_on(run_dir)
 
     # With a host that holds a shard, the run is; and resumes once there is room.
