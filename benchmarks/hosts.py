@@ -17,6 +17,8 @@ from typing import Iterator, Optional, Sequence
 
 import psutil
 
+from programs.runtime import processes
+
 _NETWORK = '10.78.0'
 _PORT = 6379
 # Fewer frames: a wire that delays them without the kernel's help is busy.
@@ -110,16 +112,22 @@ class Host(Namespace):
     self.run('ip', 'link', 'set', 'eth0', 'up')
     wire.run('ip', 'link', 'set', self.port, 'up')
 
-  def nodes(self) -> dict[str, psutil.Process]:
-    """Returns the processes of the nodes that run here, by their names."""
+  def processes(self) -> Iterator[psutil.Process]:
+    """Yields the processes that run here."""
     namespace = os.readlink(f'/proc/{self.pid}/ns/net')
-    found = {}
     for process in psutil.process_iter():
       with contextlib.suppress(OSError, psutil.Error):
         if os.readlink(f'/proc/{process.pid}/ns/net') == namespace:
-          name = process.environ().get('IMPALA_PPO_NODE')
-          if name is not None and 'process_entry' in ' '.join(process.cmdline()):
-            found[name] = process
+          yield process
+
+  def nodes(self) -> dict[str, psutil.Process]:
+    """Returns the processes of the nodes that run here, by their names."""
+    found = {}
+    for process in self.processes():
+      with contextlib.suppress(psutil.Error):
+        name = process.environ().get(processes.NODE_VARIABLE)
+        if name is not None and 'process_entry' in ' '.join(process.cmdline()):
+          found[name] = process
     return found
 
 
@@ -212,6 +220,15 @@ class Hosts:
     counts = {line.split(':')[0].strip(): line.split(':')[1].split()
               for line in lines}
     return sum(int(counts[host.port][0]) for host in self.hosts.values())
+
+  def memory_gib(self) -> float:
+    """Returns the proportional set size of all processes of all hosts."""
+    total = 0
+    for host in self.hosts.values():
+      for process in host.processes():
+        with contextlib.suppress(psutil.Error):
+          total += process.memory_full_info().pss
+    return total / 2**30
 
   def close(self) -> None:
     if self._carrier is not None:
