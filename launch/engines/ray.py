@@ -34,7 +34,7 @@ from programs.runtime import doors
 _LEARNER, _SHARDS, _ACTORS = 'learner', 'replay', 'actor'
 # How long this host is preferred for the home.
 _PREFER_SECONDS = 5.
-_CALL_SECONDS = 60.
+_CALL_SECONDS = 120.
 _WAIT_SECONDS = 1.
 _PACKAGES = ('agents', 'programs', 'launch')
 # Nodes get what was set for TensorFlow here, above all by TensorFlow itself.
@@ -164,11 +164,15 @@ class _Node(supervision.Node):
       reserved: by `reserve`.
 
     Raises:
-      ValueError: if a port that it wants is not to be had, in one line.
+      ValueError: if that or a port is not to be had, in one line.
     """
     listen = self._cluster.listen
     for address in node.addresses:
-      self._host, (port, why) = ray.get(list(reserved), timeout=_CALL_SECONDS)
+      try:
+        self._host, (port, why) = ray.get(list(reserved), timeout=_CALL_SECONDS)
+      except ray.exceptions.RayError as e:
+        raise ValueError(
+            f'the host of {self.title} does not answer ({_one_line(e)}).') from None
       host, _ = self._host
       if why is not None:
         raise ValueError(f'replay port {port} cannot be used on {host} ({why}); '
@@ -361,7 +365,8 @@ class Cluster:
     try:
       (host, _), sees, gpus = ray.get([
           agent.host.remote(), agent.sees.remote(token),
-          agent.count_gpus.remote() if self._num_gpus else ray.put(0)])
+          agent.count_gpus.remote() if self._num_gpus else ray.put(0)],
+                                     timeout=_CALL_SECONDS)
     except ray.exceptions.RayError as e:
       raise ValueError(
           f"the learner's host does not answer ({_one_line(e)}).") from None
