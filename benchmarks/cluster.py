@@ -34,6 +34,8 @@ _FAULT_TITLES = ('hosts', 'delay ms', 'fault', 'back after, s', 'lost, s')
 
 class Run(faults.Run):
   """A run on hosts."""
+  # Ray gives a host up after half a minute, and starts slowly where cores are few.
+  patience_seconds = 600.
 
   def __init__(self, hosts: hosts_lib.Hosts, *flags: str):
     """Starts a run on the first of the hosts."""

@@ -36,7 +36,12 @@ _TITLES = ('fault', 'back after, s', 'lost, s', 'then', 'processes', 'ports')
 
 
 class Run:
-  """A training run that faults are done to."""
+  """A training run that faults are done to.
+
+  Attributes:
+    patience_seconds: how long what is waited for may take.
+  """
+  patience_seconds = _PATIENCE_SECONDS
 
   def __init__(self, *flags: str, game: str = 'pong',
                stdout: Optional[int] = subprocess.DEVNULL,
@@ -60,8 +65,9 @@ class Run:
     return records.read(os.path.join(self.directory, records.PROGRESS_FILE))
 
   def wait_for(self, condition: Callable[[], bool], what: str,
-               seconds: float = _PATIENCE_SECONDS) -> float:
+               seconds: Optional[float] = None) -> float:
     """Returns after how many seconds a condition held."""
+    seconds = seconds or self.patience_seconds
     start = time.monotonic()
     while not condition():
       if time.monotonic() - start > seconds:

@@ -14,6 +14,7 @@ import collections
 import os
 import secrets
 import signal
+import socket
 import sys
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
@@ -36,6 +37,7 @@ _LEARNER, _SHARDS, _ACTORS = 'learner', 'replay', 'actor'
 _PREFER_SECONDS = 5.
 _CALL_SECONDS = 120.
 _WAIT_SECONDS = 1.
+_REACH_SECONDS = 10.
 _PACKAGES = ('agents', 'programs', 'launch')
 # Nodes get what was set for TensorFlow here, above all by TensorFlow itself.
 _PASSED_ON = ('TF', 'XLA_', 'IMPALA_PPO_PLAIN')
@@ -231,6 +233,17 @@ def _hosts() -> list[dict[str, Any]]:
   return [host for host in ray.nodes() if host['Alive']]
 
 
+def _check_reachable(address: str) -> None:
+  """Refuses an address that nobody answers at, for which Ray would wait long."""
+  host, _, port = address.rpartition(':')
+  try:
+    socket.create_connection((host, int(port)), _REACH_SECONDS).close()
+  except (OSError, ValueError) as e:
+    raise ValueError(f'no Ray cluster at {address} ({e}); give HOST:PORT of its '
+                     'head, as `ray start` prints it, or auto on one of its hosts.'
+                     ) from None
+
+
 def _one_line(error: Exception) -> str:
   return ' '.join(str(error).split())
 
@@ -272,6 +285,8 @@ class Cluster:
       root = child.import_path().split(os.pathsep)[0]
       runtime_env['py_modules'] = [
           os.path.join(root, package) for package in _PACKAGES]
+    if address is not None and ':' in address:
+      _check_reachable(address)
     # Ray's own processes are in this one's process group. That it is told of the
     # end of its terminal is for the launcher only.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -281,7 +296,7 @@ class Cluster:
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
       raise ValueError(
           f'no Ray cluster at {address} ({_one_line(e)}); start one by `ray start '
-          '--head`, or leave out --ray_address.' if address is not None else
+          '--head`, or leave out --ray_address.' if address else
           f'Ray does not start ({_one_line(e)}).') from None
     finally:
       signal.signal(signal.SIGHUP, before)

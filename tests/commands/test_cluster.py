@@ -1,6 +1,7 @@
 """Runs on a Ray cluster: hosts that come and go, and faults on each."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from benchmarks import hosts as hosts_lib
 from programs.runtime import checkpoints
 from programs.runtime import processes as node_processes
 from programs.runtime import records
+from programs.runtime import servers
 from tests import networks
 from tests import processes
 from tests.commands import runs
@@ -115,7 +117,8 @@ def trainer(process):
 @pytest.mark.timeout(900)
 def test_hosts_come_and_go(hosts, tmp_path):
   run_dir = str(tmp_path / 'run')
-  args = ['--ray_address', 'auto', '--run_dir', run_dir, '--num_replay_shards', '2']
+  args = ['--ray_address', 'auto', '--run_dir', run_dir, '--num_replay_shards', '2',
+          '--replay_port', '9400']
   refused = launch(hosts.head, *args, '--num_actors', '9', '--ray_timeout', '1')
   told = refused.communicate(timeout=SECONDS)[0].strip().splitlines()
   assert refused.returncode == 2
@@ -138,6 +141,11 @@ def test_hosts_come_and_go(hosts, tmp_path):
       addresses = {str(address) for process in host.nodes().values()
                    for address, _ in networks.open_ports(process.pid)}
       assert addresses == {host.address}, number
+      for node in host.nodes().values():
+        assert node.environ()['TF2_BEHAVIOR'] == '1'
+        assert 'OMP_NUM_THREADS' not in node.environ()
+    with open(os.path.join(run_dir, servers.FILE)) as f:
+      assert json.load(f)['replay'] == ['10.78.0.1:9400', '10.78.0.2:9401']
 
     # Nodes that die are restarted, those that others know where they were.
     for name in ('actor/1', 'replay/1', 'learner/0'):
@@ -203,6 +211,8 @@ def test_nothing_outlives_the_launcher_on_any_host(hosts, tmp_path):
     (['--ray_address', 'auto'], '--num_actors is missing'),
     (['--ray_address', 'auto', '--num_actors', '2', '--listen', 'loopback'],
      "listen 'loopback' is for one machine"),
+    (['--ray_address', '127.0.0.1:9', '--num_actors', '2'],
+     'no Ray cluster at 127.0.0.1:9'),
     (['--num_actors', '2', '--min_actors', '3'], 'min_actors (3) must be'),
     (['--num_actors', '4', '--num_replay_shards', '2', '--min_actors', '1'],
      'from num_replay_shards (2)'),
@@ -211,8 +221,9 @@ def test_nothing_outlives_the_launcher_on_any_host(hosts, tmp_path):
     (['--lp_launch_type', 'local_mp', '--listen', 'cluster'],
      "listen 'cluster' is for --ray_address"),
 ])
-def test_what_does_not_go_together_gets_one_line(args, told):
-  result = runs.run('launch.train', '--lp_launch_type', 'ray', *args)
+def test_what_does_not_work_gets_one_line(tmp_path, args, told):
+  result = runs.run('launch.train', '--lp_launch_type', 'ray', '--run_dir',
+                    tmp_path / 'run', *args)
   assert result.returncode == 2
   line, = result.stderr.strip().splitlines()
   assert told in line
