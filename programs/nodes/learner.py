@@ -123,8 +123,9 @@ class LearnerWorker(core.VariableSource, core.Worker):
       return
     metrics = self._learner.metrics()
     if metrics:
-      self._reports.start(self._counter.record_learning,
-                          self._learner.num_steps, metrics)
+      self._reports.start(
+          self._counter.record_learning, self._learner.num_steps,
+          {**metrics, 'weight_pulls': self._shared.pulls})
 
 
 def _say_what_is_compiled() -> None:

@@ -22,7 +22,7 @@ PROGRESS_COLUMNS = (
     'policy_lag', 'learner_wait_fraction', 'loss', 'policy_loss', 'value_loss',
     'entropy', 'reconstruction_loss', 'clip_fraction', 'approximate_kl',
     'gradient_norm', 'skipped_updates', 'learning_rate', 'restarts',
-    'bad_numbers')
+    'bad_numbers', 'weight_pulls')
 RESTARTS_FILE = 'restarts.csv'
 RESTARTS_COLUMNS = ('time', 'node', 'how')
 _STATE_FILE = 'counter.json'
