@@ -11,6 +11,7 @@ from agents import environments
 
 _ATARI_RATE = 60.
 _USUAL_RATE = 30.
+_FRAME_SKIP = 4
 _MAX_NOOPS = 30
 _MAX_FRAMES = 108_000
 
@@ -20,12 +21,9 @@ class Screens(gymnasium.Wrapper):
 
   Attributes:
     rate: frames a second.
-    frames_per_step: how many of them a timestep lasts.
     why_not: why the environment shows nothing, in one line, or None.
     action_names: of each action.
   """
-
-  frames_per_step = 1
 
   def __init__(self, env: gymnasium.Env, rate: float, why_not: Optional[str]):
     """Wraps an environment.
@@ -70,9 +68,6 @@ class AtariScreens(Screens):
   That gives neither colour nor the frames that are skipped. Observations are
   [4, size, size] uint8.
   """
-
-  frames_per_step = 4
-
   def __init__(self, rom: str, frame_size: int, repeat_action_probability: float):
     """Makes an environment.
 
@@ -107,7 +102,7 @@ class AtariScreens(Screens):
   def step(self, action: int) -> Any:
     before = screen = np.zeros((), np.uint8)
     total = 0.
-    for _ in range(self.frames_per_step):
+    for _ in range(_FRAME_SKIP):
       before = screen
       screen, reward, ended, cut, _ = self.env.step(action)
       self._keep()

@@ -207,7 +207,8 @@ class _Run:
 def _line(result: dict[str, Any]) -> str:
   interval = result['interval_95']
   return (f'{result["game"]}, {result["run_dir"]}, {result["checkpoint"]}, '
-          f'{result["actions"]}, {result["episodes"]} episodes: mean '
+          f'{result["actions"]}, {result["episodes"]} '
+          f'episode{"s" if result["episodes"] > 1 else ""}: mean '
           f'{result["mean"]:.2f}' + (
               f' (95% interval {interval[0]:.2f} to {interval[1]:.2f})'
               if interval else '') +

@@ -221,7 +221,7 @@ def histograms(ages: np.ndarray, priorities: np.ndarray,
     A picture [height, width, 3] uint8.
   """
   canvas = pictures.Canvas(1100, 440)
-  canvas.text(_MARGIN, 14, title, 20)
+  canvas.text(_MARGIN, 14, f'{title[0].upper()}{title[1:]}', 20)
   canvas.histogram((_MARGIN, 60, 530, 430), ages, 'ages of timesteps',
                    'learner steps since acting')
   canvas.histogram((570, 60, 1080, 430), priorities, 'priorities of items',

@@ -49,8 +49,8 @@ class Held:
     self.action_names = shown.action_names
     self.frame_stack = settings.agent.frame_stack
     self._game = settings.environment.game
-    self.title = (f"{self._game}'s table '{items[0].table}' of {len(items)} items, "
-                  f'at learner step {self._learner_steps:,}')
+    self.title = (f"the {len(items)} items of {self._game}'s table "
+                  f"'{items[0].table}' at learner step {self._learner_steps:,}")
     self._think: Optional[thoughts.Thinker] = None
     self.reconstructed_by = 'there is no checkpoint yet to reconstruct them with'
     if checkpoint is not None:

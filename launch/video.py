@@ -18,7 +18,8 @@ _WIDTH, _HEIGHT = 1280, 720  # Multiples of 16, as codecs want them.
 _TOP = 72
 _SCREEN: pictures.Box = (16, _TOP, 624, _TOP + 632)
 _PANEL_LEFT = 648
-_TRACE_SECONDS = 10.
+# Timesteps that traces show: ten seconds of Atari.
+_LENGTH = 150
 _LAST_SECONDS = 1.
 
 
@@ -53,15 +54,10 @@ class Recorder:
     self._think = thinker
     self._frame_stack = frame_stack
     self._title = title
-    # Of the timesteps that the traces show.
-    self._length = max(int(_TRACE_SECONDS * screens.rate /
-                           screens.frames_per_step), 2)
-    self._values: collections.deque[float] = collections.deque(
-        maxlen=self._length)
-    self._seen: collections.deque[np.ndarray] = collections.deque(
-        maxlen=self._length)
+    self._values: collections.deque[float] = collections.deque(maxlen=_LENGTH)
+    self._seen: collections.deque[np.ndarray] = collections.deque(maxlen=_LENGTH)
     self._decoded: collections.deque[np.ndarray] = collections.deque(
-        maxlen=self._length)
+        maxlen=_LENGTH)
     self._due = 0.
     self._episode = self._steps = 0
     self._score = 0.
@@ -129,12 +125,12 @@ class Recorder:
                 anchor='ra')
     is_drawn_large = is_vector and bool(self._screens.why_not)
     if is_drawn_large:
-      panels.draw_vectors(canvas, _SCREEN, moment, self._length)
+      panels.draw_vectors(canvas, _SCREEN, moment, _LENGTH)
     elif self._screens.why_not:
       newest = observation[0, ..., -1] if self._frame_stack > 1 else observation[0]
       canvas.frame(_SCREEN, newest)
     panels.draw(canvas, _PANEL_LEFT, _TOP, moment, self._screens.action_names,
-                self._frame_stack, self._length, with_sight=not is_drawn_large)
+                self._frame_stack, _LENGTH, with_sight=not is_drawn_large)
     return canvas
 
   def _write(self, canvas: pictures.Canvas, frame: Optional[np.ndarray]) -> None:
