@@ -85,17 +85,16 @@ class AtariScreens(Screens):
     shape = self.env.observation_space.shape
     assert shape is not None
     self._rows, self._columns = (_area(size, frame_size) for size in shape)
-    self.observation_space = gymnasium.spaces.Box(
-        0, 255, (environments.ATARI_FRAME_STACK, frame_size, frame_size), np.uint8)
+    self._shape = environments.ATARI_FRAME_STACK, frame_size, frame_size
+    self.observation_space = gymnasium.spaces.Box(0, 255, self._shape, np.uint8)
 
-  def reset(self, *, seed: Optional[int] = None,
-            options: Optional[dict[str, Any]] = None) -> Any:
-    screen, _ = self.env.reset(seed=seed, options=options)
+  def reset(self, **kwargs: Any) -> Any:
+    screen, _ = self.env.reset(**kwargs)
     for _ in range(self.env.unwrapped.np_random.integers(_MAX_NOOPS + 1)):
       screen, _, ended, cut, _ = self.env.step(0)
       if ended or cut:
         screen, _ = self.env.reset()
-    self._stack = np.zeros(self.observation_space.shape, np.uint8)
+    self._stack = np.zeros(self._shape, np.uint8)
     self._keep()
     return self._stacked(screen), {}
 

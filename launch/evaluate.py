@@ -97,7 +97,7 @@ if __name__ == '__main__':
     parse(sys.argv[1:])
 
 import numpy as np
-import rich
+from rich import console
 from rich import table as rich_table
 
 from agents import environments
@@ -124,9 +124,11 @@ def bootstrap_interval(returns: Sequence[float]) -> Optional[tuple[float, float]
   if len(returns) < 2:
     return None
   rng = np.random.default_rng(0)
-  values = np.asarray(returns)
-  # One resample at a time: there may be a million episodes.
-  means = [rng.choice(values, len(values)).mean() for _ in range(_RESAMPLES)]
+  values, counts = np.unique(returns, return_counts=True)
+  # How often each value is in a resample; of each one at a time, as there may be
+  # a million episodes.
+  means = [rng.multinomial(len(returns), counts / len(returns)) @ values /
+           len(returns) for _ in range(_RESAMPLES)]
   low, high = np.percentile(means, [2.5, 97.5])
   return float(low), float(high)
 
@@ -254,7 +256,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   elif len(results) == 1:
     print(_line(results[0]))
   else:
-    rich.print(_table(results))
+    # Whole lines for what is no terminal.
+    console.Console(width=None if sys.stdout.isatty() else 1000).print(
+        _table(results))
   return 0
 
 

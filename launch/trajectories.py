@@ -103,7 +103,7 @@ class Held:
         f'{row.policy_version[-1]:,}, {ages.min():,} to {ages.max():,} steps ago; '
         f'{self.reconstructed_by}',
         row.observation, row.action, row.reward, row.discount, row.mask, behaviour,
-        row.policy_version, self._think and self._think(row.observation))
+        row.policy_version, self._think(row.observation) if self._think else None)
 
 
 def held(run_dir: str, clients: Sequence[reverb.Client]) -> Held:

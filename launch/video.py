@@ -38,16 +38,12 @@ class Recorder:
     """Makes a recorder.
 
     Args:
-      path: of the file to write.
+      path: of the .mp4 file to write.
       environment: of one, to step.
       screens: what it shows.
       thinker: of the policy that acts.
       frame_stack: how many channels of an observation are frames.
       title: what is recorded, in a line.
-
-    Raises:
-      OSError: where the file cannot be written.
-      ValueError: where its name does not end as a video's.
     """
     self._environment = environment
     self._screens = screens
@@ -61,10 +57,8 @@ class Recorder:
     self._due = 0.
     self._episode = self._steps = 0
     self._score = 0.
-    self._written: Optional[np.ndarray] = None
     self._writer = imageio.get_writer(
-        path, format='FFMPEG', fps=_RATE, codec='libx264', quality=None,
-        pixelformat='yuv420p',
+        path, fps=_RATE, codec='libx264', quality=None, pixelformat='yuv420p',
         output_params=['-crf', '18', '-preset', 'veryfast'])
 
   def reset(self) -> dm_env.TimeStep:
@@ -84,7 +78,7 @@ class Recorder:
     for frame in self._screens.take():
       self._write(picture, frame)
     if self._timestep.last()[0]:
-      self._write_again(_LAST_SECONDS)
+      self._write_last(_LAST_SECONDS)
     return self._timestep
 
   def close(self) -> None:
@@ -138,11 +132,11 @@ class Recorder:
     if frame is not None:
       canvas.rectangle(_SCREEN, pictures.BACKGROUND)
       canvas.frame(_SCREEN, frame)
-    self._written = np.asarray(canvas.image)
-    self._write_again(1. / self._screens.rate)
+    self._last = np.asarray(canvas.image)
+    self._write_last(1. / self._screens.rate)
 
-  def _write_again(self, seconds: float) -> None:
+  def _write_last(self, seconds: float) -> None:
     self._due += _RATE * seconds
     while self._due >= 1.:
-      self._writer.append_data(self._written)
+      self._writer.append_data(self._last)
       self._due -= 1.

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from launch import evaluate
-from launch import inspect
 from programs.runtime import checkpoints
 from programs.runtime import servers
 from tests import processes
