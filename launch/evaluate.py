@@ -244,6 +244,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if command.video is not None:
       folder = os.path.dirname(os.path.abspath(command.video))
       os.makedirs(folder, exist_ok=True)
+      with open(command.video, 'wb'):
+        pass  # Refused here rather than after a first timestep.
+      # What has been recorded is kept.
+      signal.signal(signal.SIGINT, signal.default_int_handler)
       _say(f'recording into {command.video}; an episode takes as long as it is '
            'shown, or longer.')
   try:
@@ -251,6 +255,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   except environments.BadNumberError as e:
     _say(f'error: {e}')
     return 1
+  except OSError as e:
+    _say(f'error: the video cannot be written ({str(e).splitlines()[0]}).')
+    return 1
+  except KeyboardInterrupt:
+    _say('stopped; the video ends there.')
+    return 130
   if command.json:
     print(json.dumps(results))
   elif len(results) == 1:

@@ -82,6 +82,7 @@ class Recorder:
     return self._timestep
 
   def close(self) -> None:
+    """Ends the video; one that is not closed cannot be played."""
     self._writer.close()
     self._environment.close()
 
