@@ -35,6 +35,7 @@ from programs.runtime import checkpoints
 from programs.runtime import doors
 from programs.runtime import locks
 from programs.runtime import records
+from programs.runtime import servers
 
 FLAGS = settings_lib.FLAGS
 
@@ -46,7 +47,7 @@ def _prepare(argv: Sequence[str]
   run_dir = settings.run.run_dir
   if not command.resume and os.path.isdir(run_dir) and (
       set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, local.LOGS,
-                                  locks.FILE}):
+                                  locks.FILE, servers.FILE}):
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
