@@ -9,6 +9,7 @@ the run's settings and a model card to `launch/pretrained/<name>/`.
 import json
 import os
 import shutil
+import textwrap
 
 import numpy as np
 
@@ -26,36 +27,40 @@ _MOST_BYTES = 3_000_000
 def _card(config, row, returns, low, high, seed) -> str:
   environment, agent, run = (
       config[name] for name in ('environment', 'agent', 'run'))
-  return f"""# {environment['game']}: a policy that comes with the package
-
-A policy for the Atari game {environment['game']}, learned from
-{environment['frame_size']}x{environment['frame_size']} pixels.
-
-| | |
-| --- | --- |
-| made by | `python -m launch.train --game {environment['game']} --seed \
-{run['seed']}`, its settings in `config.json` |
-| commit | {config['commit']}{', with changes' if config['dirty'] else ''} |
-| machine | {config['cores']} cores of {config['processor']} |
-| trained for | {row['timesteps']:,.0f} timesteps, {row['learner_steps']:,.0f} learner \
-steps, {row['walltime_seconds'] / 60:.1f} minutes |
-| return while training | {row[curves.RETURN]:.1f}, the mean of the last 100 episodes |
-| greedy return | {np.mean(returns):.2f} (95% interval {low:.2f} to {high:.2f}), from \
-{min(returns):g} to {max(returns):g}, over {len(returns)} whole games |
-| measured by | `python -m launch.evaluate --pretrained \
-{environment['game']} --episodes {len(returns)} --seed {seed}` |
-
-Observations are four frames, each the maximum of a timestep's last two screens, grey
-and shrunk; an action is repeated for four screens, and games begin with up to 30
-no-ops. Actions were followed with probability \
-{1 - environment['repeat_action_probability']:g}: with sticky actions, other versions of
-the game, or another preprocessing it was never tried. It is of one run, with one
-seed, made to be tried out and to test with.
-
-The weights are of an encoder of convolutions {agent['conv_channels']} to a latent of \
-{agent['latent_size']}, of a policy head and
-a value head; the decoder and the optimiser are left out. Apache-2.0, as the package.
-"""
+  game, size = environment['game'], environment['frame_size']
+  changed = ', with changes' if config['dirty'] else ''
+  facts = {
+      'made by': f'`python -m launch.train --game {game} --seed {run["seed"]}`, '
+                 'with the settings of `config.json`',
+      'commit': f'{config["commit"]}{changed}',
+      'machine': f'{config["cores"]} cores of {config["processor"]}',
+      'trained for': f'{row["timesteps"]:,.0f} timesteps, '
+                     f'{row["learner_steps"]:,.0f} learner steps, '
+                     f'{row["walltime_seconds"] / 60:.1f} minutes',
+      'return while training': f'{row[curves.RETURN]:.1f}, the mean of the last 100 '
+                               'episodes',
+      'greedy return': f'{np.mean(returns):.2f} (95% interval {low:.2f} to '
+                       f'{high:.2f}), from {min(returns):g} to {max(returns):g}, '
+                       f'over {len(returns)} whole games',
+      'measured by': f'`python -m launch.evaluate --pretrained {game} --episodes '
+                     f'{len(returns)} --seed {seed}`',
+  }
+  text = (
+      f'Observations are four frames of {size}x{size} pixels, each the maximum of a '
+      "timestep's last two screens, grey and shrunk. An action is repeated for four "
+      'screens, games begin with up to 30 no-ops, and actions were followed with '
+      f'probability {1 - environment["repeat_action_probability"]:g}. With sticky '
+      'actions, other versions of the game, or another preprocessing it was not '
+      'tried. It is of one run with one seed, to be tried out and to test with.')
+  weights = (
+      'The weights are those of the encoder, convolutions of '
+      f'{" and ".join(map(str, agent["conv_channels"]))} channels to a latent of '
+      f'{agent["latent_size"]}, of the policy head and of the value head; decoder '
+      'and optimiser are left out. Apache-2.0, as the package.')
+  return '\n'.join([
+      f'# A policy for {game}', '', '| | |', '| --- | --- |',
+      *(f'| {name} | {fact} |' for name, fact in facts.items()), '',
+      textwrap.fill(text, 88), '', textwrap.fill(weights, 88), ''])
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ class ExportCommand:
     onnx: whether to write model.onnx beside it, too, with the same argument and
       outputs as the SavedModel's serving_default.
   """
+  run_dir: run_config.Directory
   out: run_config.Directory
-  run_dir: Optional[run_config.Directory] = None
   pretrained: Optional[Annotated[str, Field(min_length=1, max_length=100)]] = None
   onnx: bool = False
 
@@ -56,6 +56,8 @@ def parse(argv: Sequence[str]) -> ExportCommand:
   if ('run_dir' in given) == ('pretrained' in given):
     raise ValueError('give --run_dir, the directory of a run, or --pretrained, the '
                      'name of a policy that comes with the package.')
+  if given.get('pretrained') is not None:
+    given['run_dir'] = settings_lib.pretrained(given['pretrained'])
   if 'out' not in given:
     raise ValueError('--out is missing; give a directory to write.')
   return ExportCommand(**given)
@@ -213,8 +215,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if command.onnx:
       with flags.extra('onnx'):  # Before anything is written.
         importlib.import_module('tf2onnx')
-    policy = policies.load(command.run_dir or settings_lib.pretrained(
-        command.pretrained or ''))
+    policy = policies.load(command.run_dir)
     out = os.path.expanduser(command.out)
     export(policy, out)
     if command.onnx:

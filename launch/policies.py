@@ -13,7 +13,9 @@ from agents.impala_ppo import acting
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import networks as networks_lib
 from launch import settings as settings_lib
+from launch import thoughts
 from programs.runtime import checkpoints
+
 
 @dataclasses.dataclass
 class LoadedPolicy:
@@ -83,10 +85,7 @@ def load(run_dir: str, checkpoint: Optional[str] = None, *, sampled: bool = Fals
     raise ValueError(f'{run_dir} holds no whole checkpoint.')
   environment_spec = settings.environment.try_out(seed)
   builder = builder_lib.ImpalaPPOBuilder(settings.agent)
-  networks = builder.make_networks(environment_spec)
-  networks.create_variables()
-  checkpoints.check_matches(path, networks.actor_critic.variables, 'actor_critic')
-  checkpoints.Checkpoint({'actor_critic': networks.actor_critic}).restore(path)
+  networks = thoughts.restored(builder, environment_spec, path, with_decoder=False)
   policy = builder.make_policy(networks, environment_spec, evaluation=not sampled)
   return LoadedPolicy(settings, path, environment_spec, networks,
                       builder.make_actor(seed, policy))
