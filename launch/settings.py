@@ -12,7 +12,9 @@ import re
 import subprocess
 import sys
 import typing
-from typing import Any, Literal, Mapping, Optional, Sequence
+from typing import Annotated, Any, Literal, Mapping, Optional, Sequence
+
+from pydantic import Field
 
 from agents import environments
 from agents import validation
@@ -20,9 +22,12 @@ from agents.impala_ppo import config as agent_config
 from launch import files
 from launch import flags
 from programs import config as run_config
+from programs.runtime import doors
 from programs.runtime import machine
 
 CONFIG_FILE = 'config.json'
+# The folder of a run that holds what its nodes print.
+LOGS = 'logs'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
              'trfl', 'gymnasium', 'ale-py', 'numpy')
 # Stand in a `config.json` beside the settings.
@@ -62,14 +67,35 @@ class TrainCommand:
       left out.
     resume: go on from the newest checkpoint in --run_dir, with its settings;
       --config and flags override them.
-    lp_launch_type: one process for each node, or one thread.
+    lp_launch_type: one process for each node, here or on the hosts of a Ray
+      cluster, or one thread.
+    retries: how often a run that fails is resumed from its newest checkpoint.
+    ray_address: of the Ray cluster, such as auto for the one that this machine is
+      of; none starts Ray on this machine, for this run alone.
+    ray_timeout: seconds to wait for room in the cluster, before anything starts.
+    min_actors: actors that the cluster has to have room for; the others come and
+      go with its hosts. By default all of num_actors.
   """
   config: Optional[str] = None
   resume: bool = False
-  lp_launch_type: Literal['local_mp', 'local_mt'] = 'local_mp'
+  lp_launch_type: Literal['local_mp', 'local_mt', 'ray'] = 'local_mp'
+  retries: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+  ray_address: Optional[str] = None
+  ray_timeout: Annotated[float, Field(ge=0, le=31_536_000)] = 60.
+  min_actors: Optional[Annotated[int, Field(ge=1, le=10**6)]] = None
 
   def __post_init__(self):
     validation.check(self)
+    if self.lp_launch_type != 'ray':
+      for name in ('ray_address', 'min_actors'):
+        if getattr(self, name) is not None:
+          raise ValueError(f'{name} is for a Ray cluster; give --lp_launch_type ray '
+                           'too.')
+
+  @property
+  def on_cluster(self) -> bool:
+    """Whether there are other machines."""
+    return self.ray_address is not None
 
 
 FLAGS = flags.Flags(
@@ -104,7 +130,32 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
     # It may have been moved since its settings were written.
     layers = [dataclasses.asdict(load(run_dir)), *layers,
               {'run': {'run_dir': run_dir}}]
-  return command, from_layers(layers)
+  if command.on_cluster:
+    if not any('num_actors' in layer.get('run', {}) for layer in layers):
+      raise ValueError("--num_actors is missing: give how many of the cluster's "
+                       'CPUs are to act.')
+    layers.insert(0, {'run': {'listen': doors.CLUSTER}})
+  settings = from_layers(layers)
+  _check_fit(command, settings.run)
+  return command, settings
+
+
+def _check_fit(command: TrainCommand, run: run_config.RunConfig) -> None:
+  """Refuses settings that the command does not go with; in one line."""
+  if not command.on_cluster:
+    if run.listen == doors.CLUSTER:
+      raise ValueError(f"listen '{doors.CLUSTER}' is for --ray_address; give "
+                       f"'{doors.LOOPBACK}', '{doors.ALL}' or an IP address of this "
+                       'machine.')
+  elif run.listen not in (doors.CLUSTER, doors.ALL):
+    raise ValueError(
+        f"listen '{run.listen}' is for one machine; with --ray_address, let it be "
+        f"'{doors.CLUSTER}', the default there, or '{doors.ALL}'.")
+  least = command.min_actors
+  if least is not None and not run.num_replay_shards <= least <= run.num_actors:
+    raise ValueError(
+        f'min_actors ({least}) must be from num_replay_shards '
+        f'({run.num_replay_shards}) to num_actors ({run.num_actors}).')
 
 
 def from_train_flags(argv: Sequence[str]) -> Settings:

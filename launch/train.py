@@ -8,22 +8,63 @@ if __name__ == '__main__':
   # Nothing runs yet that would have to be stopped; the imports take seconds.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from launch import flags
-from launch import settings as settings_lib
-
-if __name__ == '__main__':
-  # Neither --help nor a bad flag waits for the imports below.
-  with flags.errors_in_one_line():
-    settings_lib.parse_train(sys.argv[1:])
-
 import contextlib
 import os
 import socket
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
+
+from launch import flags
+from launch import settings as settings_lib
+from launch.engines import fork_server
+from programs.runtime import doors
+from programs.runtime import locks
+from programs.runtime import servers
+
+
+class _Prepared(NamedTuple):
+  """What is settled before anything takes long.
+
+  Attributes:
+    command: what to do.
+    settings: of the run.
+    server: has begun to import what nodes need; None where they are threads, or
+      processes of Ray's.
+  """
+  command: settings_lib.TrainCommand
+  settings: settings_lib.Settings
+  server: Optional[fork_server.ForkServer]
+
+
+def _prepare(argv: Sequence[str]) -> _Prepared:
+  """Settles the settings and the run directory; raises ValueError in one line."""
+  command, settings = settings_lib.parse_train(argv)
+  run_dir = settings.run.run_dir
+  if not command.resume and os.path.isdir(run_dir) and (
+      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, settings_lib.LOGS,
+                                  locks.FILE, servers.FILE}):
+    raise ValueError(
+        f'{run_dir} holds another run; go on with it by --resume, or give '
+        'another --run_dir.')
+  launch_type = command.lp_launch_type
+  if not command.on_cluster:
+    # May start this command anew, in a network of its own.
+    doors.enter(settings.run.listen, settings.run.isolate,
+                threads=launch_type == 'local_mt')
+  print(f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
+        'to start.', flush=True)
+  server = fork_server.ForkServer() if launch_type == 'local_mp' else None
+  return _Prepared(command, settings, server)
+
+
+if __name__ == '__main__':
+  # Neither --help nor a bad flag waits for the imports below, nor does the server.
+  with flags.errors_in_one_line():
+    _prepared = _prepare(sys.argv[1:])
 
 from acme import specs
 import tensorflow as tf
 
+from agents import cuda
 from agents.impala_ppo import builder as builder_lib
 from launch.engines import local
 from programs import config as run_config
@@ -32,29 +73,10 @@ from programs import sizes
 from programs.nodes import counter
 from programs.nodes import limiter
 from programs.runtime import checkpoints
-from programs.runtime import doors
-from programs.runtime import locks
+from programs.runtime import processes
 from programs.runtime import records
-from programs.runtime import servers
 
 FLAGS = settings_lib.FLAGS
-
-
-def _prepare(argv: Sequence[str]
-             ) -> tuple[settings_lib.TrainCommand, settings_lib.Settings]:
-  """Settles the settings and the run directory; raises ValueError in one line."""
-  command, settings = settings_lib.parse_train(argv)
-  run_dir = settings.run.run_dir
-  if not command.resume and os.path.isdir(run_dir) and (
-      set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, local.LOGS,
-                                  locks.FILE, servers.FILE}):
-    raise ValueError(
-        f'{run_dir} holds another run; go on with it by --resume, or give '
-        'another --run_dir.')
-  # May start this command anew, in a network of its own.
-  doors.enter(settings.run.listen, settings.run.isolate,
-              threads=command.lp_launch_type == 'local_mt')
-  return command, settings
 
 
 def _check_ports(run: run_config.RunConfig):
@@ -71,15 +93,35 @@ def _check_ports(run: run_config.RunConfig):
                          '--replay_port.') from None
 
 
-def _devices(num_gpus: Optional[int]) -> list[str]:
-  """Returns the learner's devices; raises ValueError where they are missing."""
+def _num_gpus(wanted: Optional[int], cluster: Optional[Any]) -> int:
+  """Returns how many GPUs to use; raises ValueError where they are missing."""
+  if cluster is not None:  # Which looks for them when it reserves them.
+    return cluster.most_gpus() if wanted is None else wanted
+  cuda.load_libraries()
   there = len(tf.config.list_physical_devices('GPU'))
-  if num_gpus is None:
-    num_gpus = there
-  if num_gpus > there:
-    raise ValueError(f'num_gpus is {num_gpus}, but TensorFlow finds {there}; '
-                     'give a number that it finds, or 0 for the CPU.')
-  return [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0']
+  why = None if there or wanted == 0 else cuda.why_unusable()
+  if wanted is None:
+    if why is not None:
+      _say(f'warning: no GPU is used: {why}.')
+    return there
+  if wanted > there:
+    raise ValueError(
+        f'num_gpus is {wanted}, but TensorFlow finds {there}' + (
+            f': {why}' if why else '') +
+        '; give a number that it finds, or 0 for the CPU.')
+  return wanted
+
+
+def _cluster(command: settings_lib.TrainCommand, run: run_config.RunConfig) -> Any:
+  """Connects to the Ray cluster; raises ValueError in one line."""
+  try:
+    # Not everybody has Ray, nor the time that it takes to import.
+    from launch.engines import ray as ray_engine
+  except ImportError as e:
+    raise ValueError(f"--lp_launch_type ray needs Ray ({e}); install it by `pip "
+                     "install '.[ray]'`.") from None
+  return ray_engine.Cluster(command.ray_address,
+                            1 + run.num_replay_shards + run.num_actors, run.listen)
 
 
 def _say(line: str) -> None:
@@ -137,14 +179,32 @@ def _go_back_to(run_dir: str, progress: Mapping[str, Any]) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains until done or told to stop; returns the exit code."""
-  with contextlib.ExitStack() as stack:
-    return _train(sys.argv[1:] if argv is None else argv, stack)
-
-
-def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
-  """Trains, holding the run's directory for as long as the stack is there."""
   with flags.errors_in_one_line():
-    command, settings = _prepare(argv)
+    prepared = _prepare(sys.argv[1:] if argv is None else argv)
+  return _train(prepared)
+
+
+def _train(prepared: _Prepared) -> int:
+  with contextlib.ExitStack() as stack:
+    if prepared.server is not None:
+      stack.enter_context(contextlib.closing(prepared.server))
+    code, retry = _train_holding(*prepared, stack)
+  if retry:
+    # Anew, with nothing left over from the attempt that failed.
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *retry])
+  return code
+
+
+def _train_holding(command: settings_lib.TrainCommand,
+                   settings: settings_lib.Settings,
+                   server: Optional[fork_server.ForkServer],
+                   stack: contextlib.ExitStack) -> tuple[int, Sequence[str]]:
+  """Trains, holding what it takes for as long as the stack is there.
+
+  Returns:
+    The exit code, and what to add to the command to try again, if that is due.
+  """
+  with flags.errors_in_one_line():
     run_dir = settings.run.run_dir
     if command.resume:
       lock = stack.enter_context(locks.held(run_dir))
@@ -153,16 +213,26 @@ def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
       done = _why_done(settings.run, progress)
       if done is not None:
         _say(f'{run_dir} {done}.')
-        return 0
-    _check_ports(settings.run)
+        return 0, ()
+    cluster: Any = None
+    if command.lp_launch_type == 'ray':
+      cluster = _cluster(command, settings.run)
+      stack.callback(cluster.close)
+    else:
+      _check_ports(settings.run)
     environment_spec = settings.environment.try_out(settings.run.seed)
+    num_gpus = _num_gpus(settings.run.num_gpus, cluster)
     builder = builder_lib.ImpalaPPOBuilder(
-        settings.agent, _devices(settings.run.num_gpus))
-    if command.lp_launch_type == 'local_mp':
+        settings.agent, [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0'])
+    if command.lp_launch_type != 'local_mt':
       tf.config.set_visible_devices([], 'GPU')  # They are the learner's.
     builder.make_networks(environment_spec)
     sizes.check(settings.agent, settings.run, environment_spec,
-                threads=command.lp_launch_type == 'local_mt')
+                threads=command.lp_launch_type == 'local_mt',
+                **(cluster.sizes() if command.on_cluster else {}))
+    if cluster is not None:
+      cluster.reserve(settings.run.num_replay_shards, settings.run.num_actors,
+                      command.min_actors, num_gpus, command.ray_timeout)
     if command.resume:
       _check_checkpoint(checkpoint, builder, environment_spec)
     try:
@@ -171,6 +241,8 @@ def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
         lock = stack.enter_context(locks.held(run_dir))
       checkpoints.check_space(
           run_dir, *sizes.of_variables(settings.agent, environment_spec))
+      if cluster is not None:
+        cluster.check_home(run_dir)
       settings_lib.save(settings)
     except OSError as e:
       raise ValueError(f'nothing can be written to run_dir ({e}); give another '
@@ -178,14 +250,23 @@ def _train(argv: Sequence[str], stack: contextlib.ExitStack) -> int:
     if command.resume:
       _go_back_to(run_dir, progress)
 
-  print(f'Training on {settings.environment.game} into {run_dir}; the '
-        'nodes take a moment to start.', flush=True)
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
-  return local.run_program(program, command.lp_launch_type, run_dir,
-                           settings.run.restart, keep_open=[lock])
+  if cluster is not None:
+    with flags.errors_in_one_line():
+      code = cluster.run_program(program, run_dir, settings.run.restart)
+  else:
+    code = local.run_program(program, command.lp_launch_type, run_dir,
+                             settings.run.restart, [lock], server)
+  if code == processes.ENDS_RUN:
+    return 1, ()
+  retries = command.retries - 1
+  if not code or retries < 0 or checkpoints.latest(run_dir) is None:
+    return code, ()
+  _say(f'resuming {run_dir}; {retries} retries are left after this one.')
+  return code, ['--resume', '--run_dir', run_dir, '--retries', str(retries)]
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(_train(_prepared))

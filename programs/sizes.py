@@ -1,7 +1,7 @@
 """Whether a run fits its machine; what does not is refused before it starts."""
 
 import math
-from typing import Iterable
+from typing import Iterable, Optional
 
 from acme import specs
 import tensorflow as tf
@@ -22,30 +22,32 @@ _COMPRESSION = 10
 
 
 def check(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
-          environment_spec: specs.EnvironmentSpec,
-          threads: bool = False) -> None:
-  """Refuses what this machine cannot hold, whatever else it does.
+          environment_spec: specs.EnvironmentSpec, threads: bool = False,
+          cores: Optional[int] = None, memory: Optional[int] = None) -> None:
+  """Refuses what there are too few machines for, whatever else they do.
 
   Args:
     agent: the agent's settings.
     run: how to run it.
     environment_spec: of one environment.
     threads: whether nodes are threads of this process.
+    cores: of all hosts; by default those that this process may use.
+    memory: bytes, of all hosts; by default what this process may use.
 
   Raises:
     ValueError: with what is needed and what there is, in one line.
   """
-  cores = machine.cores()
+  cores = cores or machine.cores()
   for name, value in (('num_actors', run.num_actors),
                       ('num_fetch_workers', agent.num_fetch_workers)):
     if value > _PER_CORE * cores:
       raise ValueError(
           f'{name} must be at most {_PER_CORE * cores}, that is {_PER_CORE} for '
-          f'each core that this process may use, not {value}.')
+          f'each core that may be used, not {value}.')
   needs = estimate(agent, run, environment_spec)
   if threads:
     del needs[_PROCESSES]
-  total, limit = sum(needs.values()), machine.memory()
+  total, limit = sum(needs.values()), memory or machine.memory()
   if total > limit:
     most = max(needs, key=lambda name: needs[name])
     raise ValueError(

@@ -6,13 +6,13 @@ import time
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from acme import core
-from acme.tf import savers
 from acme.utils import counting
 import numpy as np
 import reverb
 import sonnet as snt
 import tensorflow as tf
 
+from agents import cuda
 from agents.impala_ppo import acting
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import losses
@@ -36,6 +36,7 @@ def make_strategy(
     devices: TensorFlow device names, one a replica; by default all GPUs that
       TensorFlow sees, or else the CPU.
   """
+  cuda.load_libraries()
   if devices is None:
     num_gpus = len(tf.config.list_logical_devices('GPU'))
     devices = [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0']
@@ -61,7 +62,7 @@ def learning_rate(num_steps: tf.Tensor,
           (config.final_learning_rate - config.learning_rate))
 
 
-class ImpalaPPOLearner(core.Learner, savers.TFSaveable):
+class ImpalaPPOLearner(core.Learner):
   """Learns from batches of `trajectories.Trajectories`.
 
   Serves two collections of variables, always of the same step: `policy`, the

@@ -1,11 +1,38 @@
-"""Who is restarted, and when to give up; the same for every engine."""
+"""Supervision: starts nodes, restarts them, stops them; the same for every engine.
 
+An engine says how a node is begun: as a process here, or on another machine.
+"""
+
+import abc
 import collections
+import contextlib
 import dataclasses
+import os
 import signal
+import sys
+import threading
 import time
-from typing import Callable, Optional
+from typing import (
+  Callable,
+  Iterator,
+  Mapping,
+  NamedTuple,
+  Optional,
+  Protocol,
+  Sequence,
+  TextIO,
+)
 
+from acme.utils import loggers
+
+from launch import settings
+from programs.runtime import processes
+from programs.runtime import records
+
+_POLL_SECONDS = 0.1
+_RESTART_SECONDS = 1.
+# How long nodes may take to end: the learner saves its last checkpoint.
+_GRACE_SECONDS = 12.
 _FAILURES = 3
 _FAILURE_WINDOW_SECONDS = 60.
 _STARTS = 5
@@ -77,3 +104,192 @@ class RestartPolicy:
     if history.early_ends >= _STARTS:
       return f'it ended {_STARTS} times in a row while it was starting'
     return None
+
+
+class End(NamedTuple):
+  """How the process of a node has ended.
+
+  Attributes:
+    code: as `subprocess` gives it; of what was lost, as if it was killed.
+    how: said after the node's name.
+    is_final: whether nothing can take its place, so that the run ends.
+  """
+  code: int
+  how: str
+  is_final: bool = False
+
+
+class Process(Protocol):
+  """The process of a node, wherever it is."""
+
+  def lines(self) -> Iterator[str]:
+    """Yields what it prints; waits for that."""
+
+  def poll(self) -> Optional[End]:
+    """Returns how it has ended, or None while it lives; does not wait."""
+
+  def signal(self, number: int) -> None:
+    """Sends a signal; does not wait."""
+
+
+class Node(abc.ABC):
+  """A node of a program, its process of the moment, and what that prints."""
+
+  def __init__(self, title: str):
+    """Makes a node that has yet to be started.
+
+    Args:
+      title: its group and number, such as actor/0.
+    """
+    self.title = title
+    self.log: Optional[str] = None
+    self.last_line = 'nothing'
+    # Why it ends the run, if it says so.
+    self.ends_run: Optional[str] = None
+    self.ended_at = 0.
+
+  @abc.abstractmethod
+  def begin(self, variables: Mapping[str, str]) -> Process:
+    """Begins a process, with these variables added to its environment."""
+
+  def start(self, restarts: int) -> None:
+    """Starts the process, the first time or anew."""
+    self._process = self.begin({
+        processes.NODE_VARIABLE: self.title,
+        processes.RESTARTS_VARIABLE: str(restarts),
+        processes.ENDED_AT_VARIABLE: str(self.ended_at)})
+    self.ended_at = 0.
+    self._pump = threading.Thread(target=self._pass_on, daemon=True)
+    self._pump.start()
+
+  def poll(self) -> Optional[End]:
+    """Returns how the process has ended, once it has."""
+    end = self._process.poll()
+    if end is not None:
+      self._pump.join(1.)  # Its last words.
+    return end
+
+  def signal(self, number: int) -> None:
+    self._process.signal(number)
+
+  def _pass_on(self) -> None:
+    for line in self._process.lines():
+      self.last_line = line or self.last_line
+      if line.startswith(processes.ENDS_RUN_BECAUSE):
+        # The supervisor's last line, and so not one of many.
+        self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
+      else:
+        _print(f'[{self.title}] {line}')
+      if self.log is not None:
+        # A full disk must not stop the node, which waits for its reader.
+        with contextlib.suppress(OSError), open(self.log, 'a') as f:
+          f.write(line + '\n')
+
+
+class Supervisor:
+  """Starts the nodes, restarts those that end, and stops them all."""
+
+  def __init__(self, nodes: Sequence[Node], run_dir: Optional[str] = None,
+               restarts: bool = True):
+    """Makes a supervisor.
+
+    Args:
+      nodes: of the program.
+      run_dir: gets `logs`, a file of the output of each node, and
+        `restarts.csv`; None for neither.
+      restarts: whether nodes that end by themselves are restarted.
+    """
+    self._nodes = nodes
+    self._record: loggers.Logger = loggers.NoOpLogger()
+    if run_dir is not None:
+      log_dir = os.path.join(run_dir, settings.LOGS)
+      os.makedirs(log_dir, exist_ok=True)
+      for node in nodes:
+        node.log = os.path.join(log_dir, node.title.replace('/', '_') + '.log')
+      self._record = records.csv_logger(run_dir, records.RESTARTS_FILE,
+                                        records.RESTARTS_COLUMNS)
+    self._policy = RestartPolicy(restarts)
+    self._why: Optional[str] = None
+
+  def run(self) -> int:
+    """Sees the program to its end.
+
+    It is done when this process gets SIGUSR1.
+
+    Returns:
+      0 if the program was done or told to stop, `processes.ENDS_RUN` if another
+      attempt would only end the same way, else 1.
+    """
+    for number, why in ((signal.SIGUSR1, 'done'), (signal.SIGTERM, 'stopped'),
+                        (signal.SIGHUP, 'stopped'), (signal.SIGINT, 'stopped')):
+      if signal.getsignal(number) != signal.SIG_IGN:  # Or nohup means nothing.
+        signal.signal(number, lambda *_, why=why: self._end(why))
+    for node in self._nodes:
+      node.start(self._policy.started(node.title))
+    failure = None
+    while self._why is None and failure is None:
+      time.sleep(_POLL_SECONDS)
+      failure = self._restart_ended()
+    self._stop()
+    if failure is None:
+      say(f'{self._why}; every node has ended.')
+      return 0
+    code, why = failure
+    say(f'error: {why}', sys.stderr)
+    return code
+
+  def _end(self, why: str) -> None:
+    if self._why == 'stopped' and why == 'stopped':  # Asked twice.
+      for node in self._nodes:
+        node.signal(signal.SIGKILL)
+    self._why = self._why or why
+
+  def _restart_ended(self) -> Optional[tuple[int, str]]:
+    """Restarts nodes that have ended; returns why there is no going on."""
+    for node in self._nodes:
+      end = node.poll()
+      if end is None:
+        continue
+      now = time.time()
+      if end.code == processes.ENDS_RUN and node.ends_run:
+        return processes.ENDS_RUN, f'{node.title}: {node.ends_run}'
+      if not node.ended_at:
+        node.ended_at = now
+        where = f'; its log is {node.log}' if node.log else ''
+        reason = self._policy.reason_to_give_up(node.title, end.code)
+        if end.is_final:
+          return 1, f'node {node.title} {end.how}{where}'
+        if reason is not None:
+          return 1, (f'node {node.title} {end.how}, and {reason}{where}. It said '
+                     f'last: {node.last_line}')
+        say(f'node {node.title} {end.how}; restarting it{where}.')
+        self._record.write({'time': int(now), 'node': node.title, 'how': end.how})
+      elif now - node.ended_at >= _RESTART_SECONDS:
+        node.start(self._policy.started(node.title))
+    return None
+
+  def _stop(self) -> None:
+    """Tells all nodes to end, and kills those that take too long."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    alive = [node for node in self._nodes if node.poll() is None]
+    for node in alive:
+      node.signal(signal.SIGTERM)
+    while alive and time.monotonic() < deadline:
+      time.sleep(_POLL_SECONDS)
+      alive = [node for node in alive if node.poll() is None]
+    for node in alive:
+      say(f'node {node.title} did not end in time; killing it.')
+      node.signal(signal.SIGKILL)
+
+
+def say(line: str, file: TextIO = sys.stdout) -> None:
+  """Prints a line of the launcher's."""
+  _print(f'train: {line}', file)
+
+
+def _print(line: str, file: TextIO = sys.stdout) -> None:
+  try:
+    print(line, file=file, flush=True)
+  except OSError:
+    # Nobody reads on, which is no reason to stop: the logs are there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

@@ -10,7 +10,8 @@ from programs.runtime import doors
 from programs.runtime import processes
 
 
-class _At(lp.AbstractAddressBuilder):
+class At(lp.AbstractAddressBuilder):
+  """Makes the address of a host and a port."""
 
   def __init__(self, host: str, port: int):
     self._address = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
@@ -22,7 +23,7 @@ class _At(lp.AbstractAddressBuilder):
 def _move(address: lp.Address, listen: str, port: int = 0) -> None:
   """Binds a bound address anew, where the node will listen."""
   port = port or address_lib.get_port_from_address(address.resolve())
-  address.bind(_At(doors.host(listen), port))
+  address.bind(At(doors.host(listen), port))
 
 
 class CourierNode(lp.CourierNode):
@@ -45,7 +46,11 @@ class CourierNode(lp.CourierNode):
 
 
 class ReplayNode(lp.ReverbNode):
-  """A Reverb node whose interface and port can be chosen."""
+  """A Reverb node whose interface and port can be chosen.
+
+  Attributes:
+    port: to listen on; 0 for any that is free.
+  """
 
   def __init__(self, make_tables: Callable[[], Sequence[reverb.Table]],
                listen: str, port: int, launcher: processes.Process):
@@ -54,12 +59,12 @@ class ReplayNode(lp.ReverbNode):
     Args:
       make_tables: called in the node's process.
       listen: as in `RunConfig`.
-      port: to listen on; 0 picks a free one.
+      port: as the attribute.
       launcher: of the program; the node ends with it.
     """
     super().__init__(make_tables)
     self._listen = listen
-    self._port = port
+    self.port = port
     self._launcher = launcher
 
   def run(self) -> None:
@@ -70,4 +75,4 @@ class ReplayNode(lp.ReverbNode):
 
   def bind_addresses(self, **kwargs) -> None:
     super().bind_addresses(**kwargs)
-    _move(self.reverb_address, self._listen, self._port)
+    _move(self.reverb_address, self._listen, self.port)

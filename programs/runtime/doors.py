@@ -30,6 +30,8 @@ from typing import NoReturn, Optional
 
 LOOPBACK = 'loopback'
 ALL = 'all'
+# The address of each host in a cluster; an engine says which, by the variable.
+CLUSTER = 'cluster'
 # Read by the library.
 _LISTEN_VARIABLE = 'IMPALA_PPO_LISTEN'
 # The network of its own that a process was started in, and the way there.
@@ -55,11 +57,13 @@ def host(listen: str) -> str:
   """Returns the address at which processes of this machine find each other.
 
   Args:
-    listen: `loopback`, `all`, or an IP address.
+    listen: `loopback`, `all`, `cluster`, or an IP address.
 
   Raises:
     ValueError: for anything else, in one line.
   """
+  if listen == CLUSTER:
+    listen = os.environ.get(_LISTEN_VARIABLE) or LOOPBACK
   if listen in (LOOPBACK, ALL):
     return '127.0.0.1'
   try:
@@ -67,8 +71,8 @@ def host(listen: str) -> str:
   except ValueError:
     address = None
   if address is None or address.is_unspecified or '%' in listen:
-    raise ValueError(f"listen must be '{LOOPBACK}', '{ALL}' or an IP address of "
-                     f'this machine, not {listen!r}.')
+    raise ValueError(f"listen must be '{LOOPBACK}', '{ALL}', '{CLUSTER}' or an IP "
+                     f'address of this machine, not {listen!r}.')
   return str(address)
 
 
@@ -102,9 +106,16 @@ def close(listen: str = LOOPBACK) -> None:
     ValueError: if it is no address of this machine, or the library cannot be
       loaded; in one line.
   """
+  os.environ.update(closed(listen))
+
+
+def closed(listen: str) -> dict[str, str]:
+  """Returns the variables that let a process listen on one address only.
+
+  Arguments and errors are those of `close`.
+  """
   if listen == ALL:
-    os.environ[_LISTEN_VARIABLE] = ALL
-    return
+    return {_LISTEN_VARIABLE: ALL}
   address = host(listen)
   with socket.socket(_family(listen)) as probe:
     try:
@@ -113,15 +124,15 @@ def close(listen: str = LOOPBACK) -> None:
       raise ValueError(f'cannot listen on {listen} ({e.strerror}); give '
                        'an address of this machine.') from None
   preloaded = re.split('[ :]+', os.environ.get('LD_PRELOAD', ''))
-  closed = {_LISTEN_VARIABLE: address,
-            'LD_PRELOAD': ':'.join(filter(None, dict.fromkeys(
-                [str(_LIBRARY), *preloaded])))}
+  variables = {_LISTEN_VARIABLE: address,
+               'LD_PRELOAD': ':'.join(filter(None, dict.fromkeys(
+                   [str(_LIBRARY), *preloaded])))}
   probed = subprocess.run(
       [sys.executable, '-I', '-c', _PROBE, str(int(_family(listen)))],
-      env={**os.environ, **closed}, capture_output=True, text=True)
+      env={**os.environ, **variables}, capture_output=True, text=True)
   if probed.stdout.strip() != address:
     raise ValueError(_why_not_loaded())
-  os.environ.update(closed)
+  return variables
 
 
 def _why_not_loaded() -> str:

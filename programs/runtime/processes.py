@@ -15,6 +15,8 @@ from absl import logging
 import psutil
 import tensorflow as tf
 
+from programs.runtime import parents
+
 # Set by engines: the name of the node, such as actor/0; how often it was started
 # before; and the time at which it ended last.
 NODE_VARIABLE = 'IMPALA_PPO_NODE'
@@ -59,10 +61,13 @@ def lives(process: psutil.Process) -> bool:
 
 
 def find_node(launcher: psutil.Process, node: str) -> Optional[psutil.Process]:
-  """Returns the process of a node, such as actor/0, or None if there is none."""
+  """Returns the process of a node, such as actor/0, or None if there is none.
+
+  Engines name processes so.
+  """
   for process in launcher.children():
     with contextlib.suppress(psutil.Error):
-      if process.environ().get(NODE_VARIABLE) == node:
+      if process.name() == node:
         return process
   return None
 
@@ -75,15 +80,17 @@ def this_process() -> Process:
 def own(launcher: Process) -> None:
   """Makes this process a node's, unless nodes are threads of the launcher.
 
-  It ends soon after its launcher has gone, however that ended; and when it ends
-  it does so at once.
+  It ends soon after whoever started it has gone, however that ended; and when it
+  ends it does so at once. An engine says that it starts processes; else who does
+  is the launcher.
   """
   if launcher.is_this():
     return
   _end_at_once()
+  has_gone = parents.has_gone if parents.is_known() else launcher.is_gone
 
   def watch():
-    while not launcher.is_gone():
+    while not has_gone():
       time.sleep(_WATCH_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHAN_SECONDS)
@@ -138,7 +145,8 @@ def end_run(why: str, launcher: Process) -> None:
 def use_one_core(niceness: int) -> None:
   """Keeps an acting process off the learner's GPUs and cores."""
   os.nice(niceness)
-  tf.config.set_visible_devices([], 'GPU')
+  # Before TensorFlow looks for them, which would take up some of their memory.
+  os.environ['CUDA_VISIBLE_DEVICES'] = ''
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
 

@@ -61,7 +61,7 @@ def launched(monkeypatch):
   """The run directories of programs that would have been launched."""
   launched = []
 
-  def run_program(program, launch_type, run_dir, restarts, keep_open):
+  def run_program(program, launch_type, run_dir, restarts, keep_open, server):
     launched.append(run_dir)
     return 0
 
@@ -94,7 +94,7 @@ def test_a_run_that_has_reached_its_budget_says_so_and_adds_nothing(
     finished, launched, capsys):
   before = contents(finished)
   assert resume(finished) == 0
-  line, = capsys.readouterr().out.strip().splitlines()
+  _, line = capsys.readouterr().out.strip().splitlines()
   assert re.fullmatch(
       rf'train: {finished} has reached its budget, with \d,\d+ of 4,000 '
       'timesteps; give a larger --max_timesteps to go on.', line)

@@ -15,37 +15,6 @@ from launch import sweep
 from tests import processes
 from tests.commands import runs
 
-# Stands in for the training command: its returns follow from its learning rate.
-TRAINING = f"""#!{sys.executable}
-import os, pathlib, sys, time
-sys.path.insert(0, {str(runs.ROOT)!r})
-from launch import settings as settings_lib
-argv = sys.argv[3:]
-command, settings = settings_lib.parse_train(argv)
-run_dir = pathlib.Path(settings.run.run_dir)
-with open({{log!r}}, 'a') as f:
-  f.write(f'{{{{run_dir.parent.name}}}}/{{{{run_dir.name}}}} {{{{command.resume}}}}\\n')
-if settings.run.seed == 13:
-  sys.exit(1)
-run_dir.mkdir(parents=True, exist_ok=True)
-settings_lib.save(settings)
-(run_dir / 'checkpoints').mkdir(exist_ok=True)
-rate = settings.agent.learning_rate
-with open(run_dir / 'progress.csv', 'a') as f:
-  if not command.resume:
-    f.write('timesteps,walltime_seconds,learner_steps,episode_return_mean_100\\n')
-  begin = 5 if command.resume else 0
-  for i in range(begin, 11):
-    f.write(f'{{{{i * 100}}}},{{{{i}}}},{{{{i}}}},{{{{100 * rate * i + settings.run.seed}}}}\\n')
-    f.flush()
-    if i == 4:
-      (run_dir / 'checkpoints' / 'ckpt-1.index').touch()
-      if os.path.exists({{stop!r}}):
-        os.remove({{stop!r}})
-        sys.exit(0)  # As if it had been told to.
-    if rate < 0.01:
-      time.sleep(0.5)  # Slow enough to be pruned.
-"""
 FLAGS = ['--game', 'CartPole-v1', '--max_timesteps', '1000']
 
 
@@ -54,9 +23,12 @@ def training(tmp_path, monkeypatch):
   """Replaces the training command; returns what tells of it, and stops it."""
   log, stop = tmp_path / 'log', tmp_path / 'stop'
   script = tmp_path / 'training'
-  script.write_text(TRAINING.format(log=str(log), stop=str(stop)))
+  script.write_text('#!/bin/sh\n'
+                    f'exec {sys.executable} -m tests.pretend_training "$@"\n')
   script.chmod(0o755)
   monkeypatch.setattr(sys, 'executable', str(script))
+  monkeypatch.setenv('PRETEND_LOG', str(log))
+  monkeypatch.setenv('PRETEND_STOP', str(stop))
   return log, stop
 
 
@@ -79,8 +51,8 @@ def test_a_grid_is_trained_seed_by_seed_and_drawn(training, tmp_path, capsys):
           settings.run.seed, settings.run.max_timesteps) == (0.2, False, 1, 1000)
   printed = capsys.readouterr().out
   # Of returns of 100 and 101, and of 200 and 201.
-  assert re.search(r'autoencoder=false, learning_rate=0.1 +\| 2 +\| 1,000 +\| 100.5 ',
-                   printed)
+  assert re.search(r'autoencoder=false, learning_rate=0.1 +\| 2 +\| 1,000 +\| '
+                   '100.5 ', printed)
   assert (tmp_path / 'out' / 'curves.png').stat().st_size > 10_000
   # Once more, it trains nothing; with another seed, that one.
   assert swept(tmp_path, *grid, '--seeds', '0-1') == 0
@@ -129,8 +101,8 @@ def test_other_settings_are_not_mixed_into_a_sweep(training, tmp_path, capsys):
 def test_a_search_prunes_what_is_worse_and_finds_what_is_best(
     training, tmp_path, capsys):
   log, _ = training
-  assert swept(tmp_path, '--search', 'learning_rate=1e-3..0.5:log', 'loss=ppo,vtrace',
-               '--trials', '8', '--seeds', '0') == 0
+  argv = ['--search', 'learning_rate=1e-3..0.5:log', 'loss=ppo,vtrace', '--seeds', '0']
+  assert swept(tmp_path, *argv, '--trials', '8') == 0
   printed = capsys.readouterr().out
   trials = re.findall(r'trial (\d+), after \d+ of 8: learning_rate=(\S+) loss=(\w+)',
                       printed)
@@ -143,8 +115,7 @@ def test_a_search_prunes_what_is_worse_and_finds_what_is_best(
   assert all(rates[n] < sorted(rates.values())[4] for n in pruned)
   # It goes on, with what has not been tried.
   before = len(log.read_text().splitlines())
-  assert swept(tmp_path, '--search', 'learning_rate=1e-3..0.5:log',
-               'loss=ppo,vtrace', '--trials', '9', '--seeds', '0') == 0
+  assert swept(tmp_path, *argv, '--trials', '9') == 0
   assert len(log.read_text().splitlines()) == before + 1
 
 
@@ -178,7 +149,7 @@ def test_a_real_sweep_saves_what_it_has_when_it_is_stopped(tmp_path):
     (['--grid', 'seed=1,2'], "no setting 'seed'"),
     (['--grid', 'learning_rate=1,2'], 'learning_rate must be a number in (0, 1]'),
     (['--grid', 'learning_rate=1e-3,1e-3'], 'must be different'),
-    (['--grid', 'learning_rate=1e-3', '--grid', 'loss=ppo'], '--grid is given twice'),
+    (['--grid', 'discount=1', '--grid', 'loss=ppo'], '--grid is given twice'),
     (['--grid', 'loss=ppo', 'loss=vtrace'], 'loss is given twice'),
     (['--grid', 'autoencoder=yes'], 'autoencoder must be true or false'),
     (['--grid', 'loss=ppo', '--search', 'discount=0..1'], 'either --grid or'),

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused(run, agent, told):
   if 'GiB' in message:
     assert 'there are 16.0' in message
   else:
-    assert 'for each core that this process may use' in message
+    assert 'for each core that may be used' in message
 
 
 def test_threads_need_no_processes():

@@ -1,0 +1,132 @@
+"""What the Ray engine has on each host: an actor for each node of a program.
+
+Imports nothing that takes time or memory, of which there is a share for each.
+"""
+
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any, Mapping, Optional
+
+import ray
+
+from launch.engines import child
+from programs.runtime import doors
+
+# Ray's guess of it would keep TensorFlow to one thread.
+_LEFT_OUT = ('OMP_NUM_THREADS',)
+_BACKLOG_LINES = 1000
+_LAST_WORDS_SECONDS = 1.
+_COUNT_GPUS = ('import tensorflow as tf; '
+               'print(len(tf.config.list_physical_devices("GPU")))')
+
+
+class Agent:
+  """Runs the process of one node, on the host that Ray has placed it on.
+
+  Calls are made in threads of their own. The process ends soon after its agent.
+  """
+
+  def __init__(self):
+    self._child: Optional[child.Child] = None
+    self._news: queue.Queue[tuple[str, Any]] = queue.Queue(_BACKLOG_LINES)
+
+  def host(self) -> tuple[str, str]:
+    """Returns this host's address in the cluster, and what Ray calls it."""
+    return (ray.util.get_node_ip_address(),
+            ray.get_runtime_context().get_node_id())
+
+  def reserve(self, port: int) -> tuple[int, Optional[str]]:
+    """Finds a port of this host that nobody listens on.
+
+    Args:
+      port: to be had; 0 for any.
+
+    Returns:
+      The port, and why it cannot be used, if it cannot.
+    """
+    with socket.socket() as probe:
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      try:
+        probe.bind(('', port))
+      except OSError as e:
+        return port, (e.strerror or str(e)).lower()
+      return probe.getsockname()[1], None
+
+  def sees(self, path: str) -> bool:
+    return os.path.exists(path)
+
+  def count_gpus(self) -> int:
+    """Returns how many GPUs TensorFlow finds here, of those that Ray grants."""
+    counted = subprocess.run([sys.executable, '-c', _COUNT_GPUS],
+                             capture_output=True, text=True)
+    return int(counted.stdout.strip() or 0)
+
+  def start(self, job: bytes, variables: Mapping[str, str],
+            listen: Optional[str]) -> None:
+    """Starts the node's process.
+
+    Args:
+      job: the node's function, as Launchpad's entry takes it.
+      variables: what its environment has beside this process's, and a
+        `PYTHONPATH` that comes after this process's own.
+      listen: where it listens; None for this host's address in the cluster.
+
+    Raises:
+      ValueError: if doors cannot be closed here.
+    """
+    env = {name: value for name, value in os.environ.items()
+           if name not in _LEFT_OUT}
+    # What the launcher would import is there too, if it is there at all.
+    path = os.pathsep.join([child.import_path(), *variables['PYTHONPATH'].split(
+        os.pathsep)])
+    env.update({**variables, 'PYTHONPATH': path})
+    env.update(doors.closed(listen or ray.util.get_node_ip_address()))
+    pipe = child.StopPipe()
+    file = os.memfd_create('job')
+    with open(file, 'wb', closefd=False) as f:
+      f.write(job)
+    self._news = queue.Queue(_BACKLOG_LINES)
+    self._child = child.Child(
+        child.entry_command(f'/proc/self/fd/{file}'), {**env, **pipe.env()},
+        keep_open=[file, pipe.writer])
+    os.close(file)
+    for watch in (self._wait_for_end, self._wait_for_stop):
+      threading.Thread(target=watch, args=(self._child, self._news, pipe),
+                       daemon=True).start()
+
+  def news(self) -> list[tuple[str, Any]]:
+    """Waits for news of the process.
+
+    Returns:
+      Each is a `line` that it printed, a `stop` that it asks for, or its `end`
+      with the return code, after which there is nothing to come.
+    """
+    news = [self._news.get()]
+    while not self._news.empty():
+      news.append(self._news.get())
+    return news
+
+  def signal(self, number: int) -> None:
+    if self._child is not None and self._child.code() is None:
+      self._child.signal(number)
+
+  @staticmethod
+  def _wait_for_end(process, news, _):
+    def read():
+      for line in process.lines():
+        news.put(('line', line))
+
+    pump = threading.Thread(target=read, daemon=True)
+    pump.start()
+    code = process.wait()
+    pump.join(_LAST_WORDS_SECONDS)
+    news.put(('end', code))
+
+  @staticmethod
+  def _wait_for_stop(_, news, pipe):
+    if pipe.wait():
+      news.put(('stop', None))

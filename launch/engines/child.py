@@ -1,0 +1,91 @@
+"""A node's process on this machine; imports nothing that takes time."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Iterator, Mapping, Optional, Sequence
+
+from programs.runtime import parents
+
+# Launchpad's countdown to killing a node is left to the supervisor.
+NODE_FLAGS = ('--lp_termination_notice_secs=-1',)
+_STOP_VARIABLE = 'IMPALA_PPO_STOP_FD'
+
+
+def import_path() -> str:
+  """Returns a PYTHONPATH with this package, wherever it was imported from."""
+  root = str(pathlib.Path(__file__).resolve().parents[2])
+  return os.pathsep.join(
+      filter(None, [root, os.environ.get('PYTHONPATH')]))
+
+
+class Child:
+  """A process that this one has started, and what it prints."""
+
+  def __init__(self, command: Sequence[str], env: Mapping[str, str],
+               keep_open: Sequence[int] = ()):
+    """Starts the process.
+
+    Args:
+      command: what to run.
+      env: its environment.
+      keep_open: file descriptors that it inherits.
+    """
+    # A process group of its own: Ctrl-C in a terminal is for the launcher. But no
+    # session: between those Linux shares cores evenly, whatever their niceness.
+    self._process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, preexec_fn=os.setpgrp, pass_fds=keep_open,
+        env={**env, **parents.of_children(), 'PYTHONUNBUFFERED': '1'})
+
+  def lines(self) -> Iterator[str]:
+    """Yields what it prints, until nobody can print there any more."""
+    for raw in self._process.stdout:  # type: ignore[union-attr]
+      yield raw.decode(errors='replace').rstrip()
+
+  def code(self) -> Optional[int]:
+    """Returns the return code once it has ended, as `subprocess` gives it."""
+    return self._process.poll()
+
+  def wait(self) -> int:
+    """Waits until it has ended; returns the return code."""
+    return self._process.wait()
+
+  def signal(self, number: int) -> None:
+    self._process.send_signal(number)
+
+
+class StopPipe:
+  """How a child asks for the end of the program, wherever its launcher is."""
+
+  def __init__(self):
+    self._reader, self.writer = os.pipe()
+
+  def env(self) -> dict[str, str]:
+    """Returns what `ask_to_stop` has to find; `writer` has to be inherited."""
+    return {_STOP_VARIABLE: str(self.writer)}
+
+  def wait(self) -> bool:
+    """Waits until the child asks, or has ended; tells whether it has asked."""
+    os.close(self.writer)
+    try:
+      return bool(os.read(self._reader, 1))
+    finally:
+      os.close(self._reader)
+
+
+def ask_to_stop(mark_as_completed: bool = False) -> None:
+  """What `lp.stop` calls in a child that has a `StopPipe`."""
+  del mark_as_completed
+  os.write(int(os.environ[_STOP_VARIABLE]), b'x')
+
+
+def entry_command(job: str) -> list[str]:
+  """Returns the command that runs a node.
+
+  Args:
+    job: a file of a list, pickled, of the node's function.
+  """
+  return [sys.executable, '-m', 'launchpad.nodes.python.process_entry',
+          '--data_file', job, '--lp_task_id', '0', *NODE_FLAGS]

@@ -1,0 +1,422 @@
+"""A Ray cluster as an engine: every node a process, on some host.
+
+For each node there is an actor of Ray's (`agent.Agent`) on the host where Ray has
+room for it, which starts the node's process, passes on what it prints and signals
+that it is sent. What to do about it is decided here, by the supervisor of every
+engine: Ray itself restarts nothing.
+
+Nodes that others know by an address stay on their host: their processes are
+restarted there, and the run ends when the host is lost. The others go wherever
+there is room.
+"""
+
+import collections
+import contextlib
+import os
+import secrets
+import signal
+import sys
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+import cloudpickle
+import launchpad as lp
+from launchpad import context
+from launchpad.launch import serialization
+import ray
+from ray.util import scheduling_strategies
+
+from launch.engines import agent as agent_lib
+from launch.engines import child
+from launch.engines import supervision
+from programs.nodes import serving
+from programs.runtime import doors
+
+# Other groups share the learner's host.
+_LEARNER, _SHARDS, _ACTORS = 'learner', 'replay', 'actor'
+# How long this host is preferred for the home.
+_PREFER_SECONDS = 5.
+_CALL_SECONDS = 60.
+_PACKAGES = ('agents', 'programs', 'launch')
+# Nodes get what was set for TensorFlow here, above all by TensorFlow itself.
+_PASSED_ON = ('TF', 'XLA_', 'IMPALA_PPO_PLAIN')
+# Ray would kill nodes before they have saved what they have.
+_AGENTS_VARIABLES = {'RAY_kill_child_processes_on_worker_exit': 'false'}
+_THREADS = 8
+# The least that Ray takes; nothing large goes through its store.
+_STORE_BYTES = 80 * 2**20
+
+
+def assign(home: str, hosts: Sequence[str], num_shards: int,
+           num_actors: int) -> tuple[list[int], list[int]]:
+  """Says which of the places on hosts is whose.
+
+  Shards are spread over the hosts, beginning with the learner's: what it samples
+  there takes no wire. Actors are near their shard, the one of their number modulo
+  the number of shards, as far as there is room.
+
+  Args:
+    home: the learner's host.
+    hosts: the host of each place, as many as shards and actors together.
+    num_shards: to have a place.
+    num_actors: to have a place.
+
+  Returns:
+    The index of each shard's place, and of each actor's.
+  """
+  free: dict[str, list[int]] = {}
+  for place, host in enumerate(hosts):
+    free.setdefault(host, []).append(place)
+  shards: collections.Counter = collections.Counter()
+  of_shards = []
+  for _ in range(num_shards):
+    host = min((h for h in free if free[h]),
+               key=lambda h: (shards[h], h != home, -len(free[h])))
+    shards[host] += 1
+    of_shards.append(free[host].pop(0))
+  of_actors: dict[int, int] = {}
+  for is_near in (True, False):
+    for actor in range(num_actors):
+      near = free[hosts[of_shards[actor % num_shards]]] if is_near else max(
+          free.values(), key=len)
+      if actor not in of_actors and near:
+        of_actors[actor] = near.pop(0)
+  return of_shards, [of_actors[actor] for actor in range(num_actors)]
+
+
+class _Process:
+  """The process of a node on some host, seen from here."""
+
+  def __init__(self, node: '_Node', agent: Any, started: ray.ObjectRef):
+    self._node = node
+    self._agent = agent
+    self._started = started
+    self._has_started = False
+    self._end: Optional[supervision.End] = None
+
+  def lines(self) -> Iterator[str]:
+    """Yields what it prints; waits for room for it before."""
+    try:
+      ray.get(self._started)
+      self._has_started = True
+      while self._end is None:
+        for kind, value in ray.get(self._agent.news.remote()):
+          if kind == 'line':
+            yield value
+          elif kind == 'stop':
+            os.kill(os.getpid(), signal.SIGUSR1)
+          else:
+            self._end = supervision.End(value, supervision.describe_exit(value))
+    except ray.exceptions.RayActorError:
+      self._end = self._node.lost()
+    except ray.exceptions.RayTaskError as e:
+      self._end = supervision.End(1, f'cannot be started ({e.cause})')
+    except ray.exceptions.RayError as e:
+      self._end = supervision.End(1, f'is out of reach ({_one_line(e)})')
+
+  def poll(self) -> Optional[supervision.End]:
+    return self._end
+
+  def signal(self, number: int) -> None:
+    if self._has_started:
+      self._agent.signal.remote(number)
+    else:
+      # It waits for room, and would not hear.
+      ray.kill(self._agent)
+
+
+class _Node(supervision.Node):
+  """A node of a cluster."""
+
+  def __init__(self, title: str, cluster: 'Cluster', options: Mapping[str, Any]):
+    super().__init__(title)
+    self._cluster = cluster
+    self._options = options
+    self._agent: Any = None
+    self._has_address = False
+    self._host: Optional[tuple[str, str]] = None
+    self._job = b''
+
+  def reserve(self, node: Any) -> list[ray.ObjectRef]:
+    """Asks for the addresses of what is to run; returns what `bind` needs."""
+    if not node.addresses:
+      return []
+    self._has_address = True
+    agent = self._get_agent()
+    return [agent.host.remote(), agent.reserve.remote(getattr(node, 'port', 0))]
+
+  def bind(self, node: Any, reserved: Sequence[ray.ObjectRef],
+           listen: Optional[str]) -> None:
+    """Binds the addresses of what is to run on the host where it will be.
+
+    Args:
+      node: to be bound.
+      reserved: by `reserve`.
+      listen: where it listens; None for its host's address in the cluster.
+
+    Raises:
+      ValueError: if a port that it wants is not to be had, in one line.
+    """
+    for address in node.addresses:
+      self._host, (port, why) = ray.get(list(reserved), timeout=_CALL_SECONDS)
+      host, _ = self._host
+      if why is not None:
+        raise ValueError(f'replay port {port} cannot be used on {host} ({why}); '
+                         'give another --replay_port.')
+      address.bind(serving.At(
+          host if listen in (None, doors.ALL) else doors.host(listen), port))
+
+  def set_job(self, node: Any) -> None:
+    """Takes over what is to run, once all addresses are bound."""
+    self._job = cloudpickle.dumps([node.function])
+
+  def begin(self, variables: Mapping[str, str]) -> _Process:
+    agent = self._get_agent()
+    return _Process(self, agent, agent.start.remote(
+        self._job, {**self._cluster.variables, **variables}, self._cluster.listen))
+
+  def lost(self) -> supervision.End:
+    """Says what it means that the agent has ended."""
+    self._agent = None
+    how = 'was lost: its agent has ended'
+    is_final = False
+    if self._host is not None:
+      address, name = self._host
+      if name not in {host['NodeID'] for host in _hosts()}:
+        how = f'was lost, and its host {address} with it'
+        is_final = self._has_address
+    return supervision.End(-signal.SIGKILL, how, is_final)
+
+  def close(self) -> None:
+    if self._agent is not None:
+      ray.kill(self._agent)
+
+  def _get_agent(self) -> Any:
+    if self._agent is None:
+      self._agent = ray.remote(agent_lib.Agent).options(
+          max_concurrency=_THREADS, **self._options).remote()
+      if not self._has_address:
+        agent = self._agent
+        agent.host.remote().future().add_done_callback(self._note_host)
+    return self._agent
+
+  def _note_host(self, future) -> None:
+    with contextlib.suppress(Exception):
+      self._host = future.result()
+
+
+def _hosts() -> list[dict[str, Any]]:
+  return [host for host in ray.nodes() if host['Alive']]
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split())
+
+
+class Cluster:
+  """A Ray cluster that this process is connected to.
+
+  Attributes:
+    variables: that nodes have in their environment, beside their host's.
+    listen: where nodes listen; None for their host's address in the cluster.
+  """
+
+  def __init__(self, address: Optional[str], num_cpus: int, listen: str):
+    """Connects to a cluster, or starts Ray on this machine.
+
+    Args:
+      address: of the cluster, as Ray takes it; None starts one, to be used by
+        this process alone, which must have closed its doors.
+      num_cpus: that Ray is to assume of this machine if it is started.
+      listen: as in `RunConfig`.
+
+    Raises:
+      ValueError: if there is none, in one line.
+    """
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    self.listen = None if listen == doors.CLUSTER else listen
+    path = [os.environ.get('PYTHONPATH'), os.getcwd()]
+    self.variables = {
+        'PYTHONPATH': os.pathsep.join(filter(None, path)),
+        **{name: value for name, value in os.environ.items()
+           if name.startswith(_PASSED_ON)}}
+    runtime_env: dict[str, Any] = {'env_vars': _AGENTS_VARIABLES}
+    if address is None:
+      options = {'num_cpus': num_cpus, 'object_store_memory': _STORE_BYTES,
+                 'include_dashboard': False, '_node_ip_address': doors.host(listen)}
+    else:
+      options = {'address': address}
+      # Other hosts may have another version of this, or none.
+      root = child.import_path().split(os.pathsep)[0]
+      runtime_env['py_modules'] = [
+          os.path.join(root, package) for package in _PACKAGES]
+    # Ray's own processes are in this one's process group. That it is told of the
+    # end of its terminal is for the launcher only.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+      ray.init(log_to_driver=False, logging_level='ERROR',
+               runtime_env=runtime_env, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as e:
+      raise ValueError(
+          f'no Ray cluster at {address} ({_one_line(e)}); start one by `ray start '
+          '--head`, or leave out --ray_address.' if address is not None else
+          f'Ray does not start ({_one_line(e)}).') from None
+    finally:
+      signal.signal(signal.SIGHUP, before)
+    self._is_own = address is None
+    self._group: Any = None
+    self._num_shards = self._min_actors = self._num_gpus = 0
+
+  def close(self) -> None:
+    """Leaves the cluster as it was; stops it if it was started here."""
+    ray.shutdown()
+
+  def sizes(self) -> dict[str, int]:
+    """Returns cores and bytes of memory of all hosts together."""
+    return {'cores': int(self._total('CPU')), 'memory': int(self._total('memory'))}
+
+  def most_gpus(self) -> int:
+    """Returns how many GPUs there are on the host that has most."""
+    return int(max(host['Resources'].get('GPU', 0) for host in _hosts()))
+
+  def _total(self, resource: str) -> float:
+    return sum(host['Resources'].get(resource, 0.) for host in _hosts())
+
+  def reserve(self, num_shards: int, num_actors: int,
+              min_actors: Optional[int], num_gpus: int, timeout: float) -> None:
+    """Reserves what a program needs at least: a CPU for each node that works.
+
+    Args:
+      num_shards: of the replay.
+      num_actors: to run where there is room.
+      min_actors: to have room for now; None for all.
+      num_gpus: on the learner's host.
+      timeout: seconds to wait for room.
+
+    Raises:
+      ValueError: if it is not to be had, with what is missing, in one line.
+    """
+    self._num_shards = num_shards
+    self._min_actors = num_actors if min_actors is None else min_actors
+    self._num_gpus = num_gpus
+    home = {'CPU': 1., **({'GPU': float(num_gpus)} if num_gpus else {})}
+    here = f'node:{ray.util.get_node_ip_address()}'
+    others = [{'CPU': 1.}] * (num_shards + self._min_actors)
+    patience = min(timeout, _PREFER_SECONDS)
+    for first, seconds in (({**home, here: 0.001}, patience),
+                           (home, timeout - patience)):
+      group = ray.util.placement_group([first, *others], strategy='SPREAD')
+      if group.wait(max(seconds, 0.1)):
+        self._group = group
+        return
+      ray.util.remove_placement_group(group)
+      if seconds == patience < timeout:
+        supervision.say(f'waiting for room in the cluster, {timeout:g} s at most.')
+    raise ValueError(self._missing(timeout))
+
+  def _missing(self, timeout: float) -> str:
+    least = 1 + self._num_shards + self._min_actors
+    gpus = f' and {self._num_gpus} GPUs on one host' if self._num_gpus else ''
+    there = f' and at most {self.most_gpus()} GPUs on one' if self._num_gpus else ''
+    return (
+        f'{least} CPUs{gpus} are needed ({self._min_actors} for actors, '
+        f'{self._num_shards} for replay shards, 1 for the learner), and the cluster '
+        f'of {len(_hosts())} hosts has {self._total("CPU"):.0f}{there}, '
+        f'{ray.available_resources().get("CPU", 0.):.0f} of its CPUs free, after '
+        f'{timeout:g} s (--ray_timeout); add hosts, or make --num_actors, '
+        '--min_actors or --num_gpus smaller.')
+
+  def check_home(self, run_dir: str) -> None:
+    """Refuses a run that its learner's host could not save, or compute.
+
+    Args:
+      run_dir: its directory, which exists here.
+
+    Raises:
+      ValueError: in one line.
+    """
+    token = os.path.join(run_dir, f'seen-{secrets.token_hex(8)}')
+    agent = ray.remote(agent_lib.Agent).options(
+        **self._place(0), num_gpus=self._num_gpus).remote()
+    with open(token, 'x'):
+      pass
+    try:
+      (host, _), sees, gpus = ray.get([
+          agent.host.remote(), agent.sees.remote(token),
+          agent.count_gpus.remote() if self._num_gpus else ray.put(0)])
+    except ray.exceptions.RayError as e:
+      raise ValueError(
+          f"the learner's host does not answer ({_one_line(e)}).") from None
+    finally:
+      os.remove(token)
+      ray.kill(agent)
+    if not sees:
+      raise ValueError(f"run_dir is not seen on {host}, the learner's host: "
+                       f'{run_dir} has to be on storage that both share.')
+    if gpus < self._num_gpus:
+      raise ValueError(
+          f'num_gpus is {self._num_gpus}, but TensorFlow finds {gpus} on '
+          f"{host}, the learner's host; give a number that it finds, or 0.")
+
+  def run_program(self, program: lp.Program, run_dir: Optional[str] = None,
+                  restarts: bool = True) -> int:
+    """Runs a program to its end, once its needs are reserved.
+
+    Args:
+      program: of the groups replay, learner and actor, and maybe others, which
+        join the learner.
+      run_dir: as for `supervision.Supervisor`.
+      restarts: as for that.
+
+    Returns:
+      As `supervision.Supervisor.run` does.
+
+    Raises:
+      ValueError: if a port is not to be had, in one line.
+    """
+    lp.flags.FLAGS(sys.argv[:1])
+    serialization.enable_lru_cache_pickling_once()
+    bundles = ray.util.placement_group_table(
+        self._group)['bundles_to_node_id']
+    home, *others = [bundles[i] for i in range(len(bundles))]
+    places = assign(home, others, self._num_shards, self._min_actors)
+    pairs = [(node, _Node(f'{label}/{i}', self, self._options(label, i, *places)))
+             for label, nodes in program.groups.items()
+             for i, node in enumerate(nodes)]
+    for label, nodes in program.groups.items():
+      for node in nodes:
+        node.launch_context.initialize(
+            context.LaunchType.LOCAL_MULTI_PROCESSING, None, child.ask_to_stop)
+        for handle in node.input_handles:
+          handle.connect(node, label)
+    try:
+      reserved = [ours.reserve(node) for node, ours in pairs]
+      for (node, ours), refs in zip(pairs, reserved):
+        ours.bind(node, refs, self.listen)
+      for node, ours in pairs:
+        ours.set_job(node)
+      return supervision.Supervisor([ours for _, ours in pairs], run_dir,
+                                    restarts).run()
+    finally:
+      for _, ours in pairs:
+        ours.close()
+      if self._group is not None:
+        ray.util.remove_placement_group(self._group)
+
+  def _options(self, label: str, index: int, shards: Sequence[int],
+               actors: Sequence[int]) -> dict[str, Any]:
+    """Returns where a node's agent goes, as Ray takes it."""
+    if label == _SHARDS:
+      return self._place(1 + shards[index], num_cpus=1)
+    if label == _ACTORS:
+      if index < len(actors):
+        return self._place(1 + actors[index], num_cpus=1)
+      # Joins when there is room.
+      return {'num_cpus': 1, 'scheduling_strategy': 'SPREAD'}
+    is_learner = label == _LEARNER
+    return self._place(0, num_cpus=int(is_learner),
+                       num_gpus=self._num_gpus if is_learner else 0)
+
+  def _place(self, bundle: int, **resources: int) -> dict[str, Any]:
+    return {'num_cpus': 0, **resources, 'scheduling_strategy':
+            scheduling_strategies.PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=bundle)}

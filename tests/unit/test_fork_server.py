@@ -1,0 +1,111 @@
+"""Processes forked from one that has imported everything."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+
+import psutil
+import pytest
+
+from launch.engines import fork_server
+from tests import processes
+
+# Prints what the process is, and ends with a code.
+SCRIPT = """
+import json, os, sys
+numpy = sys.modules['numpy']
+print(json.dumps({
+    'arguments': sys.argv[1:], 'variable': os.environ.get('OF_THIS_ONE'),
+    'parent': os.getppid(), 'group': os.getpgrp() == os.getpid(),
+    'session': os.getsid(0), 'name': open('/proc/self/comm').read().strip(),
+    'drawn': float(numpy.random.random()), 'input': sys.stdin.read(),
+    'descriptors': len(os.listdir('/proc/self/fd'))}))
+print('an error', file=sys.stderr)
+if '--wait' in sys.argv:
+  import signal
+  signal.pause()
+sys.exit(7)
+"""
+
+
+@pytest.fixture(scope='module')
+def server():
+  with contextlib.closing(fork_server.ForkServer(['numpy'])) as server:
+    yield server
+
+
+@pytest.fixture
+def script(tmp_path):
+  path = tmp_path / 'script.py'
+  path.write_text(SCRIPT)
+  return str(path)
+
+
+def fork(server, script, *args, keep_open=()):
+  return fork_server.Forked(*server.fork(
+      'actor/7', [sys.executable, script, *args], {'OF_THIS_ONE': 'é'}, keep_open))
+
+
+def told(process):
+  first, *_ = lines = list(process.lines())
+  assert lines[1:] == ['an error']
+  return json.loads(first)
+
+
+def code(process):
+  return processes.wait_for(
+      lambda: process.code() is not None, 'its end') and process.code()
+
+
+def test_it_is_what_a_new_process_would_be(server, script):
+  process = fork(server, script, '--one', 'two')
+  is_so = told(process)
+  assert code(process) == 7
+  assert is_so['arguments'] == ['--one', 'two']
+  assert is_so['variable'] == 'é' and 'OF_THIS_ONE' not in os.environ
+  # A child of this process, in a group of its own, in the same session.
+  assert is_so['parent'] == os.getpid() and is_so['group']
+  assert is_so['session'] == os.getsid(0)
+  assert is_so['name'] == 'actor/7' and is_so['input'] == ''
+  # Two draw different numbers, and hold nothing of each other's.
+  other = told(fork(server, script))
+  assert other['drawn'] != is_so['drawn']
+  assert other['descriptors'] == is_so['descriptors']
+
+
+def test_what_is_to_be_kept_open_is(server, script, tmp_path):
+  with open(tmp_path / 'file', 'w') as f:
+    kept = told(fork(server, script, keep_open=[f.fileno()]))
+  assert kept['descriptors'] == told(fork(server, script))['descriptors'] + 1
+
+
+def test_a_signal_ends_it_and_is_its_code(server, script):
+  process = fork(server, script, '--wait')
+  lines = process.lines()
+  next(lines)
+  assert process.code() is None
+  process.signal(signal.SIGKILL)
+  assert code(process) == -signal.SIGKILL
+  process.signal(signal.SIGKILL)  # Nobody is there to be hit.
+
+
+def test_a_server_that_was_killed_is_replaced_and_what_it_forked_lives(script):
+  others = psutil.Process().children()
+  with contextlib.closing(fork_server.ForkServer(['numpy'])) as server:
+    killed, = set(psutil.Process().children()) - set(others)
+    before = fork(server, script, '--wait')
+    next(before.lines())
+    killed.kill()
+    assert told(fork(server, script))['arguments'] == []
+    assert before.code() is None
+  before.signal(signal.SIGTERM)
+  assert code(before) == -signal.SIGTERM
+
+
+def test_one_that_cannot_import_says_so(capfd):
+  with contextlib.closing(fork_server.ForkServer(['no_such_module'])) as server:
+    with pytest.raises(RuntimeError, match='actor/7 not started'):
+      fork(server, 'script.py')
+  assert "No module named 'no_such_module'" in capfd.readouterr().err
