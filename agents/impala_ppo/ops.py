@@ -5,9 +5,10 @@ together. With IMPALA_PPO_PLAIN_OPS=1 in the environment only plain forms run,
 for debugging. The times named are of two cores of an AMD EPYC or Intel Xeon.
 """
 
+import contextlib
 import functools
 import os
-from typing import Any, Callable, Sequence, TypeVar
+from typing import Any, Callable, Iterator, Sequence, TypeVar
 
 import numpy as np
 import sonnet as snt
@@ -16,6 +17,19 @@ import tensorflow as tf
 PLAIN_VARIABLE = 'IMPALA_PPO_PLAIN_OPS'
 
 _Function = TypeVar('_Function', bound=Callable[..., Any])
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+  """Leaves only plain forms, for what is traced to be used elsewhere."""
+  before = os.environ.get(PLAIN_VARIABLE)
+  os.environ[PLAIN_VARIABLE] = '1'
+  try:
+    yield
+  finally:
+    del os.environ[PLAIN_VARIABLE]
+    if before is not None:
+      os.environ[PLAIN_VARIABLE] = before
 
 
 def _fast_path_of(plain: _Function) -> Callable[[_Function], _Function]:
