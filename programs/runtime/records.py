@@ -25,6 +25,7 @@ PROGRESS_COLUMNS = (
     'bad_numbers', 'weight_pulls')
 RESTARTS_FILE = 'restarts.csv'
 RESTARTS_COLUMNS = ('time', 'node', 'how')
+Row = dict[str, float]
 _STATE_FILE = 'counter.json'
 EVALUATION_FILE = 'evaluation.csv'
 EVALUATION_COLUMNS = ('timesteps', 'episodes', 'return_mean', 'return_std',
@@ -214,7 +215,7 @@ class KeptState:
       return None
 
 
-def read(path: str) -> list[dict[str, float]]:
+def read(path: str) -> list[Row]:
   """Returns the whole rows of a file, none where there is no file.
 
   A row that is being written is passed over.
