@@ -13,6 +13,7 @@ and, with `--faults`, a row for each fault: the seconds until a row of progress 
 """
 
 import contextlib
+import os
 import signal
 import statistics
 import time
@@ -23,10 +24,10 @@ import psutil
 from benchmarks import common
 from benchmarks import faults
 from benchmarks import hosts as hosts_lib
+from launch import settings as settings_lib
 
 # The learner, a shard and an actor; and an actor on each of the other hosts.
 _HEAD_CPUS = 3
-_AWAY_SECONDS = 10.
 _RETRIES = 20
 _TITLES = ('hosts', 'delay ms', 'timesteps/s', 'lag', 'pulls/s', 'bytes')
 _FAULT_TITLES = ('hosts', 'delay ms', 'fault', 'back after, s', 'lost, s')
@@ -97,15 +98,19 @@ def do_faults(run: Run) -> Iterator[tuple[str, float, float]]:
   far, _ = run.hosts.node('actor/1')
   assert far != 1, 'the head has room for one actor'
 
-  def lose_host():
-    run.hosts.kill(far)
-    time.sleep(_AWAY_SECONDS)
-    run.hosts.add(far, 1)
+  log = os.path.join(run.directory, settings_lib.LOGS, 'actor_1.log')
+
+  def starts() -> int:
+    with open(log) as f:
+      return f.read().count('weights come')
 
   for name in ('actor/1', 'replay/0', 'learner/0', 'counter/0'):
     yield f'{name} killed', *run.recovery(run.node(name).kill)
-  yield (f'host lost, and back after {_AWAY_SECONDS:.0f} s',
-         *run.recovery(lose_host))
+  yield 'host lost', *run.recovery(lambda: run.hosts.kill(far))
+  before = starts()
+  run.hosts.add(far, 1)
+  yield ('host back, until its actor acts',
+         run.wait_for(lambda: starts() > before, 'actor'), 0.)
 
 
 def main() -> None:
