@@ -14,6 +14,7 @@ import socket
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from launch import flags
+from launch import screens
 from launch import settings as settings_lib
 from launch.engines import fork_server
 from programs.runtime import doors
@@ -49,8 +50,9 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
     # May start this command anew, in a network of its own.
     doors.enter(settings.run.listen, settings.run.isolate,
                 threads=launch_type == 'local_mt')
-  print(f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
-        'to start.', flush=True)
+  if not command.quiet:
+    print(f'Training on {settings.environment.game} into {run_dir}; it takes a '
+          'moment to start.', flush=True)
   server = fork_server.ForkServer() if launch_type == 'local_mp' else None
   return _Prepared(command, settings, server)
 
@@ -243,12 +245,14 @@ def _train_holding(command: settings_lib.TrainCommand,
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
+  screen = screens.make(f'{settings.environment.game} → {run_dir}',
+                        settings.run.max_timesteps, command.plain, command.quiet)
   if cluster is not None:
     with flags.errors_in_one_line():
-      code = cluster.run_program(program, run_dir, settings.run.restart)
+      code = cluster.run_program(program, run_dir, settings.run.restart, screen)
   else:
     code = local.run_program(program, command.lp_launch_type, run_dir,
-                             settings.run.restart, [lock], server)
+                             settings.run.restart, [lock], server, screen)
   if code == processes.ENDS_RUN:
     return 1, ()
   retries = command.retries - 1

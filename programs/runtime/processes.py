@@ -150,6 +150,11 @@ def use_one_core(niceness: int) -> None:
   tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
+def is_supervised() -> bool:
+  """Tells whether an engine of ours has started this process, and reads it."""
+  return NODE_VARIABLE in os.environ
+
+
 def restarts() -> int:
   """Returns how often this node was started before in the same run."""
   return int(os.environ.get(RESTARTS_VARIABLE, '0'))

@@ -1,0 +1,36 @@
+"""Who takes the rows of progress: files, the launcher, boards, warnings."""
+
+import functools
+from typing import Optional
+
+from acme.utils import loggers
+from acme.utils.loggers import aggregators
+
+from programs.runtime import board
+from programs.runtime import health
+from programs.runtime import processes
+from programs.runtime import records
+
+
+def progress_logger(run_dir: str, verbose: bool,
+                    track: Optional[str] = None) -> loggers.Logger:
+  """Makes everything that keeps or shows the rows of progress.
+
+  Args:
+    run_dir: where files go.
+    verbose: whether rows are shown, too: by the launcher of this process, if one
+      of ours has started it, or else by being printed.
+    track: a tracker that gets them, as in `RunConfig`.
+  """
+  settings = functools.partial(records.read_config, run_dir)
+  kept: list[loggers.Logger] = [
+      records.csv_logger(run_dir, records.PROGRESS_FILE, records.PROGRESS_COLUMNS),
+      records.SurvivingLogger(board.Board(run_dir, settings), 'the TensorBoard'),
+  ]
+  if verbose:
+    shown = (records.LauncherLogger() if processes.is_supervised() else
+             records.TerminalLogger())
+    kept += [records.SurvivingLogger(shown, 'the terminal'), health.Warner()]
+  if track is not None:
+    raise NotImplementedError
+  return aggregators.Dispatcher(kept)
