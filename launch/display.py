@@ -32,7 +32,10 @@ _FAULTS = ('restarts', 'bad_numbers', 'skipped_updates')
 _RETURN = 'episode_return_mean_100'
 _REFRESHES_PER_SECOND = 1
 _LABEL_WIDTH = 28
-_PAIR_WIDTH = 38
+_VALUE_WIDTH = 8
+_GAP = 1
+# A label, a value, and the gap after each.
+_PAIR_WIDTH = _LABEL_WIDTH + _VALUE_WIDTH + 2 * _GAP
 _MOST_NODES = 12
 # Over how many rows the rate is taken that tells the time left.
 _RATE_ROWS = 12
@@ -65,7 +68,9 @@ def _shown(name: str, row: Mapping[str, Any]) -> str:
     return '-'
   if name in _FRACTIONS:
     return f'{value:.0%}'
-  return f'{value:,.0f}' if name in _COUNTS else f'{value:.4g}'
+  if name in _COUNTS:
+    return f'{value:,.0f}'
+  return f'{value:.3g}' if abs(value) >= 1e-3 or not value else f'{value:.1e}'
 
 
 class Live(screens.Quiet):
@@ -83,9 +88,6 @@ class Live(screens.Quiet):
     self._run = run
     self._max_timesteps = max_timesteps
     self._console = console or rich.console.Console(highlight=False)
-    self._live = rich.live.Live(
-        console=self._console, get_renderable=self.render, auto_refresh=True,
-        refresh_per_second=_REFRESHES_PER_SECOND, vertical_overflow='crop')
     self._began = time.monotonic()
     self._nodes: dict[str, str] = {}
     self._restarts: dict[str, int] = {}
@@ -94,6 +96,9 @@ class Live(screens.Quiet):
     self._returns: list[float] = []
     self._evaluation: Optional[float] = None
     self._is_stopping = False
+    self._live = rich.live.Live(
+        console=self._console, get_renderable=self.render, auto_refresh=True,
+        refresh_per_second=_REFRESHES_PER_SECOND, vertical_overflow='crop')
 
   @contextlib.contextmanager
   def shown(self) -> Iterator[None]:
@@ -176,12 +181,12 @@ class Live(screens.Quiet):
     """The last mean return, the best of the run, how it came about."""
     text = rich.text.Text(no_wrap=True, overflow='crop')
     text.append(f'{_RETURN} ')
-    text.append(f'{self._returns[-1]:.2f}', 'bold')
+    text.append(_shown(_RETURN, self._rows[-1]), 'bold')
     finite = [value for value in self._returns if math.isfinite(value)]
     if finite:
-      text.append(f', best {max(finite):.2f}')
+      text.append(f', best {max(finite):.3g}')
     if self._evaluation is not None:
-      text.append(f', evaluation {self._evaluation:.2f}')
+      text.append(f', evaluation {self._evaluation:.3g}')
     text.append('  ')
     text.append(sparkline(self._returns, width - len(text)), 'cyan')
     return text
@@ -189,12 +194,12 @@ class Live(screens.Quiet):
   def _metrics(self, width: int) -> rich.table.Table:
     row = self._rows[-1]
     names = [*_SHOWN, *(name for name in _FAULTS if row.get(name))]
-    columns = min(max(width // _PAIR_WIDTH, 1), len(names))
+    columns = min(max((width + _GAP) // _PAIR_WIDTH, 1), len(names))
     lines = -(-len(names) // columns)
-    table = rich.table.Table.grid(padding=(0, 1))
+    table = rich.table.Table.grid(padding=(0, _GAP, 0, 0))
     for _ in range(columns):
       table.add_column(width=_LABEL_WIDTH, style='dim', no_wrap=True)
-      table.add_column(width=_PAIR_WIDTH - _LABEL_WIDTH - 3, justify='right',
+      table.add_column(width=_VALUE_WIDTH, justify='right',
                        no_wrap=True)
     for line in range(lines):
       cells = []

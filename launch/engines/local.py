@@ -91,7 +91,7 @@ class _Node(supervision.Node):
 
   def begin(self, variables: Mapping[str, str]) -> _Process:
     return _Process(*self._server.fork(
-        self.title, self._command, {**self._env, **variables}, self._keep_open))
+        self._command, {**self._env, **variables}, self._keep_open))
 
 
 def _commands(program: lp.Program) -> list:

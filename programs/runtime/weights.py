@@ -178,4 +178,4 @@ class NearestSource(core.VariableSource):
       how = ('come through Courier, since the learner shares no memory with this '
              f'process ({e})')
     self._is_connected = True
-    print(f'{self._node}: weights {how}.', flush=True)
+    print(f'{self._node} has weights that {how}.', flush=True)

@@ -100,7 +100,7 @@ def test_memory_of_this_machine_is_used_and_told(capsys):
   for _ in range(2):
     assert source.get_variables(['version']) == [[1]]
   line, = capsys.readouterr().out.splitlines()
-  assert line == 'actor/3: weights come from memory shared with the learner.'
+  assert line == 'actor/3 has weights that come from memory shared with the learner.'
 
 
 @pytest.mark.parametrize('what', ['nothing', 'pipe', 'short file', 'other memory'])
@@ -122,7 +122,7 @@ def test_a_learner_on_another_machine_is_asked_itself_and_told(
   source = weights.NearestSource(far, 'evaluator')
   assert source.get_variables(['version']) == [[7]]
   line, = capsys.readouterr().out.splitlines()
-  assert line.startswith('evaluator: weights come through Courier')
+  assert line.startswith('evaluator has weights that come through Courier')
 
 
 def hold(pipe, version):
