@@ -2,16 +2,18 @@
 # .venv, with the versions of requirements.lock. Flags go in ARGS:
 #   make train ARGS='--game breakout --run_dir runs/breakout_1'
 #   make test-fast ARGS='tests/unit -k losses'
+# `make train GPU=1` brings CUDA and cuDNN along, 1.7 GB to fetch.
 
 SHELL := /bin/bash
 ENV := .venv/.stamp
+GPU_ENV := .venv/.stamp-gpu
 PYTHON := .venv/bin/python
 IS_310 := -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 10))'
 
 .PHONY: train test test-fast
 
 # exec: signals go to the program itself, with no shell between.
-train: $(ENV)
+train: $(ENV) $(if $(GPU),$(GPU_ENV))
 	@exec $(PYTHON) -m launch.train --game pong $(ARGS)
 
 test: $(ENV)
@@ -42,4 +44,8 @@ $(ENV): pyproject.toml requirements.lock programs/runtime/doors.c
 	fi
 	$(PYTHON) -m pip install -r requirements.lock
 	$(PYTHON) -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(GPU_ENV): $(ENV)
+	$(PYTHON) -m pip install --no-build-isolation -e '.[gpu]'
 	@touch $@

@@ -7,6 +7,8 @@ import warnings
 
 import psutil
 
+from agents import cuda
+
 # TensorFlow 2.8 ships its oneDNN kernels switched off; they make convolutions
 # on a CPU three times as fast. TensorFlow reads both variables when it loads.
 if 'tensorflow' in sys.modules and 'TF_ENABLE_ONEDNN_OPTS' not in os.environ:
@@ -15,6 +17,7 @@ if 'tensorflow' in sys.modules and 'TF_ENABLE_ONEDNN_OPTS' not in os.environ:
                 'first.', stacklevel=2)
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+cuda.prepare()
 
 # gRPC, on which Reverb and Courier run, would ask a proxy for this machine's own
 # servers too, and wait for ever. It reads this when it connects; nodes inherit it.

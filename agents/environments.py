@@ -294,7 +294,7 @@ def atari_rom(game: str) -> Optional[str]:
   return None
 
 
-def _gymnasium_spec(game: str) -> gymnasium.envs.registration.EnvSpec:
+def gymnasium_spec(game: str) -> gymnasium.envs.registration.EnvSpec:
   """Returns the registered spec of a Gymnasium id ('module:id' imports first)."""
   module, _, env_id = game.rpartition(':')
   if module:
@@ -384,7 +384,7 @@ def make_environment(
     return VectorEnvironment(atari, seed, frames_first=True, game=game,
                              on_bad_number=on_bad_number)
 
-  spec = _gymnasium_spec(game)
+  spec = gymnasium_spec(game)
   try:
     env = gymnasium.make_vec(
         spec, num_envs, vectorization_mode='sync',
@@ -405,11 +405,11 @@ def make_environment(
         f'game {game!r} has observations {validation.shown(space)}; this agent '
         'needs a Box of pixels [height, width, channels] or a vector, with '
         'elements.')
-  return VectorEnvironment(env, seed, _is_channels_first(space.shape), game,
+  return VectorEnvironment(env, seed, is_channels_first(space.shape), game,
                            on_bad_number)
 
 
-def _is_channels_first(shape: Sequence[int]) -> bool:
+def is_channels_first(shape: Sequence[int]) -> bool:
   """Tells [channels, height, width] from the usual order, channels being few."""
   return len(shape) == 3 and shape[0] < min(shape[1:])
 

@@ -201,11 +201,18 @@ def sampling(settings: settings_lib.Settings) -> Iterator[Work]:
     yield Work(lambda: next(iterator), _learner_timesteps(settings), process)
 
 
+def real_batch(
+    settings: settings_lib.Settings
+) -> tuple[ImpalaPPOBuilder, specs.EnvironmentSpec, trajectories.Trajectories]:
+  """Returns a batch of a game that was played at random, and what it is for."""
+  with _full_tables(settings) as (builder, environment_spec, client, _):
+    return builder, environment_spec, next(builder.make_dataset_iterator(client))
+
+
 @contextlib.contextmanager
 def learner(settings: settings_lib.Settings) -> Iterator[Work]:
   """Learns from one real batch again and again."""
-  with _full_tables(settings) as (builder, environment_spec, client, _):
-    batch = next(builder.make_dataset_iterator(client))
+  builder, environment_spec, batch = real_batch(settings)
   made = builder.make_learner(
       settings.run.seed, builder.make_networks(environment_spec),
       itertools.repeat(batch))

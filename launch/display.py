@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any, Iterator, Mapping, Optional
 
+import rich.columns
 import rich.console
 import rich.live
 import rich.panel
@@ -208,9 +209,8 @@ class Live(screens.Quiet):
       table.add_row(*cells)
     return table
 
-  def _states(self) -> rich.text.Text:
+  def _states(self) -> rich.columns.Columns:
     """Each node's state; where they are many, how many of a kind have which."""
-    text = rich.text.Text()
     if len(self._nodes) <= _MOST_NODES:
       named = [(node, state, self._restarts[node])
                for node, state in list(self._nodes.items())]
@@ -221,11 +221,10 @@ class Live(screens.Quiet):
       named = [(f'{len(nodes)} {kind}', state,
                 sum(self._restarts[node] for node in nodes))
                for (kind, state), nodes in kinds.items()]
+    texts = []
     for name, state, restarts in named:
       said = '' if state == 'running' else f' {state}'
       if restarts:
         said += f' (restarted {restarts} times)' if restarts > 1 else ' (restarted)'
-      # Kept together where lines are broken.
-      text.append('●\N{NO-BREAK SPACE}', _COLOURS[state])
-      text.append(f'{name}{said}'.replace(' ', '\N{NO-BREAK SPACE}') + '  ')
-    return text
+      texts.append(rich.text.Text.assemble(('● ', _COLOURS[state]), name, said))
+    return rich.columns.Columns(texts, padding=(0, 2))

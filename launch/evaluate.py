@@ -1,4 +1,4 @@
-"""Evaluates a run's newest checkpoint: `python -m launch.evaluate --run_dir D`."""
+"""Evaluates the checkpoints of runs: `python -m launch.evaluate --run_dir D`."""
 
 # ruff: noqa: E402
 import signal
@@ -9,8 +9,9 @@ if __name__ == '__main__':
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import dataclasses
+import json
 import os
-from typing import Annotated, Optional, Sequence
+from typing import Annotated, Any, Optional, Sequence
 
 from pydantic import Field
 
@@ -19,25 +20,57 @@ from launch import flags
 from launch import settings as settings_lib
 from programs import config as run_config
 
+_EPISODES = 30
+
 
 @dataclasses.dataclass
 class EvaluateCommand:
-  """What to evaluate.
+  """What to evaluate, and how.
 
   Attributes:
-    run_dir: the directory of a training run.
-    episodes: how many episodes to play.
-    seed: seeds the environments.
+    run_dir: the directories of one or more training runs.
+    episodes: how many episodes to play of each; by default 30, or 1 with --video.
+    seed: seeds the environments, and the actions of --sampled.
+    sampled: whether actions are drawn from the policy, as in training, rather
+      than the most likely ones taken.
+    sticky: the probability that Atari repeats the action before; by default as
+      in the run.
+    checkpoint: a checkpoint of the runs, such as 12 or ckpt-12; by default the
+      newest that is whole.
     max_episode_steps: timesteps after which an episode is cut; by default as in
       the run.
+    json: whether to print all returns and figures for scripts, as JSON.
+    video: an MP4 file, which gets the episodes of a run at 60 frames a second:
+      the game in colour, what the agent sees of it, its reconstruction, value
+      and action probabilities.
   """
-  run_dir: run_config.Directory
-  episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 30
+  run_dir: Annotated[tuple[run_config.Directory, ...], Field(min_length=1)]
+  episodes: Optional[Annotated[int, Field(ge=1, le=1_000_000)]] = None
   seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 1
+  sampled: bool = False
+  sticky: Optional[Annotated[float, Field(ge=0, le=1)]] = None
+  checkpoint: Optional[Annotated[str, Field(min_length=1, max_length=100)]] = None
   max_episode_steps: Optional[run_config.Steps] = None
+  json: bool = False
+  video: Optional[run_config.Directory] = None
 
   def __post_init__(self):
     validation.check(self)
+    self.run_dir = tuple(map(os.path.expanduser, self.run_dir))
+    if self.episodes is None:
+      self.episodes = _EPISODES if self.video is None else 1
+    if self.video is not None:
+      self.video = os.path.expanduser(self.video)
+      if not self.video.lower().endswith('.mp4'):
+        raise ValueError('video must be the name of an .mp4 file, not '
+                         f'{validation.shown(self.video)}.')
+      if len(self.run_dir) > 1:
+        raise ValueError('--video is of one run; give one --run_dir.')
+
+
+FLAGS = flags.Flags(
+    'python -m launch.evaluate', 'Evaluates the checkpoints of runs.',
+    {'command': EvaluateCommand})
 
 
 def parse(argv: Sequence[str]) -> EvaluateCommand:
@@ -52,14 +85,10 @@ def parse(argv: Sequence[str]) -> EvaluateCommand:
   Raises:
     ValueError: for a bad flag, in one line.
   """
-  given = flags.parse(
-      'python -m launch.evaluate', "Evaluates a run's newest checkpoint.",
-      {'command': EvaluateCommand}, argv)['command']
-  if 'run_dir' not in given:
+  given = FLAGS.parse(argv)['command']
+  if not given.get('run_dir'):
     raise ValueError('--run_dir is missing; give the directory of a run.')
-  command = EvaluateCommand(**given)
-  command.run_dir = os.path.expanduser(command.run_dir)
-  return command
+  return EvaluateCommand(**given)
 
 
 if __name__ == '__main__':
@@ -68,48 +97,163 @@ if __name__ == '__main__':
     parse(sys.argv[1:])
 
 import numpy as np
+import rich
+from rich import table as rich_table
 
 from agents import environments
+from agents import screens
 from agents.impala_ppo import builder as builder_lib
+from launch import thoughts
+from launch import video
 from programs.nodes import evaluator
 from programs.runtime import checkpoints
 
 _MAX_ENVS = 16
+_RESAMPLES = 10_000
+
+
+def _say(line: str) -> None:
+  print(f'evaluate: {line}', file=sys.stderr, flush=True)
+
+
+def bootstrap_interval(returns: Sequence[float]) -> Optional[tuple[float, float]]:
+  """Returns a 95% interval of the mean, None of a single return.
+
+  It is the percentile bootstrap's, by 10,000 resamples, the same each time.
+  """
+  if len(returns) < 2:
+    return None
+  rng = np.random.default_rng(0)
+  values = np.asarray(returns)
+  # One resample at a time: there may be a million episodes.
+  means = [rng.choice(values, len(values)).mean() for _ in range(_RESAMPLES)]
+  low, high = np.percentile(means, [2.5, 97.5])
+  return float(low), float(high)
+
+
+class _Run:
+  """A run's checkpoint, ready to be played."""
+
+  def __init__(self, run_dir: str, command: EvaluateCommand):
+    """Restores it; raises ValueError where it cannot be, in one line."""
+    self._run_dir = run_dir
+    self._command = command
+    self._settings = settings_lib.load(run_dir)
+    if command.sticky is not None:
+      environment = self._settings.environment
+      if environments.atari_rom(environment.game) is None:
+        raise ValueError(f'sticky is for Atari; {environment.game} has no sticky '
+                         'actions.')
+      self._settings.environment = dataclasses.replace(
+          environment, repeat_action_probability=command.sticky)
+    if command.checkpoint is None:
+      path = checkpoints.latest(run_dir, _say)
+      if path is None:
+        raise ValueError(f'{run_dir} holds no whole checkpoint.')
+    else:
+      path = checkpoints.named(run_dir, command.checkpoint)
+    self._path = path
+    self._spec = self._settings.environment.try_out(command.seed)
+    self._builder = builder_lib.ImpalaPPOBuilder(self._settings.agent)
+    self._networks = thoughts.restored(self._builder, self._spec, path,
+                                       with_decoder=command.video is not None)
+
+  def play(self) -> dict[str, Any]:
+    """Plays episodes and returns what came of them, as JSON has it."""
+    command = self._command
+    assert command.episodes is not None
+    actor = self._builder.make_actor(command.seed, self._builder.make_policy(
+        self._networks, self._spec, evaluation=not command.sampled))
+    environment = self._environment()
+    try:
+      returns = evaluator.play_episodes(
+          environment, actor, command.episodes, command.max_episode_steps or
+          self._settings.run.max_episode_steps)
+    finally:
+      environment.close()
+    return {
+        'run_dir': self._run_dir,
+        'game': self._settings.environment.game,
+        'checkpoint': os.path.basename(self._path),
+        'learner_steps': checkpoints.learner_steps(self._path),
+        'actions': 'sampled' if command.sampled else 'greedy',
+        'sticky': self._settings.environment.repeat_action_probability,
+        'seed': command.seed,
+        'episodes': len(returns),
+        'mean': float(np.mean(returns)),
+        'interval_95': bootstrap_interval(returns),
+        'standard_deviation': float(np.std(returns)),
+        'min': min(returns),
+        'max': max(returns),
+        'returns': returns,
+    }
+
+  def _environment(self) -> evaluator.Playable:
+    command = self._command
+    assert command.episodes is not None
+    if command.video is None:
+      return self._settings.environment.make(
+          min(command.episodes, _MAX_ENVS), command.seed)
+    environment, shown = screens.make(self._settings.environment, command.seed)
+    if shown.why_not:
+      _say(f'{shown.why_not}; its observations are drawn instead.')
+    return video.Recorder(
+        command.video, environment, shown, thoughts.Thinker(self._networks),
+        self._settings.agent.frame_stack,
+        f'{self._settings.environment.game}, after '
+        f'{checkpoints.learner_steps(self._path):,} learner steps')
+
+
+def _line(result: dict[str, Any]) -> str:
+  interval = result['interval_95']
+  return (f'{result["game"]}, {result["run_dir"]}, {result["checkpoint"]}, '
+          f'{result["actions"]}, {result["episodes"]} episodes: mean '
+          f'{result["mean"]:.2f}' + (
+              f' (95% interval {interval[0]:.2f} to {interval[1]:.2f})'
+              if interval else '') +
+          f', standard deviation {result["standard_deviation"]:.2f}, min '
+          f'{result["min"]:g}, max {result["max"]:g}')
+
+
+def _table(results: Sequence[dict[str, Any]]) -> rich_table.Table:
+  table = rich_table.Table(box=None, pad_edge=False)
+  for column in ('run', 'game', 'checkpoint'):
+    table.add_column(column, overflow='fold')
+  for column in ('episodes', 'mean', '95% interval', 'std', 'min', 'max'):
+    table.add_column(column, justify='right', no_wrap=True)
+  for result in results:
+    interval = result['interval_95']
+    table.add_row(
+        result['run_dir'], result['game'], result['checkpoint'],
+        str(result['episodes']), f'{result["mean"]:.2f}',
+        f'{interval[0]:.2f} to {interval[1]:.2f}' if interval else '',
+        f'{result["standard_deviation"]:.2f}', f'{result["min"]:g}',
+        f'{result["max"]:g}')
+  return table
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-  """Plays greedy episodes and prints a line; returns the exit code."""
+  """Plays episodes of each run and prints what they return; returns the exit code.
+  """
   with flags.errors_in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
-    settings = settings_lib.load(command.run_dir)
-    path = checkpoints.latest(
-        command.run_dir, lambda line: print(f'evaluate: {line}', file=sys.stderr))
-    if path is None:
-      raise ValueError(f'{command.run_dir} holds no whole checkpoint.')
-    environment_spec = settings.environment.try_out(command.seed)
-    environment = settings.environment.make(
-        min(command.episodes, _MAX_ENVS), command.seed)
-    builder = builder_lib.ImpalaPPOBuilder(settings.agent)
-    networks = builder.make_networks(environment_spec)
-    networks.create_variables()
-    checkpoints.check_matches(path, networks.actor_critic.variables,
-                              'actor_critic')
-
-  checkpoints.Checkpoint({'actor_critic': networks.actor_critic}).restore(path)
-  policy = builder.make_policy(networks, environment_spec, evaluation=True)
-  actor = builder.make_actor(command.seed, policy)
+    runs = [_Run(run_dir, command) for run_dir in command.run_dir]
+    if command.video is not None:
+      folder = os.path.dirname(os.path.abspath(command.video))
+      os.makedirs(folder, exist_ok=True)
+      _say(f'recording into {command.video}; an episode takes as long as it is '
+           'shown, or longer.')
   try:
-    returns = evaluator.play_episodes(
-        environment, actor, command.episodes,
-        command.max_episode_steps or settings.run.max_episode_steps)
+    results = [run.play() for run in runs]
   except environments.BadNumberError as e:
-    print(f'evaluate: error: {e}', file=sys.stderr)
+    _say(f'error: {e}')
     return 1
-  environment.close()
-  print(f'{settings.environment.game}, {path}, {len(returns)} episodes: '
-        f'mean {np.mean(returns):.2f}, standard deviation '
-        f'{np.std(returns):.2f}, min {np.min(returns):g}, max '
-        f'{np.max(returns):g}')
+  if command.json:
+    print(json.dumps(results))
+  elif len(results) == 1:
+    print(_line(results[0]))
+  else:
+    rich.print(_table(results))
   return 0
 
 

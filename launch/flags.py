@@ -18,6 +18,7 @@ import typing
 from typing import (
   Annotated,
   Any,
+  Container,
   Iterable,
   Iterator,
   Mapping,
@@ -25,6 +26,7 @@ from typing import (
   Optional,
   Sequence,
   TypedDict,
+  Union,
 )
 
 import tyro
@@ -34,48 +36,127 @@ from agents import validation
 
 # Follows from the game.
 _NO_FLAG = ('frame_stack',)
+_TYRO = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
 
 
-def parse(
-    prog: str, description: str, sections: Mapping[str, type],
-    argv: Sequence[str], derived: Mapping[str, str] = types.MappingProxyType({}),
-) -> dict[str, dict[str, Any]]:
-  """Parses flags, one for each field of some dataclasses.
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """The flags of a command, one for each field of some dataclasses.
 
-  Args:
+  Attributes:
     prog: the command, for `--help`.
     description: what it does, for `--help`.
     sections: dataclasses, each a group of flags, by name.
-    argv: the flags; `--help` among them is an exit.
     derived: what fields without a default are when their flag is not given,
       for `--help`.
-
-  Returns:
-    The values of the flags that were given, by section and name, not checked.
-
-  Raises:
-    ValueError: for an unknown flag or a missing value, in one line.
+    positional: the field of several texts, if any, that takes what follows no
+      flag.
+    common: the fields that `--help` shows, the others being left to
+      `--help_all`; by default all of them.
   """
-  groups = {name: _flags_of(config_class, derived)
-            for name, config_class in sections.items()}
-  errors = io.StringIO()
-  try:
-    with contextlib.redirect_stderr(errors):
-      values, unknown = tyro.cli(
-          _optional_keys('Flags', groups), prog=prog, description=description,
-          args=argv, use_underscores=True, return_unknown_args=True,
-          config=[tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff])
-  except SystemExit as e:
-    if not e.code:
-      raise
-    raise ValueError(_unboxed(errors.getvalue())) from None
-  if unknown:
-    raise ValueError(_unknown_flag(unknown[0], groups.values()))
-  return values
+  prog: str
+  description: str
+  sections: Mapping[str, type]
+  derived: Mapping[str, str] = types.MappingProxyType({})
+  positional: str = ''
+  common: Optional[Container[str]] = None
+
+  def parse(self, argv: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Parses flags.
+
+    Args:
+      argv: the flags; `--help` among them is an exit.
+
+    Returns:
+      The values of the flags that were given, by section and name, not checked.
+
+    Raises:
+      ValueError: for an unknown flag or a missing value, in one line.
+    """
+    argv = ['--help_all' if arg == '--help-all' else arg for arg in argv]
+    is_short = (self.common is not None and '--help_all' not in argv and
+                ('--help' in argv or '-h' in argv))
+    groups = self.groups(is_short)
+    description = self.description
+    if is_short:
+      number = sum(len(group.__annotations__) for group in groups.values())
+      description += (' These are the flags that are used most; --help_all shows '
+                      f'all {number}.')
+    for config_class in self.sections.values():
+      _refuse_repeated_words(config_class, argv)
+    errors = io.StringIO()
+    try:
+      with contextlib.redirect_stderr(errors):
+        values, unknown = tyro.cli(
+            _optional_keys('Flags', groups), prog=self.prog,
+            description=description, use_underscores=True,
+            args=['--help' if arg == '--help_all' else arg for arg in argv],
+            return_unknown_args=True, config=_TYRO)
+    except SystemExit as e:
+      if not e.code:
+        raise
+      raise ValueError(_unboxed(errors.getvalue())) from None
+    if unknown:
+      raise ValueError(_unknown_flag(unknown[0], groups.values()))
+    return values
+
+  def groups(self, is_short: bool = False,
+             for_completion: bool = False) -> dict[str, Any]:
+    """Returns what tyro makes flags of; a short one is for `--help` only."""
+    groups = {}
+    for name, config_class in self.sections.items():
+      flags = _flags_of(config_class, self.derived, self.positional,
+                        for_completion)
+      if is_short:
+        assert self.common is not None
+        for flag in flags:
+          if flag not in self.common:
+            flags[flag] = tyro.conf.Suppress[  # type: ignore[misc]
+                flags[flag]]  # type: ignore[valid-type]
+      groups[name] = _optional_keys(config_class.__name__, flags)
+      groups[name].__doc__ = (config_class.__doc__ or '').partition('\n')[0]
+    return groups
 
 
-def _flags_of(config_class: type, derived: Mapping[str, str]) -> Any:
-  """Returns what tyro makes flags of: a dict type whose keys may be absent."""
+def print_completion(prog: str, commands: Mapping[str, Flags], shell: str) -> None:
+  """Prints what makes a shell complete a command that has these commands.
+
+  Args:
+    prog: the command.
+    commands: the flags of each of its commands, by name.
+    shell: bash, zsh or fish.
+  """
+  parts = tuple(
+      Annotated[_optional_keys('Flags', flags.groups(for_completion=True)),
+                tyro.conf.subcommand(name, description=flags.description)]
+      for name, flags in commands.items())
+  any_of_them: Any = Union[parts]
+  with contextlib.suppress(SystemExit):
+    tyro.cli(any_of_them, prog=prog, args=['--tyro-print-completion', shell],
+             use_underscores=True, config=_TYRO)
+
+
+def _refuse_repeated_words(config_class: type, argv: Sequence[str]) -> None:
+  """Raises ValueError where one of several values would replace another."""
+  for name, field in validation.fields(config_class).items():
+    given = [token for token in argv
+             if token.partition('=')[0].replace('-', '_') == f'__{name}']
+    if len(given) > 1 and _is_words(field.json_schema()):
+      raise ValueError(f'--{name} is given twice; give all its values after one, '
+                       f'as in --{name} FIRST SECOND.')
+
+
+def _is_words(schema: Mapping[str, Any]) -> bool:
+  """Tells fields of several texts, which are words, from numbers with commas."""
+  return schema.get('items', {}).get('type') == 'string'
+
+
+def _flags_of(config_class: type, derived: Mapping[str, str], positional: str,
+              for_completion: bool) -> dict[str, Any]:
+  """Returns what tyro makes a flag of, for each field.
+
+  Only completion is told of choices: tyro's error would be another than ours.
+  """
   doc = config_class.__doc__ or ''
   helps = dict(re.findall(r'^    (\w+): ((?:.|\n      )*)', doc, re.MULTILINE))
   defaults = {**derived, **_defaults(config_class)}
@@ -90,14 +171,19 @@ def _flags_of(config_class: type, derived: Mapping[str, str]) -> Any:
                             else '(required)'))
     if schema.get('type') == 'boolean':
       flags[name] = Annotated[bool, told]  # Two flags: --name and --no_name.
+    elif _is_words(schema):
+      words: Any = Annotated[list, told, constructors.PrimitiveConstructorSpec(
+          nargs='*', metavar='TEXT ...', instance_from_str=list,
+          is_instance=lambda _: True, str_from_instance=list)]
+      flags[name] = (tyro.conf.Positional[words]  # type: ignore[misc]
+                     if name == positional else words)
     else:
       flags[name] = Annotated[str, told, constructors.PrimitiveConstructorSpec(
-          nargs=1, metavar=_placeholder(schema),
+          nargs=1, metavar=_placeholder(schema), choices=(
+              tuple(schema.get('enum', ())) or None if for_completion else None),
           instance_from_str=functools.partial(_meaning, schema),
           is_instance=lambda _: True, str_from_instance=lambda text: [text])]
-  group = _optional_keys(config_class.__name__, flags)
-  group.__doc__ = doc.partition('\n')[0]
-  return group
+  return flags
 
 
 def _optional_keys(name: str, types_of_keys: dict[str, Any]) -> Any:
@@ -158,7 +244,7 @@ def _unknown_flag(token: str, groups: Iterable[Any]) -> str:
   if not token.startswith('-'):
     return (f'unexpected {validation.shown(token)}; each value follows its flag, '
             'and a flag for yes or no takes none (--name or --no_name).')
-  known = []
+  known = ['--help', '--help_all']
   for group in groups:
     for name, annotation in group.__annotations__.items():
       known.append(f'--{name}')
@@ -185,6 +271,16 @@ def errors_in_one_line() -> Iterator[None]:
     yield
   except (ValueError, OSError) as e:
     fail(str(e))
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+  """Says of which of our extras a module is that is missing; ValueError."""
+  try:
+    yield
+  except ModuleNotFoundError as e:
+    raise ValueError(f'{e.name} is missing; `pip install "impala-ppo[{name}]"` '
+                     'installs it.') from None
 
 
 def fail(message: str) -> NoReturn:

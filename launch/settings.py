@@ -53,7 +53,7 @@ class Settings:
   run: run_config.RunConfig
 
 
-_SECTIONS: dict[str, type] = typing.get_type_hints(Settings)
+SECTIONS: dict[str, type] = typing.get_type_hints(Settings)
 
 
 @dataclasses.dataclass
@@ -101,6 +101,16 @@ class TrainCommand:
     return self.ray_address is not None
 
 
+FLAGS = flags.Flags(
+    'python -m launch.train', 'Trains the agent.',
+    {'command': TrainCommand, **SECTIONS}, derived={'run_dir': 'runs/<game>'},
+    common=(
+        'config', 'resume', 'game', 'frame_size', 'loss', 'learning_rate',
+        'batch_size', 'samples_per_insert', 'conv_channels', 'latent_size',
+        'run_dir', 'seed', 'num_actors', 'envs_per_actor', 'num_gpus',
+        'max_timesteps', 'target_return'))
+
+
 def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
   """Reads the flags of the training command, and the files that they name.
 
@@ -113,9 +123,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
   Raises:
     ValueError: for a bad flag or file, in one line.
   """
-  given = flags.parse('python -m launch.train', 'Trains the agent.',
-                      {'command': TrainCommand, **_SECTIONS}, argv,
-                      {'run_dir': 'runs/<game>'})
+  given = FLAGS.parse(argv)
   command = TrainCommand(**given.pop('command'))
   layers = [given]
   if command.config is not None:
@@ -180,7 +188,7 @@ def from_layers(layers: Sequence[Values]) -> Settings:
 
 
 def _merged(layers: Sequence[Values]) -> dict[str, dict[str, Any]]:
-  values: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+  values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
   for layer in layers:
     for section in layer:
       values[section].update(layer[section])
@@ -236,7 +244,7 @@ def load(run_dir: str) -> Settings:
     raise ValueError(f'{run_dir} holds no run: it has no {CONFIG_FILE}.')
   values = _checked_sections(path, files.read(path))
   configs = {}
-  for section, config_class in _SECTIONS.items():
+  for section, config_class in SECTIONS.items():
     if section not in values:
       raise ValueError(f'{path} is not the config of a run: it has no {section}.')
     try:
@@ -252,25 +260,25 @@ def load(run_dir: str) -> Settings:
 def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
   """Returns the sections of a file; raises ValueError in one line."""
   if not isinstance(content, dict):
-    raise ValueError(f'{path} must have the sections {", ".join(_SECTIONS)}, '
+    raise ValueError(f'{path} must have the sections {", ".join(SECTIONS)}, '
                      f'not {validation.shown(content)}.')
   places = {name: f'{section}.{name}'
-            for section, config_class in _SECTIONS.items()
+            for section, config_class in SECTIONS.items()
             for name in validation.fields(config_class)}
   values: dict[str, dict[str, Any]] = {}
   for section, given in content.items():
     if section in _RECORDED:
       continue
-    if section not in _SECTIONS:
-      hint = flags.nearest(str(section), [*_SECTIONS, *places])
+    if section not in SECTIONS:
+      hint = flags.nearest(str(section), [*SECTIONS, *places])
       raise ValueError(
           f'{path}: unknown section {validation.shown(section)}; ' + (
               f'did you mean {places.get(hint, hint)}?' if hint else
-              f'there are {", ".join(_SECTIONS)}.'))
+              f'there are {", ".join(SECTIONS)}.'))
     if not isinstance(given, dict):
       raise ValueError(f'{path}: {section} must be settings by name, not '
                        f'{validation.shown(given)}.')
-    known = validation.fields(_SECTIONS[section])
+    known = validation.fields(SECTIONS[section])
     for name in given:
       if name not in known:
         hint = flags.nearest(str(name), [*known, *places])

@@ -19,6 +19,7 @@ from launch import settings as settings_lib
 from launch.engines import fork_server
 from programs.runtime import doors
 from programs.runtime import locks
+from programs.runtime import servers
 
 
 class _Prepared(NamedTuple):
@@ -41,7 +42,7 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
   run_dir = settings.run.run_dir
   if not command.resume and os.path.isdir(run_dir) and (
       set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, settings_lib.LOGS,
-                                  locks.FILE}):
+                                  locks.FILE, servers.FILE}):
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
@@ -65,6 +66,7 @@ if __name__ == '__main__':
 from acme import specs
 import tensorflow as tf
 
+from agents import cuda
 from agents.impala_ppo import builder as builder_lib
 from launch.engines import local
 from programs import config as run_config
@@ -75,6 +77,8 @@ from programs.nodes import limiter
 from programs.runtime import checkpoints
 from programs.runtime import processes
 from programs.runtime import records
+
+FLAGS = settings_lib.FLAGS
 
 
 def _check_ports(run: run_config.RunConfig):
@@ -95,12 +99,18 @@ def _num_gpus(wanted: Optional[int], cluster: Optional[Any]) -> int:
   """Returns how many GPUs to use; raises ValueError where they are missing."""
   if cluster is not None:  # Which looks for them when it reserves them.
     return cluster.most_gpus() if wanted is None else wanted
+  cuda.load_libraries()
   there = len(tf.config.list_physical_devices('GPU'))
+  why = None if there or wanted == 0 else cuda.why_unusable()
   if wanted is None:
+    if why is not None:
+      _say(f'warning: no GPU is used: {why}.')
     return there
   if wanted > there:
-    raise ValueError(f'num_gpus is {wanted}, but TensorFlow finds {there}; '
-                     'give a number that it finds, or 0 for the CPU.')
+    raise ValueError(
+        f'num_gpus is {wanted}, but TensorFlow finds {there}' + (
+            f': {why}' if why else '') +
+        '; give a number that it finds, or 0 for the CPU.')
   return wanted
 
 

@@ -63,7 +63,8 @@ def make_program(
 
   with program.group('counter'):
     counter = program.add_node(serving.CourierNode(
-        config.listen, run, counter_node.make, config, verbose, lp.stop))
+        config.listen, run, counter_node.make, config, shards, launcher, verbose,
+        lp.stop))
     counter.set_client_kwargs(call_timeout=_CALL_SECONDS)
 
   with program.group('learner'):

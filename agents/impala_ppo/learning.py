@@ -12,6 +12,7 @@ import reverb
 import sonnet as snt
 import tensorflow as tf
 
+from agents import cuda
 from agents.impala_ppo import acting
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import losses
@@ -35,6 +36,7 @@ def make_strategy(
     devices: TensorFlow device names, one a replica; by default all GPUs that
       TensorFlow sees, or else the CPU.
   """
+  cuda.load_libraries()
   if devices is None:
     num_gpus = len(tf.config.list_logical_devices('GPU'))
     devices = [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0']

@@ -242,7 +242,14 @@ def make_dataset(addresses: Sequence[str],
 def distribute(
     dataset: tf.data.Dataset,
     strategy: tf.distribute.Strategy) -> Iterator[trajectories.Trajectories]:
-  """Splits each batch over the strategy's replicas and fetches it there."""
+  """Splits each batch over the strategy's replicas and fetches it there.
+
+  A GPU gets the next batch while it computes on this one.
+  """
   if strategy.num_replicas_in_sync == 1:
+    device, = strategy.extended.worker_devices
+    if 'GPU' in device:
+      dataset = dataset.apply(
+          tf.data.experimental.prefetch_to_device(device, buffer_size=1))
     return iter(dataset)
   return iter(strategy.experimental_distribute_dataset(dataset))

@@ -47,14 +47,16 @@ _THREADS = 8
 _STORE_BYTES = 80 * 2**20
 
 
-def assign(hosts: Sequence[str], num_shards: int,
+def assign(home: str, hosts: Sequence[str], num_shards: int,
            num_actors: int) -> tuple[list[int], list[int]]:
   """Says which of the places on hosts is whose.
 
-  Shards are spread over the hosts. Actors are near their shard, the one of their
-  number modulo the number of shards, as far as there is room.
+  Shards are spread over the hosts, beginning with the learner's: what it samples
+  there takes no wire. Actors are near their shard, the one of their number modulo
+  the number of shards, as far as there is room.
 
   Args:
+    home: the learner's host.
     hosts: the host of each place, as many as shards and actors together.
     num_shards: to have a place.
     num_actors: to have a place.
@@ -68,9 +70,8 @@ def assign(hosts: Sequence[str], num_shards: int,
   shards: collections.Counter = collections.Counter()
   of_shards = []
   for _ in range(num_shards):
-    # Where there are fewest, and of those where there is most room.
     host = min((h for h in free if free[h]),
-               key=lambda h: (shards[h], -len(free[h])))
+               key=lambda h: (shards[h], h != home, -len(free[h])))
     shards[host] += 1
     of_shards.append(free[host].pop(0))
   of_actors: dict[int, int] = {}
@@ -379,8 +380,8 @@ class Cluster:
     serialization.enable_lru_cache_pickling_once()
     bundles = ray.util.placement_group_table(
         self._group)['bundles_to_node_id']
-    places = assign([bundles[i] for i in range(1, len(bundles))],
-                    self._num_shards, self._min_actors)
+    home, *others = [bundles[i] for i in range(len(bundles))]
+    places = assign(home, others, self._num_shards, self._min_actors)
     pairs = [(node, _Node(f'{label}/{i}', self, self._options(label, i, *places)))
              for label, nodes in program.groups.items()
              for i, node in enumerate(nodes)]

@@ -12,12 +12,14 @@ from acme import core
 from acme.utils import counting
 from acme.utils import loggers
 import numpy as np
+import reverb
 
 from programs import config as config_lib
 from programs.nodes import limiter as limiter_lib
 from programs.runtime import collectors
 from programs.runtime import processes
 from programs.runtime import records
+from programs.runtime import servers
 
 # How long to stay for the learner's last checkpoint after the program is told
 # to stop; the engines kill what is left some seconds after that.
@@ -257,11 +259,23 @@ class RunCounter(core.Worker, core.Saveable):
     }
 
 
-def make(config: config_lib.RunConfig, verbose: bool,
+def make(config: config_lib.RunConfig, shards: Sequence[reverb.Client],
+         launcher: processes.Process, verbose: bool,
          stop_program: Callable[[], None],
          should_stop: threading.Event) -> RunCounter:
-  """Makes the counter of a program, which prints its rows if `verbose`."""
+  """Makes the counter of a program.
+
+  Args:
+    config: of the run.
+    shards: of the replay; the run's directory tells where they are.
+    launcher: of the program.
+    verbose: whether rows are printed.
+    stop_program: ends the program.
+    should_stop: set when the program stops.
+  """
   processes.settle_in()
+  servers.write(config.run_dir, [shard.server_address for shard in shards],
+                launcher)
   limiter = limiter_lib.Limiter(config.max_timesteps, config.target_return,
                                 stop_program)
   kept = records.KeptState(config.run_dir)

@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from typing import Callable, Optional
+from typing import Callable, Optional, Protocol
 
 from acme import core
 from acme.utils import counting
@@ -24,8 +24,22 @@ _NICENESS = 15
 _POLL_SECONDS = 2.
 
 
+class Playable(Protocol):
+  """What episodes are played in: E environments, reset and stepped as one."""
+  num_envs: int
+
+  def reset(self) -> dm_env.TimeStep:
+    ...
+
+  def step(self, action: np.ndarray) -> dm_env.TimeStep:
+    ...
+
+  def close(self) -> None:
+    ...
+
+
 def play_episodes(
-    environment: environments.VectorEnvironment,
+    environment: Playable,
     actor: core.Actor,
     num_episodes: int,
     max_steps: int,

@@ -11,6 +11,7 @@ import numpy as np
 import reverb
 import tensorflow as tf
 
+from agents import cuda
 from agents.impala_ppo import acting
 from agents.impala_ppo import learning
 from agents.impala_ppo import replay
@@ -89,6 +90,10 @@ class LearnerWorker(core.VariableSource, core.Worker):
     """Where the processes of this machine find what `get_variables` returns."""
     return self._shared.handle
 
+  def newer_weights(self, number: int) -> tuple[bytes, int, Optional[list]]:
+    """What the mirror of another machine lacks, as `SharedWeights.newer` says."""
+    return self._shared.newer(number)
+
   def run(self) -> None:
     """Learns until the program stops, and leaves a last checkpoint.
 
@@ -148,6 +153,19 @@ class LearnerWorker(core.VariableSource, core.Worker):
       self._pictures.start(self._counter.record_picture, png)
 
 
+def _say_what_is_compiled() -> None:
+  """Says so where the first step takes minutes."""
+  for gpu in tf.config.get_visible_devices('GPU'):
+    details = tf.config.experimental.get_device_details(gpu)
+    capability = details['compute_capability']
+    if cuda.has_to_compile(capability):
+      print('learner: TensorFlow brings no machine code for '
+            f'{details["device_name"]} (compute capability {capability[0]}.'
+            f'{capability[1]}); its driver compiles that at the first step, which '
+            'can take minutes, and keeps it for the next start.', flush=True)
+      return
+
+
 def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],
          counter: counter_node.RunCounter,
          should_stop: threading.Event) -> LearnerWorker:
@@ -169,6 +187,7 @@ def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],
     learner = builder.make_learner(
         config.seed, builder.make_networks(setup.environment_spec),
         builder.make_dataset_iterator(shards), shards)
+    _say_what_is_compiled()
     made.append(LearnerWorker(learner, counter, config.run_dir,
                               config.checkpoint_minutes, should_stop,
                               functools.partial(replay.statistics, shards)))

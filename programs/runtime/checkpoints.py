@@ -98,6 +98,28 @@ def latest(run_dir: str,
   return None
 
 
+def named(run_dir: str, name: str) -> str:
+  """Returns a checkpoint of a run.
+
+  Args:
+    run_dir: a run's directory.
+    name: its number or its name, such as 12 or ckpt-12.
+
+  Raises:
+    ValueError: where there is none, or it cannot be used; in one line.
+  """
+  numbers = _numbers(run_dir)
+  number = name.removeprefix('ckpt-')
+  if not number.isdecimal() or int(number) not in numbers:
+    raise ValueError(f'{run_dir} has no checkpoint {name!r}; it has ' + (
+        ', '.join(f'ckpt-{n}' for n in sorted(numbers)) or 'none') + '.')
+  path = _path(run_dir, int(number))
+  fault = _fault(path)
+  if fault is not None:
+    raise ValueError(f'checkpoint {path} cannot be used: {fault}.')
+  return path
+
+
 def discard_broken(run_dir: str,
                    say: Callable[[str], None] = lambda line: None
                    ) -> Optional[str]:

@@ -34,8 +34,9 @@ ALL = 'all'
 CLUSTER = 'cluster'
 # Read by the library.
 _LISTEN_VARIABLE = 'IMPALA_PPO_LISTEN'
-# The network of its own that a process was started in.
+# The network of its own that a process was started in, and the way there.
 _NETWORK_VARIABLE = 'IMPALA_PPO_NETWORK'
+_WAY_IN_VARIABLE = 'IMPALA_PPO_WAY_IN'
 _LIBRARY = pathlib.Path(__file__).with_name(
     '_doors' + importlib.machinery.EXTENSION_SUFFIXES[0])
 # Binds to all addresses and prints where that led.
@@ -157,7 +158,7 @@ def enter(listen: str, isolate: bool, threads: bool) -> None:
     ValueError: as `close` does.
   """
   close(listen)
-  if ((isolate and os.environ.get(_NETWORK_VARIABLE) != _network()) or
+  if ((isolate and own_network() is None) or
       (threads and not is_closed(listen))):
     # Both are settled when a process starts, before TensorFlow has threads.
     os.execv(sys.executable, [
@@ -165,8 +166,20 @@ def enter(listen: str, isolate: bool, threads: bool) -> None:
         *(['--isolate'] if isolate else []), sys.executable, *sys.orig_argv[1:]])
 
 
-def _network() -> str:
+def network() -> str:
+  """Returns the name of the network that this process is in."""
   return os.readlink('/proc/self/ns/net')
+
+
+def own_network() -> Optional[tuple[str, str]]:
+  """Returns the network of its own that `isolate` moved this process to.
+
+  That is its name, and the options of `nsenter` that lead there; None where the
+  process is in the network of its machine.
+  """
+  if os.environ.get(_NETWORK_VARIABLE) != network():
+    return None
+  return network(), os.environ[_WAY_IN_VARIABLE]
 
 
 def _isolate() -> str:
@@ -191,7 +204,8 @@ def _isolate() -> str:
       pathlib.Path('/proc/self', file).write_text(content)
   with socket.socket() as s:
     fcntl.ioctl(s, _SIOCSIFFLAGS, struct.pack('16sh22x', b'lo', _IFF_UP))
-  os.environ[_NETWORK_VARIABLE] = _network()
+  os.environ[_NETWORK_VARIABLE] = network()
+  os.environ[_WAY_IN_VARIABLE] = way_in
   return way_in
 
 

@@ -148,7 +148,8 @@ def end_run(why: str, launcher: Process) -> None:
 def use_one_core(niceness: int) -> None:
   """Keeps an acting process off the learner's GPUs and cores."""
   os.nice(niceness)
-  tf.config.set_visible_devices([], 'GPU')
+  # Before TensorFlow looks for them, which would take up some of their memory.
+  os.environ['CUDA_VISIBLE_DEVICES'] = ''
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
 

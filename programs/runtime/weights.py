@@ -3,15 +3,31 @@
 Courier copies weights several times on either side and sends them through the
 network stack, for each actor anew. Here the learner copies them once for all, and
 each actor once more, and only when there are others.
+
+On another machine, one process asks the learner for them, and shares what it gets
+in the same way: a mirror. Who comes first is the mirror; when it ends, another
+takes its place.
 """
 
+import errno
 import mmap
 import os
 import secrets
-from typing import Any, NamedTuple, Optional, Sequence
+import socket
+import struct
+import threading
+import time
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 from acme import core
 import numpy as np
+
+# A mirror asks this often at most, and is busy with it for this part of its time.
+_MIRROR_SECONDS = 0.1
+_MIRROR_PART = 0.2
+# How long a mirror may take to get the first weights.
+_MIRROR_STARTS_SECONDS = 10.
+_AGAIN_SECONDS = 0.2
 
 
 class Handle(NamedTuple):
@@ -40,14 +56,17 @@ class SharedWeights:
 
   Attributes:
     handle: for `SharedWeightsSource`, in any process of this machine.
+    file: the memory's descriptor.
   """
 
-  def __init__(self, source: core.VariableSource, names: Sequence[str]):
+  def __init__(self, source: core.VariableSource, names: Sequence[str],
+               token: Optional[bytes] = None):
     """Makes the memory, which the system frees after its last user.
 
     Args:
       source: of the variables, whose shapes and dtypes stay the same.
       names: of the collections of variables.
+      token: of the handle; None for a new one.
     """
     self._source = source
     self._names = list(names)
@@ -55,9 +74,9 @@ class SharedWeights:
         (name, np.dtype([(str(i), np.asarray(v).dtype, np.shape(v))
                          for i, v in enumerate(variables)], align=True))
         for name, variables in self._collections().items()], align=True)
-    file = os.memfd_create('weights')
+    self.file = file = os.memfd_create('weights')
     self.handle = Handle(f'/proc/{os.getpid()}/fd/{file}',
-                         secrets.token_hex(16).encode(), dtype)
+                         token or secrets.token_hex(16).encode(), dtype)
     os.ftruncate(file, _layout(dtype).itemsize)
     self._memory = np.frombuffer(mmap.mmap(file, 0), _layout(dtype))[0]
     self._memory['token'] = self.handle.token
@@ -73,6 +92,20 @@ class SharedWeights:
     # Last: the order of writes is the order that others see, on x86.
     self._memory['latest'] = latest
 
+  def newer(self, number: int) -> tuple[bytes, int, Optional[list]]:
+    """Returns what a mirror lacks.
+
+    Args:
+      number: of the variables that it has.
+
+    Returns:
+      The handle's token, the number of the latest variables, and these, or None
+      if the mirror has them.
+    """
+    latest = int(self._memory['latest'])
+    return (self.handle.token, latest, None if latest == number else
+            self._source.get_variables(self._names))
+
   def _collections(self) -> dict[str, list[np.ndarray]]:
     return dict(zip(self._names, self._source.get_variables(self._names)))
 
@@ -80,17 +113,23 @@ class SharedWeights:
 class SharedWeightsSource(core.VariableSource):
   """The side that reads."""
 
-  def __init__(self, handle: Handle):
+  def __init__(self, handle: Handle, file: Optional[int] = None,
+               is_served: Optional[Callable[[], bool]] = None):
     """Finds the memory.
 
     Args:
       handle: of `SharedWeights`.
+      file: the memory's descriptor, of which this makes one of its own; None
+        opens it by its path.
+      is_served: tells whether who writes is still there; by default, whether the
+        path is.
 
     Raises:
       OSError, ValueError: if it is not there, as on another machine.
     """
     # On another machine the path may be that of a pipe: do not wait for it.
-    file = os.open(handle.path, os.O_RDONLY | os.O_NONBLOCK)
+    file = (os.dup(file) if file is not None else
+            os.open(handle.path, os.O_RDONLY | os.O_NONBLOCK))
     try:
       memory = mmap.mmap(file, _layout(handle.dtype).itemsize,
                          access=mmap.ACCESS_READ)
@@ -99,13 +138,10 @@ class SharedWeightsSource(core.VariableSource):
     self._memory = np.frombuffer(memory, _layout(handle.dtype))[0]
     if self._memory['token'] != handle.token:
       raise ValueError(f'{handle.path} is not the memory that it should be.')
-    self._path = handle.path
+    # Tells whether the process that writes is still there.
+    self.is_served = is_served or (lambda: os.path.exists(handle.path))
     self._latest = -1
     self._collections: dict[str, list[np.ndarray]] = {}
-
-  def is_served(self) -> bool:
-    """Tells whether the process that writes is still there."""
-    return os.path.exists(self._path)
 
   def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
     """Returns collections of variables, all of the same latest step."""
@@ -126,6 +162,126 @@ class SharedWeightsSource(core.VariableSource):
     return [self._collections[name] for name in names]
 
 
+class _Pulled(core.VariableSource):
+  """What a mirror has got from the learner last."""
+
+  def __init__(self, names: Sequence[str]):
+    self._names = list(names)
+    self.variables: Sequence[list[np.ndarray]] = ()
+
+  def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
+    return [self.variables[self._names.index(name)] for name in names]
+
+
+class Mirror:
+  """Gets a learner's weights once for all processes of this machine.
+
+  They find it by a socket that the system forgets with this process, and get the
+  memory's descriptor from it. It lasts as long as that learner does.
+  """
+
+  def __init__(self, learner: Any, handle: Handle):
+    """Becomes the mirror, and gets the first weights.
+
+    Args:
+      learner: a `LearnerWorker` or a client of one.
+      handle: of the learner's memory.
+
+    Raises:
+      OSError: if there is a mirror already.
+    """
+    self._learner = learner
+    self._handle = handle
+    self._socket = socket.socket(socket.AF_UNIX)
+    self._readers: list[socket.socket] = []
+    self._has_ended = False
+    try:
+      self._socket.bind(_name(handle))
+      self._socket.listen(1000)
+      names = list(handle.dtype.names or ())
+      self._pulled = _Pulled(names)
+      _, self._number, self._pulled.variables = learner.newer_weights(-1)
+      self._shared = SharedWeights(self._pulled, names, handle.token)
+    except BaseException:
+      self._socket.close()
+      raise
+    for serve in (self._accept, self._pull):
+      threading.Thread(target=serve, daemon=True).start()
+
+  def source(self) -> SharedWeightsSource:
+    """Returns what this process itself reads."""
+    return SharedWeightsSource(self._shared.handle, self._shared.file,
+                               lambda: not self._has_ended)
+
+  def _accept(self) -> None:
+    while True:
+      try:
+        reader, _ = self._socket.accept()
+      except OSError:
+        return  # It has ended.
+      if _is_ours(reader):
+        socket.send_fds(reader, [b'.'], [self._shared.file])
+      # That it is open tells the reader that there is a mirror.
+      self._readers.append(reader)
+
+  def _pull(self) -> None:
+    token, pause = self._handle.token, _MIRROR_SECONDS
+    while token == self._handle.token:
+      time.sleep(pause)
+      began = time.monotonic()
+      try:
+        token, number, variables = self._learner.newer_weights(self._number)
+      except Exception:  # pylint: disable=broad-except
+        continue  # It is away for a while; what it had last is good enough.
+      if token == self._handle.token and variables is not None:
+        self._number, self._pulled.variables = number, variables
+        self._shared.publish()
+      # On a slow wire, or one that many share, it asks less often.
+      took = time.monotonic() - began
+      pause = max(_MIRROR_SECONDS, took / _MIRROR_PART - took)
+    self._has_ended = True
+    self._socket.close()
+    for reader in self._readers:
+      reader.close()
+
+
+def _name(handle: Handle) -> bytes:
+  """Returns the name of a mirror's socket; the first byte makes it no file's."""
+  return b'\0impala_ppo/' + handle.token
+
+
+def _is_ours(peer: socket.socket) -> bool:
+  """Tells whether the process at the other end is of the same user."""
+  size = struct.calcsize('3i')
+  _, user, _ = struct.unpack(
+      '3i', peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+  return user == os.geteuid()
+
+
+def _mirrored(handle: Handle) -> SharedWeightsSource:
+  """Reads from the mirror of this machine; raises OSError if there is none."""
+  mirror = socket.socket(socket.AF_UNIX)
+  mirror.settimeout(_MIRROR_STARTS_SECONDS)
+  mirror.connect(_name(handle))
+  if not _is_ours(mirror):
+    raise OSError("another user's process poses as the mirror")
+  _, (file, *_), _, _ = socket.recv_fds(mirror, 1, 1)
+
+  def is_served() -> bool:
+    try:
+      return bool(mirror.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+      return True
+    except OSError:
+      return False
+
+  mirror.setblocking(False)
+  try:
+    return SharedWeightsSource(handle, file, is_served)
+  finally:
+    os.close(file)
+
+
 class NearestSource(core.VariableSource):
   """The fastest way to a learner's weights, and back to it when it restarts.
 
@@ -143,7 +299,6 @@ class NearestSource(core.VariableSource):
     self._remote = remote
     self._node = node
     self._shared: Optional[SharedWeightsSource] = None
-    self._is_connected = False
     self._last: dict[str, list[np.ndarray]] = {}
 
   def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
@@ -156,26 +311,30 @@ class NearestSource(core.VariableSource):
       except KeyError:
         raise
       except Exception as e:  # pylint: disable=broad-except
-        self._is_connected = False
+        self._shared = None
         if all(name in self._last for name in names):
           return [self._last[name] for name in names]
         print(f'{self._node}: waiting for the learner ({e}).', flush=True)
+        time.sleep(_AGAIN_SECONDS)
 
   def _source(self) -> core.VariableSource:
-    if self._shared is not None and not self._shared.is_served():
-      self._is_connected = False
-    if not self._is_connected:
+    if self._shared is None or not self._shared.is_served():
       self._connect()
-    return self._shared or self._remote
+    assert self._shared is not None
+    return self._shared
 
   def _connect(self) -> None:
     handle = self._remote.shared_weights()
     try:
       self._shared = SharedWeightsSource(handle)
-      how = 'come from memory shared with the learner'
-    except (OSError, ValueError) as e:
-      self._shared = None
-      how = ('come through Courier, since the learner shares no memory with this '
-             f'process ({e})')
-    self._is_connected = True
-    print(f'{self._node} has weights that {how}.', flush=True)
+      how = 'memory shared with the learner'
+    except (OSError, ValueError):
+      try:
+        self._shared = Mirror(self._remote, handle).source()
+        how = 'the learner, on another machine, for all processes of this one'
+      except OSError as e:
+        if e.errno != errno.EADDRINUSE:
+          raise
+        self._shared = _mirrored(handle)
+        how = 'the process of this machine that gets them from the learner'
+    print(f'{self._node} has weights from {how}.', flush=True)

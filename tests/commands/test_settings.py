@@ -23,6 +23,7 @@ from agents import environments
 from agents import validation
 from agents.impala_ppo import config as agent_config
 from launch import evaluate
+from launch import plot
 from launch import settings as settings_lib
 from programs import config as run_config
 
@@ -30,12 +31,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SECTIONS = {'environment': environments.EnvironmentConfig,
             'agent': agent_config.ImpalaPPOConfig,
             'run': run_config.RunConfig}
-COMMANDS = (settings_lib.TrainCommand, evaluate.EvaluateCommand)
+COMMANDS = (settings_lib.TrainCommand, evaluate.EvaluateCommand,
+            plot.PlotCommand)
 NO_FLAG = ('frame_stack',)  # Follows from the game.
 # Commands and configs that check themselves, with what they cannot do without.
 CHECKED = [*SECTIONS.values(), *COMMANDS]
 NEEDED = {run_config.RunConfig: {'run_dir': 'x'},
-          evaluate.EvaluateCommand: {'run_dir': 'x'}}
+          evaluate.EvaluateCommand: {'run_dir': 'x'},
+          plot.PlotCommand: {'runs': ('x',)}}
 
 
 def settings_of(*argv):
@@ -297,7 +300,7 @@ def test_names_of_settings_are_unique():
 def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
   monkeypatch.setenv('COLUMNS', '80')
   with pytest.raises(SystemExit) as ended:
-    parse(['--help'])
+    parse(['--help_all'])
   assert not ended.value.code
   _, *lines = capsys.readouterr().out.splitlines()  # After the usage.
   assert max(map(len, lines)) <= 80
@@ -314,6 +317,21 @@ def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
                        told), field.name
   assert '--no_autoencoder' in told or parse is evaluate.parse
   assert 'frame_stack' not in told
+
+
+def test_help_is_short_and_all_of_it_is_a_flag_away(capsys):
+  for argv in (['--help'], ['--seed', '1', '-h']):
+    with pytest.raises(SystemExit) as ended:
+      settings_lib.parse_train(argv)
+    assert not ended.value.code
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) < 90 and '--help_all shows all' in told
+    assert re.search(r'--game TEXT .*--loss .*--max_timesteps INT ', told, re.DOTALL)
+    assert '--vtrace_lambda' not in told
+  with pytest.raises(SystemExit):
+    settings_lib.parse_train(['--help-all'])
+  assert '--vtrace_lambda' in capsys.readouterr().out
+  assert settings_of('--vtrace_lambda', '0.5').agent.vtrace_lambda == 0.5
 
 
 def test_run_dir_follows_from_the_game():

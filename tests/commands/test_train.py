@@ -82,8 +82,10 @@ def test_train_stop_resume_finish_and_evaluate(tmp_path, capsys):
   evaluated = runs.run('launch.evaluate', '--run_dir', run_dir, '--episodes', 2,
                        '--seed', 1)
   assert evaluated.returncode == 0, evaluated.stderr
-  assert re.search(r'mean -?\d+\.\d+, standard deviation \d+\.\d+, min -?\d+, '
-                   r'max -?\d+', evaluated.stdout)
+  number = r'-?\d+\.\d+'
+  assert re.search(
+      rf'mean {number} \(95% interval {number} to {number}\), standard deviation '
+      rf'{number}, min -?\d+, max -?\d+', evaluated.stdout)
 
 
 @pytest.mark.slow

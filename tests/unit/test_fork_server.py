@@ -19,7 +19,8 @@ numpy = sys.modules['numpy']
 print(json.dumps({
     'arguments': sys.argv[1:], 'variable': os.environ.get('OF_THIS_ONE'),
     'parent': os.getppid(), 'group': os.getpgrp() == os.getpid(),
-    'session': os.getsid(0), 'drawn': float(numpy.random.random()), 'input': sys.stdin.read(),
+    'session': os.getsid(0),
+    'drawn': float(numpy.random.random()), 'input': sys.stdin.read(),
     'descriptors': len(os.listdir('/proc/self/fd'))}))
 print('an error', file=sys.stderr)
 if '--wait' in sys.argv:

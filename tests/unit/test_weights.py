@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 
 from acme import core
 import numpy as np
@@ -100,7 +101,29 @@ def test_memory_of_this_machine_is_used_and_told(capsys):
   for _ in range(2):
     assert source.get_variables(['version']) == [[1]]
   line, = capsys.readouterr().out.splitlines()
-  assert line == 'actor/3 has weights that come from memory shared with the learner.'
+  assert line == 'actor/3 has weights from memory shared with the learner.'
+
+
+class FarLearner(Source):
+  """A client of a learner whose memory this machine does not see."""
+
+  def __init__(self, version, path='/nowhere'):
+    self.version = version
+    self.shared = weights.SharedWeights(self, NAMES)
+    self.path = path
+    self.pulls = 0
+
+  def shared_weights(self):
+    return self.shared.handle._replace(path=self.path)
+
+  def newer_weights(self, number):
+    token, latest, variables = self.shared.newer(number)
+    self.pulls += variables is not None
+    return token, latest, variables
+
+  def step(self):
+    self.version += 1
+    self.shared.publish()
 
 
 @pytest.mark.parametrize('what', ['nothing', 'pipe', 'short file', 'other memory'])
@@ -116,13 +139,97 @@ def test_a_learner_on_another_machine_is_asked_itself_and_told(
       f.write(b'short')
   elif what == 'other memory':
     path = other.handle.path
-  shared = weights.SharedWeights(Source(), NAMES)
-  far = Worker(shared.handle._replace(path=path))
-  far.version = 7  # Of which the memory knows nothing.
-  source = weights.NearestSource(far, 'evaluator')
+  source = weights.NearestSource(FarLearner(7, path), 'evaluator')
   assert source.get_variables(['version']) == [[7]]
   line, = capsys.readouterr().out.splitlines()
-  assert line.startswith('evaluator has weights that come through Courier')
+  assert line.startswith('evaluator has weights from the learner, on another')
+
+
+def get_until(source, version, seconds=20.):
+  """Asks until the version has come; returns that collections were of one step."""
+  deadline = time.monotonic() + seconds
+  while time.monotonic() < deadline:
+    (matrix, _), (now,) = source.get_variables(NAMES)
+    assert (matrix == now).all()
+    if now == version:
+      return
+    time.sleep(0.01)
+  raise AssertionError(f'still at version {now}')
+
+
+def test_one_process_asks_a_far_learner_for_all_of_its_machine(capsys):
+  learner = FarLearner(1)
+  sources = [weights.NearestSource(learner, f'actor/{i}') for i in range(5)]
+  for _ in range(3):
+    for source in sources:
+      get_until(source, learner.version)
+    learner.step()
+  for source in sources:
+    get_until(source, 4)
+  assert learner.pulls == 4  # One for each version, not for each source.
+  time.sleep(0.5)
+  assert learner.pulls == 4  # Nor where there is nothing new.
+  lines = capsys.readouterr().out.splitlines()
+  assert sum('for all processes of this one' in line for line in lines) == 1
+  assert sum('process of this machine that gets' in line for line in lines) == 4
+
+
+def test_a_mirror_ends_with_its_learner(capsys):
+  learner = FarLearner(1)
+  sources = [weights.NearestSource(learner, f'actor/{i}') for i in range(2)]
+  for source in sources:
+    get_until(source, 1)
+  # It is started anew, from an older checkpoint.
+  learner.shared = weights.SharedWeights(learner, NAMES)
+  learner.version = 0
+  learner.shared.publish()
+  for source in sources:
+    get_until(source, 0)
+  assert capsys.readouterr().out.count('for all processes of this one') == 2
+
+
+def test_a_mirror_goes_on_while_its_learner_is_away():
+  class Away(FarLearner):
+    is_away = False
+
+    def newer_weights(self, number):
+      if self.is_away:
+        raise RuntimeError('socket closed')
+      return super().newer_weights(number)
+
+  learner = Away(1)
+  first, second = [weights.NearestSource(learner, f'actor/{i}') for i in range(2)]
+  get_until(first, 1)
+  learner.is_away = True
+  learner.step()
+  time.sleep(0.5)
+  get_until(second, 1)
+  learner.is_away = False
+  get_until(second, 2)
+
+
+def mirror(pipe, token):
+  """A process that asks a learner, of which there is one for each here."""
+  learner = FarLearner(5)
+  learner.shared = weights.SharedWeights(learner, NAMES, token)
+  weights.NearestSource(learner, 'actor/0').get_variables(NAMES)
+  pipe.send('ready')
+  pipe.recv()
+
+
+def test_another_process_takes_the_place_of_a_mirror_that_is_killed():
+  learner = FarLearner(7)
+  ours, theirs = _SPAWN.Pipe()
+  process = _SPAWN.Process(target=mirror, daemon=True,
+                           args=(theirs, learner.shared.handle.token))
+  process.start()
+  assert ours.recv() == 'ready'
+  source = weights.NearestSource(learner, 'actor/1')
+  get_until(source, 5)  # Of the mirror, not of the learner.
+  assert learner.pulls == 0
+  process.kill()
+  process.join()
+  get_until(source, 7)
 
 
 def hold(pipe, version):

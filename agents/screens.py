@@ -1,0 +1,185 @@
+"""An environment as people see it: in colour, and with every frame."""
+
+from typing import Any, Optional
+
+import ale_py
+import ale_py.env
+import gymnasium
+import numpy as np
+
+from agents import environments
+
+_ATARI_RATE = 60.
+_USUAL_RATE = 30.
+_MAX_NOOPS = 30
+_MAX_FRAMES = 108_000
+
+
+class Screens(gymnasium.Wrapper):
+  """Keeps what an environment shows.
+
+  Attributes:
+    rate: frames a second.
+    frames_per_step: how many of them a timestep lasts.
+    why_not: why the environment shows nothing, in one line, or None.
+    action_names: of each action.
+  """
+
+  frames_per_step = 1
+
+  def __init__(self, env: gymnasium.Env, rate: float, why_not: Optional[str]):
+    """Wraps an environment.
+
+    Args:
+      env: one whose `render` returns [H, W, 3] uint8, unless `why_not`.
+      rate: frames a second.
+      why_not: why it cannot be rendered.
+    """
+    super().__init__(env)
+    self.rate = rate
+    self.why_not = why_not
+    self.action_names = _action_names(env)
+    self._frames: list[Optional[np.ndarray]] = []
+
+  def reset(self, **kwargs: Any) -> Any:
+    observation, _ = self.env.reset(**kwargs)
+    self._keep()
+    return observation, {}
+
+  def step(self, action: Any) -> Any:
+    *result, _ = self.env.step(action)
+    self._keep()
+    return *result, {}
+
+  def take(self) -> list[Optional[np.ndarray]]:
+    """Returns the frames [H, W, 3] uint8 since the last call, in order.
+
+    Where the environment shows nothing, None stands for each frame.
+    """
+    frames, self._frames = self._frames, []
+    return frames
+
+  def _keep(self) -> None:
+    frame: Any = None if self.why_not else self.env.render()
+    self._frames.append(None if frame is None else np.asarray(frame, np.uint8))
+
+
+class AtariScreens(Screens):
+  """Atari as `AtariVectorEnv` presents it, to one grey level, with its screens.
+
+  That gives neither colour nor the frames that are skipped. Observations are
+  [4, size, size] uint8.
+  """
+
+  frames_per_step = 4
+
+  def __init__(self, rom: str, frame_size: int, repeat_action_probability: float):
+    """Makes an environment.
+
+    Args:
+      rom: the game.
+      frame_size: height and width of a frame, in pixels.
+      repeat_action_probability: stickiness of actions.
+    """
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # No banner.
+    super().__init__(ale_py.env.AtariEnv(
+        rom, obs_type='grayscale', frameskip=1, full_action_space=False,
+        repeat_action_probability=repeat_action_probability,
+        max_num_frames_per_episode=_MAX_FRAMES, render_mode='rgb_array'),
+                     _ATARI_RATE, None)
+    shape = self.env.observation_space.shape
+    assert shape is not None
+    self._rows, self._columns = (_area(size, frame_size) for size in shape)
+    self.observation_space = gymnasium.spaces.Box(
+        0, 255, (environments.ATARI_FRAME_STACK, frame_size, frame_size), np.uint8)
+
+  def reset(self, *, seed: Optional[int] = None,
+            options: Optional[dict[str, Any]] = None) -> Any:
+    screen, _ = self.env.reset(seed=seed, options=options)
+    for _ in range(self.env.unwrapped.np_random.integers(_MAX_NOOPS + 1)):
+      screen, _, ended, cut, _ = self.env.step(0)
+      if ended or cut:
+        screen, _ = self.env.reset()
+    self._stack = np.zeros(self.observation_space.shape, np.uint8)
+    self._keep()
+    return self._stacked(screen), {}
+
+  def step(self, action: int) -> Any:
+    before = screen = np.zeros((), np.uint8)
+    total = 0.
+    for _ in range(self.frames_per_step):
+      before = screen
+      screen, reward, ended, cut, _ = self.env.step(action)
+      self._keep()
+      total += float(reward)
+      if ended or cut:
+        break
+    return self._stacked(np.maximum(before, screen)), total, ended, cut, {}
+
+  def _stacked(self, screen: np.ndarray) -> np.ndarray:
+    frame = np.rint(self._rows @ screen.astype(float) @ self._columns.T)
+    self._stack = np.concatenate([self._stack[1:], frame.astype(np.uint8)[None]])
+    return self._stack
+
+
+def _area(size: int, new_size: int) -> np.ndarray:
+  """Returns what averages over areas along an axis, [new_size, size]."""
+  edges = np.arange(new_size + 1)[:, None] * size / new_size
+  pixels = np.arange(size)
+  overlap = np.clip(np.minimum(edges[1:], pixels + 1) -
+                    np.maximum(edges[:-1], pixels), 0, None)
+  return overlap / overlap.sum(axis=1, keepdims=True)
+
+
+def _action_names(env: gymnasium.Env) -> list[str]:
+  space = env.action_space
+  assert isinstance(space, gymnasium.spaces.Discrete)
+  meanings = getattr(env.unwrapped, 'get_action_meanings', None)
+  if meanings is not None:
+    return [str(name).lower() for name in meanings()]
+  return [f'action {space.start + i}' for i in range(space.n)]
+
+
+def make(config: environments.EnvironmentConfig,
+         seed: int) -> tuple[environments.VectorEnvironment, Screens]:
+  """Makes one environment that also shows its screens.
+
+  Args:
+    config: which game.
+    seed: seeds it.
+
+  Returns:
+    The environment, E being 1, as `config.make` makes it; and what it shows.
+
+  Raises:
+    ValueError: where it cannot be made, in one line.
+  """
+  rom = environments.atari_rom(config.game)
+  if rom is not None:
+    screens: Screens = AtariScreens(rom, config.frame_size,
+                                    config.repeat_action_probability)
+  else:
+    screens = _gymnasium_screens(config.game)
+  space = screens.observation_space
+  vector = gymnasium.vector.SyncVectorEnv(
+      [lambda: screens], autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP)
+  return environments.VectorEnvironment(
+      vector, seed, environments.is_channels_first(space.shape or ()), config.game,
+      config.on_bad_number), screens
+
+
+def _gymnasium_screens(game: str) -> Screens:
+  spec = environments.gymnasium_spec(game)
+  env = gymnasium.make(spec)
+  rate = float(env.metadata.get('render_fps') or _USUAL_RATE)
+  if 'rgb_array' not in env.metadata.get('render_modes', ()):
+    return Screens(env, rate, f'{game} has no render mode rgb_array')
+  try:
+    rendered = gymnasium.make(spec, render_mode='rgb_array')
+    rendered.reset(seed=0)
+    rendered.render()
+  except Exception as e:  # pylint: disable=broad-except
+    return Screens(env, rate, f'{game} cannot be rendered: '
+                   f'{" ".join(str(e).split())}')
+  env.close()
+  return Screens(rendered, rate, None)

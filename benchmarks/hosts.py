@@ -1,0 +1,212 @@
+"""Hosts of a cluster on this machine: namespaces, each with an address.
+
+A host has processes, mounts, a name and a network interface of its own, on a
+wire that all of them share, which may be slow. Nothing of them outlives this
+process, nor the host that is killed: namespaces go with their last process.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import Iterator, Optional
+
+import psutil
+
+_NETWORK = '10.78.0'
+_PORT = 6379
+# Fewer frames: a wire that delays them without the kernel's help is busy.
+_MTU = 9000
+_DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_UNSHARE = ['unshare', '--net', '--uts', '--pid', '--mount', '--fork',
+            '--kill-child', '--mount-proc']
+# As process 1, which has nobody to wait for.
+_HOLD = 'trap "" CHLD; {}ip link set lo up && echo ready && exec sleep infinity'
+_STORE_BYTES = 80 * 2**20
+
+
+def _die_with_parent():
+  ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
+
+
+class Namespace:
+  """Namespaces that last until they are closed, or this process ends."""
+  # What commands enter; the rest stays as it is here.
+  _entered = ('--net', '--uts', '--pid', '--mount')
+
+  def __init__(self, setup: str = ''):
+    """Makes namespaces.
+
+    Args:
+      setup: shell commands that run there first.
+
+    Raises:
+      OSError: where that is not permitted.
+    """
+    self._holder = subprocess.Popen(
+        [*_UNSHARE, 'sh', '-c', _HOLD.format(setup and f'{setup} && ')],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=_die_with_parent)
+    assert self._holder.stdout is not None
+    said = self._holder.stdout.readline().strip()
+    if said != 'ready':
+      self._holder.kill()
+      raise OSError(said)
+    first, = psutil.Process(self._holder.pid).children()
+    self.pid = first.pid
+
+  def command(self, *args: str) -> list[str]:
+    """Returns a command that runs another there, in the same folder."""
+    return ['nsenter', '--target', str(self.pid), *self._entered, 'env', '-C',
+            os.getcwd(), *args]
+
+  def run(self, *args: str) -> str:
+    """Runs a command there; returns what it prints."""
+    done = subprocess.run(self.command(*args), stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+      raise OSError(f'{" ".join(args)}: {done.stdout.strip()}')
+    return done.stdout
+
+  def close(self) -> None:
+    """Kills every process there."""
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(self.pid, signal.SIGKILL)
+    self._holder.wait()
+
+
+class Wire(Namespace):
+  """What hosts are plugged into."""
+  _entered = ('--net',)
+
+
+class Host(Namespace):
+  """A host.
+
+  Attributes:
+    address: on the wire.
+  """
+
+  def __init__(self, number: int, wire: Wire, private: str):
+    """Makes a host and plugs it in.
+
+    Args:
+      number: of the host, from 1.
+      wire: of all hosts.
+      private: a folder that is empty, and its own, on each host.
+    """
+    self.port = f'port{number}'
+    self.address = f'{_NETWORK}.{number}'
+    super().__init__(f'mount -t tmpfs tmpfs {private} && '
+                     f'echo host{number} > /proc/sys/kernel/hostname')
+    mtu = ['mtu', str(_MTU)]
+    wire.run('ip', 'link', 'add', self.port, *mtu, 'type', 'veth', 'peer', 'name',
+             'eth0', *mtu, 'netns', str(self.pid))
+    self.run('ip', 'address', 'add', f'{self.address}/24', 'dev', 'eth0')
+    self.run('ip', 'link', 'set', 'eth0', 'up')
+    wire.run('ip', 'link', 'set', self.port, 'up')
+
+  def nodes(self) -> dict[str, psutil.Process]:
+    """Returns the processes of the nodes that run here, by their names."""
+    namespace = os.readlink(f'/proc/{self.pid}/ns/net')
+    found = {}
+    for process in psutil.process_iter():
+      with contextlib.suppress(OSError, psutil.Error):
+        if os.readlink(f'/proc/{process.pid}/ns/net') == namespace:
+          name = process.environ().get('IMPALA_PPO_NODE')
+          if name is not None and 'process_entry' in ' '.join(process.cmdline()):
+            found[name] = process
+    return found
+
+
+class Hosts:
+  """Hosts on a wire, with Ray on each; the first is the head.
+
+  Attributes:
+    hosts: by their numbers, from 1.
+  """
+
+  def __init__(self, number: int, cpus: int, delay_ms: float = 0.):
+    """Makes hosts and starts Ray on them.
+
+    Args:
+      number: of hosts.
+      cpus: that each says it has.
+      delay_ms: that the wire adds one way.
+
+    Raises:
+      OSError: where that is not permitted.
+    """
+    self._cpus = cpus
+    self._delay_ms = delay_ms
+    # Short: there are sockets in it.
+    self._private = tempfile.mkdtemp(prefix='ray')
+    self.hosts: dict[int, Host] = {}
+    self._wire = Wire()
+    self._delayer: Optional[subprocess.Popen] = None
+    try:
+      self._wire.run('ip', 'link', 'add', 'bridge', 'type', 'bridge')
+      self._wire.run('ip', 'link', 'set', 'bridge', 'up')
+      for i in range(1, number + 1):
+        self.add(i)
+    except BaseException:
+      self.close()
+      raise
+
+  @property
+  def head(self) -> Host:
+    return self.hosts[1]
+
+  def add(self, number: int) -> Host:
+    """Adds a host, or brings one back, and starts Ray on it."""
+    host = Host(number, self._wire, self._private)
+    self.hosts[number] = host
+    self._wire.run('ip', 'link', 'set', host.port, 'master', 'bridge')
+    if self._delay_ms:
+      self._wire.run('tc', 'qdisc', 'add', 'dev', host.port, 'root', 'netem',
+                     'delay', f'{self._delay_ms}ms')
+    where = (['--head', f'--port={_PORT}', f'--temp-dir={self._private}',
+              '--include-dashboard=false'] if number == 1 else
+             [f'--address={self.head.address}:{_PORT}'])
+    host.run(sys.executable, '-m', 'ray.scripts.scripts', 'start', *where,
+             f'--node-ip-address={host.address}', f'--num-cpus={self._cpus}',
+             f'--object-store-memory={_STORE_BYTES}', '--disable-usage-stats')
+    return host
+
+  def kill(self, number: int) -> None:
+    """Lets a host lose its power."""
+    self.hosts.pop(number).close()
+
+  def node(self, name: str) -> tuple[int, psutil.Process]:
+    """Returns the number of the host that a node is on, and its process."""
+    for number, host in self.hosts.items():
+      process = host.nodes().get(name)
+      if process is not None:
+        return number, process
+    raise KeyError(f'there is no node {name}.')
+
+  def bytes_carried(self) -> int:
+    """Returns how many bytes the wire has carried from host to host."""
+    lines = self._wire.run('cat', '/proc/net/dev').splitlines()[2:]
+    counts = {line.split(':')[0].strip(): line.split(':')[1].split()
+              for line in lines}
+    return sum(int(counts[host.port][0]) for host in self.hosts.values())
+
+  def close(self) -> None:
+    for host in [*self.hosts.values(), self._wire]:
+      host.close()
+    shutil.rmtree(self._private, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def made(number: int, cpus: int, delay_ms: float = 0.) -> Iterator[Hosts]:
+  """Makes hosts as `Hosts` does, and closes them in the end."""
+  hosts = Hosts(number, cpus, delay_ms)
+  try:
+    yield hosts
+  finally:
+    hosts.close()

@@ -1,0 +1,70 @@
+"""The command of an installed package, `impala-ppo`: one name for all of them.
+
+`impala-ppo train --game pong` is `python -m launch.train --game pong`, and so for
+each module of `launch` whose docstring says how to run it.
+"""
+
+import ast
+import importlib
+import pathlib
+import re
+import runpy
+import sys
+from typing import Optional, Sequence
+
+from launch import flags
+
+_COMPLETION = '--completion'
+_SHELLS = ('bash', 'zsh', 'fish')
+
+
+def commands() -> dict[str, str]:
+  """Returns what each command does, by its name; none is imported for it."""
+  told = {}
+  for path in sorted(pathlib.Path(__file__).parent.glob('*.py')):
+    line = (ast.get_docstring(ast.parse(path.read_text('utf-8'))) or '').partition(
+        '\n')[0]
+    found = re.match(rf'(.*): `python -m launch\.{path.stem}\b', line)
+    if found:
+      told[path.stem] = found[1]
+  return told
+
+
+def _help() -> str:
+  told = commands()
+  width = max(map(len, told))
+  return '\n'.join([
+      'usage: impala-ppo COMMAND [FLAGS]', '',
+      *(f'  {name:<{width}}  {does}.' for name, does in told.items()), '',
+      '`impala-ppo COMMAND --help` says more of one.',
+      f'`impala-ppo {_COMPLETION} bash`, or zsh or fish, prints a script that '
+      'completes', 'commands and flags once your shell has sourced it.'])
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+  """Runs a command as its module would be, and returns the exit code."""
+  name, *rest = (sys.argv[1:] if argv is None else argv) or ['--help']
+  if name in ('--help', '-h'):
+    print(_help())
+    return 0
+  with flags.errors_in_one_line():
+    if name == _COMPLETION:
+      if len(rest) != 1 or rest[0] not in _SHELLS:
+        raise ValueError(f'{_COMPLETION} takes a shell: {", ".join(_SHELLS)}.')
+      # Of all, every one is imported, which takes seconds.
+      flags.print_completion('impala-ppo', {
+          name: importlib.import_module(f'launch.{name}').FLAGS
+          for name in commands()}, rest[0])
+      return 0
+    if name not in commands():
+      hint = flags.nearest(name, commands())
+      raise ValueError(f'there is no command {name!r}; ' + (
+          f'did you mean {hint}?' if hint else
+          f'there are {", ".join(commands())}.'))
+  sys.argv = ['impala-ppo', *rest]
+  runpy.run_module(f'launch.{name}', run_name='__main__', alter_sys=True)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

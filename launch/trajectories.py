@@ -1,0 +1,137 @@
+"""The trajectories that a run's replay holds, as pictures need them."""
+
+import time
+from typing import Optional, Sequence
+
+import numpy as np
+import reverb
+import tensorflow as tf
+
+from agents import screens
+from agents.impala_ppo import builder as builder_lib
+from agents.impala_ppo import replay
+from agents.impala_ppo import trajectories as trajectories_lib
+from launch import settings as settings_lib
+from launch import sheets
+from launch import snapshot
+from launch import thoughts
+from programs.runtime import checkpoints
+from programs.runtime import records
+
+
+class Held:
+  """What a run's replay held at one moment.
+
+  Attributes:
+    action_names: of each action.
+    frame_stack: how many channels of an observation are frames.
+    title: what it is, in a line.
+    reconstructed_by: which checkpoint reconstructs, in a line.
+  """
+
+  def __init__(self, settings: settings_lib.Settings,
+               items: Sequence[snapshot.Item], checkpoint: Optional[str],
+               learner_steps: int):
+    """Makes the trajectories of items, of which there are some.
+
+    Args:
+      settings: of the run.
+      items: all of one table, of all shards, oldest first.
+      checkpoint: the newest of the run, if there is one.
+      learner_steps: how far the run has come.
+    """
+    self._items = items
+    self._learner_steps = max(learner_steps, *(
+        int(item.columns['policy_version'].max()) for item in items))
+    self._now = time.time()
+    environment, shown = screens.make(settings.environment, 0)
+    environment.close()
+    self.action_names = shown.action_names
+    self.frame_stack = settings.agent.frame_stack
+    self._game = settings.environment.game
+    self.title = (f"{self._game}'s table '{items[0].table}' of {len(items)} items, "
+                  f'at learner step {self._learner_steps:,}')
+    self._think: Optional[thoughts.Thinker] = None
+    self.reconstructed_by = 'there is no checkpoint yet to reconstruct them with'
+    if checkpoint is not None:
+      spec = settings.environment.try_out(0)
+      self._think = thoughts.Thinker(thoughts.restored(
+          builder_lib.ImpalaPPOBuilder(settings.agent), spec, checkpoint, True))
+      verb = 'reconstructed' if settings.agent.autoencoder else 'valued'
+      self.reconstructed_by = (f'{verb} by the checkpoint of learner step '
+                               f'{checkpoints.learner_steps(checkpoint):,}')
+
+  def priorities(self) -> np.ndarray:
+    """Returns the priorities of all items."""
+    return np.array([item.priority for item in self._items])
+
+  def ages(self) -> np.ndarray:
+    """Returns learner steps since acting, of all timesteps of experience."""
+    ages = []
+    for item in self._items:
+      batch = self._batch(item)
+      ages.append((self._learner_steps - batch.policy_version)[batch.mask])
+    return np.concatenate(ages)
+
+  def draw(self, number: int) -> list[sheets.Trajectory]:
+    """Returns so many trajectories, if there are, picked at random."""
+    places = [(i, e) for i, item in enumerate(self._items)
+              for e in range(item.columns['action'].shape[1])]
+    chosen = np.random.default_rng().permutation(len(places))[:number]
+    return [self._trajectory(*places[k]) for k in sorted(chosen)]
+
+  def _batch(self, item: snapshot.Item) -> trajectories_lib.Trajectories:
+    """Returns an item's E trajectories, as the learner gets them."""
+    columns = trajectories_lib.by_environment(
+        {name: tf.constant(column) for name, column in item.columns.items()})
+    zeros = tf.zeros([len(columns['action'])], tf.int32)
+    batch = trajectories_lib.from_rows({**columns, 'key': zeros, 'shard': zeros},
+                                       self.frame_stack)
+    return trajectories_lib.Trajectories(*(part.numpy() for part in batch))
+
+  def _trajectory(self, index: int, environment: int) -> sheets.Trajectory:
+    item = self._items[index]
+    row = trajectories_lib.Trajectories(
+        *(part[environment] for part in self._batch(item)))
+    ages = self._learner_steps - row.policy_version
+    behaviour = tf.nn.softmax(row.behaviour_logits).numpy()
+    return sheets.Trajectory(
+        f'{self._game}: item {item.key}, environment {environment}',
+        f'inserted {self._now - item.inserted_at:,.0f} s ago, priority '
+        f'{item.priority:.3g}, sampled {item.times_sampled} times; acted by the '
+        f'policies of learner steps {row.policy_version[0]:,} to '
+        f'{row.policy_version[-1]:,}, {ages.min():,} to {ages.max():,} steps ago; '
+        f'{self.reconstructed_by}',
+        row.observation, row.action, row.reward, row.discount, row.mask, behaviour,
+        row.policy_version, self._think and self._think(row.observation))
+
+
+def held(run_dir: str, clients: Sequence[reverb.Client]) -> Held:
+  """Reads what a run's replay holds.
+
+  Args:
+    run_dir: the run's directory.
+    clients: of its shards, which must be on this machine.
+
+  Returns:
+    The items of the table `replay`, or of `queue` where that is empty.
+
+  Raises:
+    ValueError: where they cannot be read, or there are none; in one line.
+  """
+  settings = settings_lib.load(run_dir)
+  items = [item for client in clients for item in snapshot.take(client)]
+  for table in (replay.REPLAY_TABLE, replay.QUEUE_TABLE):
+    of_table = [item for item in items if item.table == table]
+    if of_table:
+      break
+  else:
+    raise ValueError('the replay holds no trajectories yet; try again later.')
+  expected = trajectories_lib.num_rows(settings.agent.sequence_length,
+                                       settings.agent.frame_stack)
+  if any(len(item.columns['action']) != expected for item in of_table):
+    raise ValueError(f"the replay's items are not those of {run_dir}; give the "
+                     '--run_dir of its run.')
+  rows = records.read(f'{run_dir}/{records.PROGRESS_FILE}')
+  return Held(settings, of_table, checkpoints.latest(run_dir),
+              int(rows[-1]['learner_steps']) if rows else 0)

@@ -1,0 +1,152 @@
+"""Records what an environment shows and what the policy makes of it."""
+
+import collections
+from typing import Optional
+
+import dm_env
+import imageio.v2 as imageio
+import numpy as np
+
+from agents import environments
+from agents import screens as screens_lib
+from launch import panels
+from launch import pictures
+from launch import thoughts as thoughts_lib
+
+_RATE = 60
+_WIDTH, _HEIGHT = 1280, 720  # Multiples of 16, as codecs want them.
+_TOP = 72
+_SCREEN: pictures.Box = (16, _TOP, 624, _TOP + 632)
+_PANEL_LEFT = 648
+_TRACE_SECONDS = 10.
+_LAST_SECONDS = 1.
+
+
+class Recorder:
+  """An environment of one that is recorded as it is stepped.
+
+  Games run at their own speed, each of their frames being shown for as long as
+  it lasts.
+  """
+
+  num_envs = 1
+
+  def __init__(self, path: str, environment: environments.VectorEnvironment,
+               screens: screens_lib.Screens, thinker: thoughts_lib.Thinker,
+               frame_stack: int, title: str):
+    """Makes a recorder.
+
+    Args:
+      path: of the file to write.
+      environment: of one, to step.
+      screens: what it shows.
+      thinker: of the policy that acts.
+      frame_stack: how many channels of an observation are frames.
+      title: what is recorded, in a line.
+
+    Raises:
+      OSError: where the file cannot be written.
+      ValueError: where its name does not end as a video's.
+    """
+    self._environment = environment
+    self._screens = screens
+    self._think = thinker
+    self._frame_stack = frame_stack
+    self._title = title
+    # Of the timesteps that the traces show.
+    self._length = max(int(_TRACE_SECONDS * screens.rate /
+                           screens.frames_per_step), 2)
+    self._values: collections.deque[float] = collections.deque(
+        maxlen=self._length)
+    self._seen: collections.deque[np.ndarray] = collections.deque(
+        maxlen=self._length)
+    self._decoded: collections.deque[np.ndarray] = collections.deque(
+        maxlen=self._length)
+    self._due = 0.
+    self._episode = self._steps = 0
+    self._score = 0.
+    self._written: Optional[np.ndarray] = None
+    self._writer = imageio.get_writer(
+        path, format='FFMPEG', fps=_RATE, codec='libx264', quality=None,
+        pixelformat='yuv420p',
+        output_params=['-crf', '18', '-preset', 'veryfast'])
+
+  def reset(self) -> dm_env.TimeStep:
+    self._timestep = self._environment.reset()
+    self._begin()
+    return self._timestep
+
+  def step(self, action: np.ndarray) -> dm_env.TimeStep:
+    if self._timestep.last()[0]:
+      self._timestep = self._environment.step(action)
+      self._begin()
+      return self._timestep
+    picture = self._picture(int(action[0]))
+    self._timestep = self._environment.step(action)
+    self._steps += 1
+    self._score += float(self._timestep.reward[0])
+    for frame in self._screens.take():
+      self._write(picture, frame)
+    if self._timestep.last()[0]:
+      self._write_again(_LAST_SECONDS)
+    return self._timestep
+
+  def close(self) -> None:
+    self._writer.close()
+    self._environment.close()
+
+  def _begin(self) -> None:
+    self._screens.take()  # That of the reset is the first to be acted on.
+    self._episode += 1
+    self._steps, self._score = 0, 0.
+    for past in (self._values, self._seen, self._decoded):
+      past.clear()
+
+  def _picture(self, action: int) -> pictures.Canvas:
+    """Draws all but the screen."""
+    observation = self._timestep.observation
+    thoughts = self._think(observation)
+    self._values.append(float(thoughts.values[0]))
+    is_vector = observation.ndim == 2
+    reconstruction = None
+    if thoughts.reconstructions is not None:
+      reconstruction = thoughts.reconstructions[0]
+    vectors = decoded = None
+    if is_vector:
+      self._seen.append(observation[0])
+      vectors = np.array(self._seen)
+      if reconstruction is not None:
+        self._decoded.append(reconstruction)
+        decoded = np.array(self._decoded)
+    moment = panels.Moment(observation[0], reconstruction,
+                           thoughts.probabilities[0], action,
+                           np.array(self._values), vectors, decoded)
+    canvas = pictures.Canvas(_WIDTH, _HEIGHT)
+    canvas.text(16, 22, self._title, 20)
+    canvas.text(_PANEL_LEFT, 22, f'episode {self._episode}, timestep '
+                f'{self._steps:,}', 20, pictures.DIM)
+    canvas.text(_PANEL_LEFT + panels.WIDTH, 16, f'score {self._score:,.6g}', 28,
+                anchor='ra')
+    is_drawn_large = is_vector and bool(self._screens.why_not)
+    if is_drawn_large:
+      panels.draw_vectors(canvas, _SCREEN, moment, self._length)
+    elif self._screens.why_not:
+      newest = observation[0, ..., -1] if self._frame_stack > 1 else observation[0]
+      canvas.frame(_SCREEN, newest)
+    panels.draw(canvas, _PANEL_LEFT, _TOP, moment, self._screens.action_names,
+                self._frame_stack, self._length, with_sight=not is_drawn_large)
+    return canvas
+
+  def _write(self, canvas: pictures.Canvas, frame: Optional[np.ndarray]) -> None:
+    """Writes a frame of the game for as long as it lasts."""
+    if frame is not None:
+      canvas.rectangle(_SCREEN, pictures.BACKGROUND)
+      canvas.frame(_SCREEN, frame)
+    self._written = np.asarray(canvas.image)
+    self._write_again(1. / self._screens.rate)
+
+  def _write_again(self, seconds: float) -> None:
+    self._due += _RATE * seconds
+    while self._due >= 1.:
+      self._writer.append_data(self._written)
+      self._due -= 1.
