@@ -73,7 +73,7 @@ class Board(loggers.Logger):
     self._run_dir = run_dir
     self._settings = settings
     self._file: Optional[BinaryIO] = None
-    self._num_files = self._num_rows = 0
+    self._num_rows = 0
 
   def write(self, data: loggers.LoggingData) -> None:
     step = int(data['timesteps'])
@@ -102,9 +102,10 @@ class Board(loggers.Logger):
       self._file.close()
 
   def _begin(self, step: int) -> BinaryIO:
-    name = (f'events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.'
-            f'{os.getpid()}.{self._num_files}')
-    self._num_files += 1
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    # TensorBoard reads files in the order of their names.
+    name = (f'events.out.tfevents.{seconds:010}.{socket.gethostname()}.'
+            f'{os.getpid()}.{rest:09}')
     file = open(os.path.join(self._run_dir, name), 'xb', buffering=0)
     settings = self._settings()
     self._append(
