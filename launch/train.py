@@ -9,6 +9,7 @@ if __name__ == '__main__':
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import contextlib
+import importlib.util
 import os
 import socket
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
@@ -46,6 +47,10 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
+  track = settings.run.track
+  if track is not None and importlib.util.find_spec(track) is None:
+    raise ValueError(f"track '{track}' needs a package that is not installed; "
+                     f"install it by `pip install '.[{track}]'`.")
   launch_type = command.lp_launch_type
   if not command.on_cluster:
     # May start this command anew, in a network of its own.

@@ -151,7 +151,7 @@ def statistics(clients: Sequence[reverb.Client]) -> dict[str, float]:
         sampled += info.rate_limiter_info.sample_stats.completed
         if table == QUEUE_TABLE:
           inserted += info.rate_limiter_info.insert_stats.completed
-  except (reverb.errors.ReverbError, RuntimeError):
+  except RuntimeError:  # Of which Reverb's errors are kinds.
     return {}
   result = {f'{table}_fill': sizes[table] / room[table] for table in room}
   if inserted:

@@ -280,7 +280,7 @@ def make(config: config_lib.RunConfig, shards: Sequence[reverb.Client],
                                 stop_program)
   kept = records.KeptState(config.run_dir)
   counter = RunCounter(
-      collectors.progress_logger(config.run_dir, verbose), limiter,
+      collectors.progress_logger(config.run_dir, verbose, config.track), limiter,
       config.progress_seconds, should_stop, kept.write,
       functools.partial(records.count_restarts, config.run_dir),
       ['learner', *(f'actor/{i}' for i in range(config.num_actors))],

@@ -47,11 +47,17 @@ _TAGS = {
     'restarts': 'faults/restarts',
     'bad_numbers': 'faults/bad_numbers',
 }
-_HISTOGRAM_TAG = 'return/of_100_episodes'
-_PICTURE_TAG = 'reconstruction/frames_beside_reconstructions'
+HISTOGRAM_TAG = 'return/of_100_episodes'
+PICTURE_TAG = 'reconstruction/frames_beside_reconstructions'
 # Rows between two histograms.
 _HISTOGRAM_PERIOD = 6
 _BUCKETS = 30
+
+
+def scalars(row: loggers.LoggingData) -> dict[str, float]:
+  """Returns the finite values of a row of progress by their tags."""
+  return {tag: float(row[name]) for name, tag in _TAGS.items()
+          if np.isfinite(row.get(name, np.nan))}
 
 
 class Board(loggers.Logger):
@@ -77,13 +83,13 @@ class Board(loggers.Logger):
 
   def write(self, data: loggers.LoggingData) -> None:
     step = int(data['timesteps'])
-    values = [summary_pb2.Summary.Value(tag=tag, simple_value=data[name])
-              for name, tag in _TAGS.items() if np.isfinite(data.get(name, np.nan))]
+    values = [summary_pb2.Summary.Value(tag=tag, simple_value=value)
+              for tag, value in scalars(data).items()]
     summaries = [summary_pb2.Summary(value=values)]
     returns = data.get(records.RETURNS)
     if returns and self._num_rows % _HISTOGRAM_PERIOD == 0:
       summaries.append(histogram_summary.histogram_pb(
-          _HISTOGRAM_TAG, np.asarray(returns), _BUCKETS))
+          HISTOGRAM_TAG, np.asarray(returns), _BUCKETS))
     if records.PICTURE in data:
       summaries.append(_picture(data[records.PICTURE]))
     try:
@@ -120,7 +126,7 @@ class Board(loggers.Logger):
                             'configuration', _as_text(settings))),
         event_pb2.Event(wall_time=time.time(), step=step,
                         summary=hparams_summary.hparams_pb(
-                            _hyperparameters(settings),
+                            hyperparameters(settings),
                             trial_id=os.path.abspath(self._run_dir))))
     return file
 
@@ -141,7 +147,7 @@ def _picture(png: bytes) -> summary_pb2.Summary:
   image = summary_pb2.Summary.Image(
       width=width, height=height, colorspace=1, encoded_image_string=png)
   return summary_pb2.Summary(
-      value=[summary_pb2.Summary.Value(tag=_PICTURE_TAG, image=image)])
+      value=[summary_pb2.Summary.Value(tag=PICTURE_TAG, image=image)])
 
 
 def _sections(settings: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -160,7 +166,7 @@ def _as_text(settings: Mapping[str, Any]) -> str:
   return '\n'.join(lines)
 
 
-def _hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what TensorBoard compares runs by."""
   return {f'{title}.{name}': (value if isinstance(value, (bool, int, float, str))
                               else json.dumps(value))

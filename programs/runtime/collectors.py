@@ -10,6 +10,7 @@ from programs.runtime import board
 from programs.runtime import health
 from programs.runtime import processes
 from programs.runtime import records
+from programs.runtime import tracking
 
 
 def progress_logger(run_dir: str, verbose: bool,
@@ -32,5 +33,7 @@ def progress_logger(run_dir: str, verbose: bool,
              records.TerminalLogger())
     kept += [records.SurvivingLogger(shown, 'the terminal'), health.Warner()]
   if track is not None:
-    raise NotImplementedError
+    # Whatever goes wrong with them is no reason to stop.
+    kept.append(tracking.InBackground(records.SurvivingLogger(
+        tracking.TRACKERS[track](run_dir, settings), track, Exception)))
   return aggregators.Dispatcher(kept)
