@@ -24,8 +24,9 @@ from launch import flags
 from programs import config as run_config
 from programs.runtime import doors
 from programs.runtime import machine
+from programs.runtime import records
 
-CONFIG_FILE = 'config.json'
+CONFIG_FILE = records.CONFIG_FILE
 # The folder of a run that holds what its nodes print.
 LOGS = 'logs'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
@@ -65,6 +66,8 @@ class TrainCommand:
     config: a YAML or JSON file of settings, in sections as a run's config.json
       has them; flags override it. Of a run's own config.json, the run_dir is
       left out.
+    plain: print a line every few seconds, even on a terminal.
+    quiet: print only warnings and errors.
     resume: go on from the newest checkpoint in --run_dir, with its settings;
       --config and flags override them.
     lp_launch_type: one process for each node, here or on the hosts of a Ray
@@ -77,6 +80,8 @@ class TrainCommand:
       go with its hosts. By default all of num_actors.
   """
   config: Optional[str] = None
+  plain: bool = False
+  quiet: bool = False
   resume: bool = False
   lp_launch_type: Literal['local_mp', 'local_mt', 'ray'] = 'local_mp'
   retries: Annotated[int, Field(ge=0, le=1_000_000)] = 0

@@ -82,5 +82,9 @@ def impala_ppo_loss(outputs, batch, config):
       'reconstruction_loss': reconstruction_loss,
       'clip_fraction': mean(np.abs(ratios - 1) > config.clip_epsilon),
       'approximate_kl': mean(ratios - 1 - log_rhos),
+      'rho_mean': mean(np.minimum(1, ratios)),
+      'rho_clipped_fraction': mean(ratios > 1),
+      'explained_variance': 1 - (
+          (targets - values[:, :-1])[batch.mask].var() / targets[batch.mask].var()),
   }
   return metrics, (np.abs(targets - values[:, :-1]) * mask).mean(axis=1)
