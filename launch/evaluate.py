@@ -29,6 +29,7 @@ class EvaluateCommand:
 
   Attributes:
     run_dir: the directories of one or more training runs.
+    pretrained: a policy that comes with the package, in place of runs: pong.
     episodes: how many episodes to play of each; by default 30, or 1 with --video.
     seed: seeds the environments, and the actions of --sampled.
     sampled: whether actions are drawn from the policy, as in training, rather
@@ -45,6 +46,7 @@ class EvaluateCommand:
       and action probabilities.
   """
   run_dir: Annotated[tuple[run_config.Directory, ...], Field(min_length=1)]
+  pretrained: Optional[Annotated[str, Field(min_length=1, max_length=100)]] = None
   episodes: Optional[Annotated[int, Field(ge=1, le=1_000_000)]] = None
   seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 1
   sampled: bool = False
@@ -86,6 +88,10 @@ def parse(argv: Sequence[str]) -> EvaluateCommand:
     ValueError: for a bad flag, in one line.
   """
   given = FLAGS.parse(argv)['command']
+  if given.get('pretrained') is not None:
+    if 'run_dir' in given:
+      raise ValueError('--pretrained is in place of --run_dir; give one of them.')
+    given['run_dir'] = [settings_lib.pretrained(given['pretrained'])]
   if not given.get('run_dir'):
     raise ValueError('--run_dir is missing; give the directory of a run.')
   return EvaluateCommand(**given)

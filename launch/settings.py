@@ -24,14 +24,17 @@ from launch import flags
 from programs import config as run_config
 from programs.runtime import doors
 from programs.runtime import machine
+from programs.runtime import records
 
-CONFIG_FILE = 'config.json'
+CONFIG_FILE = records.CONFIG_FILE
 # The folder of a run that holds what its nodes print.
 LOGS = 'logs'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
              'trfl', 'gymnasium', 'ale-py', 'numpy')
 # Stand in a `config.json` beside the settings.
 _RECORDED = ('versions', 'commit', 'dirty', 'processor', 'cores')
+# Each a run's directory, with the weights of the policy only, and a model card.
+_PRETRAINED = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'pretrained')
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 # The values that a layer gives, by section and name.
@@ -63,6 +66,8 @@ class TrainCommand:
     config: a YAML or JSON file of settings, in sections as a run's config.json
       has them; flags override it. Of a run's own config.json, the run_dir is
       left out.
+    plain: print a line every few seconds, even on a terminal.
+    quiet: print only warnings and errors.
     resume: go on from the newest checkpoint in --run_dir, with its settings;
       --config and flags override them.
     lp_launch_type: one process for each node, here or on the hosts of a Ray
@@ -75,6 +80,8 @@ class TrainCommand:
       go with its hosts. By default all of num_actors.
   """
   config: Optional[str] = None
+  plain: bool = False
+  quiet: bool = False
   resume: bool = False
   lp_launch_type: Literal['local_mp', 'local_mt', 'ray'] = 'local_mp'
   retries: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -220,6 +227,22 @@ def read_config(path: str) -> dict[str, dict[str, Any]]:
   if any(name in content for name in _RECORDED):
     values.get('run', {}).pop('run_dir', None)
   return values
+
+
+def pretrained(name: str) -> str:
+  """Returns the run's directory of a policy that comes with the package.
+
+  Args:
+    name: such as 'pong'.
+
+  Raises:
+    ValueError: where there is none of that name, in one line.
+  """
+  names = sorted(os.listdir(_PRETRAINED)) if os.path.isdir(_PRETRAINED) else []
+  if name not in names:
+    raise ValueError(f'there is no pretrained {name!r}; there are '
+                     f'{", ".join(names)}.')
+  return os.path.join(_PRETRAINED, name)
 
 
 def load(run_dir: str) -> Settings:
