@@ -12,12 +12,12 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 from typing import Optional, Sequence
 
 from benchmarks import common
+from launch import cells as cells_lib
 from launch import settings as settings_lib
 from programs.runtime import records
 
@@ -34,6 +34,9 @@ VARIANTS = {
     'full_equal_priority': (),
     'full_update_period_8': _UPDATE_PERIOD,
     **{name: flags + _UPDATE_PERIOD + _BASELINE_COST for name, flags in {
+        # Every trajectory learned from once, as if its policy were the newest.
+        'a3c': ('--loss', 'a3c', '--vtrace_lambda', '1') + _NO_REPLAY + (
+            _NO_AUTOENCODER),
         'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
         'ppo': _NO_REPLAY + _NO_AUTOENCODER,
         'ppo_unnormalized': _NO_REPLAY + _NO_AUTOENCODER + (
@@ -61,15 +64,9 @@ def run_cell(game: str, variant: str, seed: int, runs_dir: str,
              train_flags: Sequence[str]) -> int:
   """Trains one cell below `runs_dir`, keeps its results, returns the exit code."""
   run_dir = pathlib.Path(runs_dir, game, variant, f'seed{seed}')
-  training = subprocess.Popen([
-      sys.executable, '-m', 'launch.train', '--game', game, '--seed', str(seed),
-      '--run_dir', str(run_dir), *VARIANTS.get(variant, ()), *train_flags])
-  try:
-    code = training.wait()
-  except KeyboardInterrupt:
-    training.terminate()
-    training.wait()
-    raise
+  code = cells_lib.Cell(str(run_dir), [
+      '--game', game, '--seed', str(seed), *VARIANTS.get(variant, ()),
+      *train_flags]).train()
   if code == 0:
     kept = common.keep_rows(game, variant, seed, records.read(
         str(run_dir / records.PROGRESS_FILE)))
@@ -108,28 +105,13 @@ def report(game: str, cells: Sequence[Cell]) -> None:
 
 
 def _draw(game: str, cells: Sequence[Cell], path: pathlib.Path) -> None:
-  import matplotlib  # Only for drawing.
-  matplotlib.use('Agg')
-  from matplotlib import pyplot as plt
-
-  figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True)
-  for axis, column, scale, label in (
-      (axes[0], 'timesteps', 1e6, 'timesteps (millions)'),
-      (axes[1], 'walltime_seconds', 60., 'minutes')):
-    for i, (variant, runs) in enumerate(
-        itertools.groupby(cells, lambda cell: cell.variant)):
-      for j, run in enumerate(runs):
-        axis.plot([row[column] / scale for row in run.rows],
-                  [row['episode_return_mean_100'] for row in run.rows],
-                  color=f'C{i}', linestyle='-' if i < 10 else '--',
-                  label=None if j else variant)
-    axis.set_xlabel(label)
-    axis.grid(alpha=0.3)
-  axes[0].set_ylabel('mean return of the last 100 training episodes')
-  axes[0].legend()
-  figure.suptitle(game)
-  figure.tight_layout()
-  figure.savefig(path, dpi=110)
+  from launch import curves  # Only for drawing.
+  from launch import plot
+  groups = {variant: [curves.Run(variant, game, {}, cell.rows) for cell in runs]
+            for variant, runs in itertools.groupby(
+                cells, lambda cell: cell.variant)}
+  plot.draw([plot.Panel(game, groups, 'timesteps'),
+             plot.Panel(game, groups, 'minutes')], str(path))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -80,7 +80,7 @@ class Flags:
     description = self.description
     if is_short:
       number = sum(len(group.__annotations__) for group in groups.values())
-      description += (' These are the flags that are used most; --help_all shows '
+      description += ('\nThese are the flags that are used most; --help_all shows '
                       f'all {number}.')
     for config_class in self.sections.values():
       _refuse_repeated_words(config_class, argv)
@@ -116,6 +116,17 @@ class Flags:
       groups[name] = _optional_keys(config_class.__name__, flags)
       groups[name].__doc__ = (config_class.__doc__ or '').partition('\n')[0]
     return groups
+
+
+def as_argv(name: str, value: Any) -> list[str]:
+  """Returns the flags that a value was parsed from, or could have been."""
+  if isinstance(value, bool):
+    return [f'--{name}' if value else f'--no_{name}']
+  if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+    return [f'--{name}', *value]
+  if isinstance(value, (list, tuple)):
+    return [f'--{name}={",".join(map(str, value))}']
+  return [f'--{name}={"none" if value is None else value}']
 
 
 def print_completion(prog: str, commands: Mapping[str, Flags], shell: str) -> None:
@@ -198,7 +209,7 @@ def _defaults(config_class: type) -> dict[str, str]:
     value = (field.default if field.default_factory is dataclasses.MISSING
              else field.default_factory())
     if isinstance(value, tuple):
-      texts[field.name] = ','.join(map(str, value))
+      texts[field.name] = ','.join(map(str, value)) or 'none'
     elif value is not dataclasses.MISSING:
       texts[field.name] = (value if isinstance(value, str)
                            else validation.shown(value))

@@ -84,29 +84,40 @@ _NAMES = {curves.RETURN: 'mean return of the last 100 training episodes'}
 # With more, the runs themselves would hide the band.
 _MOST_RUNS_SHOWN = 10
 
-# The groups of a game, by what is particular to each.
-Groups = dict[str, list[curves.Run]]
+
+@dataclasses.dataclass
+class Panel:
+  """A part of a picture or of a table.
+
+  Attributes:
+    game: of all its runs.
+    groups: its runs, by what is particular to each group.
+    x: what they are drawn over, one of `curves.AXES`.
+  """
+  game: str
+  groups: dict[str, list[curves.Run]]
+  x: str = 'timesteps'
 
 
-def by_game(runs: Sequence[curves.Run]) -> dict[str, Groups]:
+def by_game(runs: Sequence[curves.Run], x: str = 'timesteps') -> list[Panel]:
   """Groups runs by game, and then by their settings."""
   games: dict[str, list[curves.Run]] = {}
   for run in runs:
     games.setdefault(run.game, []).append(run)
-  return {game: curves.group_by_settings(runs) for game, runs in games.items()}
+  return [Panel(game, curves.group_by_settings(runs), x)
+          for game, runs in games.items()]
 
 
-def draw(games: dict[str, Groups], out: str, x: str = 'timesteps',
-         y: str = curves.RETURN, statistic: curves.Statistic = 'mean') -> None:
+def draw(panels: Sequence[Panel], out: str, y: str = curves.RETURN,
+         statistic: curves.Statistic = 'mean') -> None:
   """Draws the curves of groups of runs, a panel for each game.
 
   A group is drawn as far as all its runs go, with a band of 95% bootstrap
   intervals; thin lines are its runs.
 
   Args:
-    games: what to draw.
+    panels: what to draw, from left to right.
     out: the picture to write.
-    x: one of `curves.AXES`.
     y: a column of progress.
     statistic: over the runs of a group.
 
@@ -114,10 +125,11 @@ def draw(games: dict[str, Groups], out: str, x: str = 'timesteps',
     ValueError: for what cannot be drawn, in one line.
   """
   figure, axes = plt.subplots(
-      1, len(games), figsize=(7.5 * len(games), 5), squeeze=False,
+      1, len(panels), figsize=(7.5 * len(panels), 5), squeeze=False,
       layout='constrained')
-  for axis, (game, groups) in zip(axes[0], games.items()):
-    for i, (label, runs) in enumerate(groups.items()):
+  for axis, panel in zip(axes[0], panels):
+    x = panel.x
+    for i, (label, runs) in enumerate(panel.groups.items()):
       colour = _COLOURS[i % len(_COLOURS)]
       line = _LINES[i // len(_COLOURS) % len(_LINES)]
       number = '1 run' if len(runs) == 1 else f'{len(runs)} runs'
@@ -135,7 +147,7 @@ def draw(games: dict[str, Groups], out: str, x: str = 'timesteps',
                 label=label)
       axis.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2,
                         linewidth=0)
-    axis.set_title(game)
+    axis.set_title(panel.game)
     axis.set_xlabel(x.replace('_', ' '))
     if x != 'minutes':
       axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
@@ -143,7 +155,7 @@ def draw(games: dict[str, Groups], out: str, x: str = 'timesteps',
     axis.spines[['top', 'right']].set_visible(False)
     # Below, where it hides nothing however many there are.
     axis.legend(loc='upper center', bbox_to_anchor=(0.5, -0.13), frameon=False,
-                fontsize='small', ncols=2 if len(groups) > 1 else 1)
+                fontsize='small', ncols=2 if len(panel.groups) > 1 else 1)
   name = _NAMES.get(y, y.replace('_', ' '))
   axes[0, 0].set_ylabel(name)
   try:
@@ -154,17 +166,16 @@ def draw(games: dict[str, Groups], out: str, x: str = 'timesteps',
     plt.close(figure)
 
 
-def print_table(games: dict[str, Groups], x: str = 'timesteps',
-                y: str = curves.RETURN,
+def print_table(panels: Sequence[Panel], y: str = curves.RETURN,
                 statistic: curves.Statistic = 'mean') -> None:
   """Prints where each group ends, with its 95% bootstrap interval."""
-  rows = [('game', 'runs that differ in their seed only', 'runs', f'at {x}',
-           f'{y}, {statistic}', '95% interval'), ('---',) * 6]
-  for game, groups in games.items():
-    for label, runs in groups.items():
-      curve = curves.aggregate(runs, x, y, statistic)
+  rows = [('game', 'runs that differ in their seed only', 'runs',
+           f'at {panels[0].x}', f'{y}, {statistic}', '95% interval'), ('---',) * 6]
+  for panel in panels:
+    for label, runs in panel.groups.items():
+      curve = curves.aggregate(runs, panel.x, y, statistic)
       rows.append((
-          game, label, str(len(runs)), f'{curve.x[-1]:,.6g}',
+          panel.game, label, str(len(runs)), f'{curve.x[-1]:,.6g}',
           f'{curve.centre[-1]:.4g}', '-' if len(runs) == 1 else
           f'{curve.low[-1]:.4g} to {curve.high[-1]:.4g}'))
   widths = [max(map(len, column)) for column in zip(*rows)]
@@ -173,16 +184,17 @@ def print_table(games: dict[str, Groups], x: str = 'timesteps',
         cell.ljust(width) for cell, width in zip(row, widths)) + ' |', flush=True)
 
 
-def _write_csv(games: dict[str, Groups], path: str, x: str, y: str,
+def _write_csv(panels: Sequence[Panel], path: str, y: str,
                statistic: curves.Statistic) -> None:
   with open(path, 'w', newline='') as f:
     writer = csv.writer(f)
-    writer.writerow(['game', 'group', 'runs', x, f'{y}_{statistic}', 'low', 'high'])
-    for game, groups in games.items():
-      for label, runs in groups.items():
-        curve = curves.aggregate(runs, x, y, statistic)
+    writer.writerow(['game', 'group', 'runs', panels[0].x, f'{y}_{statistic}', 'low',
+                     'high'])
+    for panel in panels:
+      for label, runs in panel.groups.items():
+        curve = curves.aggregate(runs, panel.x, y, statistic)
         writer.writerows(
-            [game, label, curve.num_runs, *(f'{value:.7g}' for value in point)]
+            [panel.game, label, curve.num_runs, *(f'{value:.7g}' for value in point)]
             for point in zip(curve.x, curve.centre, curve.low, curve.high))
 
 
@@ -190,12 +202,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   """Draws, prints where the curves end, and returns the exit code."""
   with flags.errors_in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
-    games = by_game([curves.read(os.path.expanduser(run)) for run in command.runs])
-    what = (command.x, command.y, command.statistic)
-    draw(games, os.path.expanduser(command.out), *what)
+    panels = by_game([curves.read(os.path.expanduser(run)) for run in command.runs],
+                     command.x)
+    what = (command.y, command.statistic)
+    draw(panels, os.path.expanduser(command.out), *what)
     if command.csv is not None:
-      _write_csv(games, os.path.expanduser(command.csv), *what)
-    print_table(games, *what)
+      _write_csv(panels, os.path.expanduser(command.csv), *what)
+    print_table(panels, *what)
     print(f'curves: {command.out}')
   return 0
 

@@ -33,6 +33,8 @@ _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
              'trfl', 'gymnasium', 'ale-py', 'numpy')
 # Stand in a `config.json` beside the settings.
 _RECORDED = ('versions', 'commit', 'dirty', 'processor', 'cores')
+# Each a run's directory, with the weights of the policy only, and a model card.
+_PRETRAINED = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'pretrained')
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 # The values that a layer gives, by section and name.
@@ -225,6 +227,22 @@ def read_config(path: str) -> dict[str, dict[str, Any]]:
   if any(name in content for name in _RECORDED):
     values.get('run', {}).pop('run_dir', None)
   return values
+
+
+def pretrained(name: str) -> str:
+  """Returns the run's directory of a policy that comes with the package.
+
+  Args:
+    name: such as 'pong'.
+
+  Raises:
+    ValueError: where there is none of that name, in one line.
+  """
+  names = sorted(os.listdir(_PRETRAINED)) if os.path.isdir(_PRETRAINED) else []
+  if name not in names:
+    raise ValueError(f'there is no pretrained {name!r}; there are '
+                     f'{", ".join(names)}.')
+  return os.path.join(_PRETRAINED, name)
 
 
 def load(run_dir: str) -> Settings:

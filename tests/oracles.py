@@ -42,8 +42,9 @@ def impala_ppo_loss(outputs, batch, config):
   log_p = log_softmax(outputs.logits[:, :-1])
   log_rhos = chosen(log_p) - chosen(log_softmax(batch.behaviour_logits))
   values = outputs.values.astype(np.float64)
+  corrected = log_rhos * (config.loss != 'a3c')
   targets, advantages, pg_advantages = (x.T for x in vtrace(
-      log_rhos.T, config.discount * batch.discount.T,
+      corrected.T, config.discount * batch.discount.T,
       np.clip(batch.reward, -config.max_abs_reward, config.max_abs_reward).T,
       values[:, :-1].T, values[:, -1], mask.T, config.vtrace_lambda))
 

@@ -52,9 +52,10 @@ class Policy:
       # With the step, so that no other call has to read it.
       return action, logits, tf.identity(version)
 
-    self._step = ops.caller(tf.function(step).get_concrete_function(
+    self._step = ops.caller(
+        step,
         tf.TensorSpec([None, *observation_spec.shape], observation_spec.dtype),
-        tf.TensorSpec([2], tf.int64)))
+        tf.TensorSpec([2], tf.int64))
 
   def __call__(
       self, observation: np.ndarray,

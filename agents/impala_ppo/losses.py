@@ -8,6 +8,7 @@ References:
   [1] Espeholt et al., IMPALA, arXiv:1802.01561.
   [2] Schulman et al., Proximal Policy Optimization, arXiv:1707.06347.
   [3] Schulman et al., Generalized Advantage Estimation, arXiv:1506.02438.
+  [4] Mnih et al., Asynchronous Methods for Deep RL, arXiv:1602.01783.
 """
 
 from typing import Callable, NamedTuple
@@ -56,7 +57,7 @@ def impala_ppo_loss(
     config: config_lib.ImpalaPPOConfig,
     total: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_sum,
 ) -> Loss:
-  """The loss of the agent, with the PPO surrogate or IMPALA's policy gradient.
+  """The loss of the agent: PPO's surrogate, or the gradient of IMPALA or A3C.
 
   Args:
     outputs: of the networks for `batch.observation`.
@@ -86,8 +87,11 @@ def impala_ppo_loss(
 
   target_log_probs = log_probs(logits, actions)
   log_rhos = target_log_probs - log_probs(behaviour_logits, actions)
+  # A3C corrects nothing: its advantages are sums of rewards [4, section 4], which
+  # V-trace gives on policy.
+  correction = tf.zeros_like(log_rhos) if config.loss == 'a3c' else log_rhos
   estimates = vtrace(
-      tf.stop_gradient(log_rhos), discounts, rewards, tf.stop_gradient(values),
+      tf.stop_gradient(correction), discounts, rewards, tf.stop_gradient(values),
       tf.stop_gradient(bootstrap_value), mask, config.vtrace_lambda)
 
   if config.loss == 'ppo':

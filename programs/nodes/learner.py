@@ -134,8 +134,9 @@ class LearnerWorker(core.VariableSource, core.Worker):
       return
     metrics = self._learner.metrics()
     if metrics:
-      self._reports.start(self._counter.record_learning, self._learner.num_steps,
-                          {**metrics, **self._statistics})
+      self._reports.start(
+          self._counter.record_learning, self._learner.num_steps,
+          {**metrics, **self._statistics, 'weight_pulls': self._shared.pulls})
     if not self._asks.is_busy:
       self._asks.start(self._ask)
 

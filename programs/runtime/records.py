@@ -21,8 +21,9 @@ PROGRESS_COLUMNS = (
     'policy_lag', 'learner_wait_fraction', 'loss', 'policy_loss', 'value_loss',
     'entropy', 'reconstruction_loss', 'clip_fraction', 'approximate_kl',
     'gradient_norm', 'skipped_updates', 'learning_rate', 'restarts',
-    'bad_numbers', 'rho_mean', 'rho_clipped_fraction', 'explained_variance',
-    'queue_fill', 'replay_fill', 'samples_per_insert')
+    'bad_numbers', 'weight_pulls', 'rho_mean', 'rho_clipped_fraction',
+    'explained_variance', 'queue_fill', 'replay_fill', 'samples_per_insert')
+Row = dict[str, float]
 # What a row of progress has beside these, in some rows only, and no file of rows.
 RETURNS = 'episode_returns'  # Those of the mean, as a list.
 EVALUATION = 'evaluation_return_mean'
@@ -249,7 +250,7 @@ def read_config(run_dir: str) -> dict[str, Any]:
     return {}
 
 
-def read(path: str) -> list[dict[str, float]]:
+def read(path: str) -> list[Row]:
   """Returns the whole rows of a file, none where there is no file.
 
   A row that is being written is passed over.

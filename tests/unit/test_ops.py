@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 import sonnet as snt
 import tensorflow as tf
@@ -77,8 +78,8 @@ def case_caller(caller):
   def function(x, y):
     return x * scale, tf.reduce_sum(y, axis=1)
 
-  call = caller(tf.function(function).get_concrete_function(
-      tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], tf.int64)))
+  call = caller(function, tf.TensorSpec([None], tf.float32),
+                tf.TensorSpec([None, None], tf.int64))
   first = call(np.arange(4, dtype=np.float32), np.ones([2, 3], np.int64))
   scale.assign(-1.)
   return first, call(np.arange(2, dtype=np.float32), np.ones([1, 5], np.int64))
@@ -233,3 +234,18 @@ def test_a_forward_pass_initialises_no_devices():
       [sys.executable, '-c', FORWARD_PASS], capture_output=True, text=True,
       cwd=pathlib.Path(__file__).parents[2], timeout=120)
   assert result.stdout == 'none\n', result.stderr
+
+
+def test_calls_leave_no_memory_behind():
+  call = ops.caller(lambda x: (x + 1,), tf.TensorSpec([None], tf.float32))
+  x = np.zeros(4, np.float32)
+
+  def grown(num_calls):
+    before = psutil.Process().memory_full_info().uss
+    for _ in range(num_calls):
+      call(x)
+    return psutil.Process().memory_full_info().uss - before
+
+  grown(1000)
+  # TensorFlow's own call leaves 200 to 450 bytes each time.
+  assert grown(20_000) < 20_000 * 50

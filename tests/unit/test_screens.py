@@ -1,188 +1,113 @@
-"""What a person sees of a run."""
+"""Environments that show their screens, against those that agents train in."""
 
-import io
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
+from ale_py import vector_env
+import gymnasium
+import numpy as np
 import pytest
-import rich.console
 
-from launch import display
-from launch import screens
-from programs.runtime import records
-
-ROOT = pathlib.Path(__file__).parents[2]
+from agents import environments
+from agents import screens
 
 
-def row(**values):
-  return {**{name: 0.5 for name in records.PROGRESS_COLUMNS},
-          'timesteps': 1000, 'walltime_seconds': 5., 'episodes': 3,
-          'learner_steps': 7, **values}
+class Painted(gymnasium.Env):
+  """Shows how many steps it has had, as a shade of blue; six are an episode."""
+
+  metadata = {'render_modes': ['rgb_array'], 'render_fps': 20}
+  observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+  action_space = gymnasium.spaces.Discrete(2)
+
+  def __init__(self, render_mode=None):
+    self.render_mode = render_mode
+
+  def get_action_meanings(self):
+    return ['Stay', 'GO']
+
+  def reset(self, *, seed=None, options=None):
+    super().reset(seed=seed)
+    self._steps = 0
+    return np.zeros(3, np.float32), {}
+
+  def step(self, action):
+    self._steps += 1
+    return (np.full(3, self._steps / 10, np.float32), 1., self._steps == 6, False,
+            {})
+
+  def render(self):
+    return np.full((5, 7, 3), (0, 0, 10 * self._steps), np.uint8)
 
 
-def of_row(**values):
-  return records.ROW + json.dumps(row(**values))
+gymnasium.register('Painted-v0', entry_point=Painted)
+PAINTED = environments.EnvironmentConfig('tests.unit.test_screens:Painted-v0')
 
 
-def fill(screen):
-  for node in ('counter/0', 'learner/0', 'actor/0'):
-    screen.begun(node, 0)
-  screen.output('counter/0', records.STARTING + json.dumps(
-      {'learner': 'the replay', 'actor/0': 'the weights'}))
-  screen.output('actor/0', 'something that a library says')
-  screen.output('counter/0', of_row())
-  screen.output('counter/0', 'warning: all is lost')
-  screen.output('actor/0', 'actor/0: back after 2 s')
-  screen.say('train: done')
-  screen.fail('train: error: or not')
+@pytest.mark.parametrize('rom, size', [
+    ('pong', 42), ('breakout', 84), ('space_invaders', 105)])
+def test_atari_is_what_agents_train_on_to_one_grey_level(rom, size, monkeypatch):
+  monkeypatch.setattr(screens, '_MAX_NOOPS', 0)
+  trained = vector_env.AtariVectorEnv(
+      rom, 1, num_threads=1, img_height=size, img_width=size, stack_num=4,
+      noop_max=0, reward_clipping=False, use_fire_reset=False)
+  shown = screens.AtariScreens(rom, size, 0.)
+  expected, _ = trained.reset(seed=np.array([3]))
+  observation, _ = shown.reset(seed=3)
+  assert len(shown.take()) == 1
+  rng = np.random.default_rng(0)
+  rewards = 0.
+  for _ in range(150):
+    assert observation.shape == expected[0].shape == (4, size, size)
+    assert np.abs(observation.astype(int) - expected[0]).max() <= 1
+    action = rng.integers(shown.action_space.n)
+    expected, reward, ended, _, _ = trained.step(action[None])
+    observation, total, is_over, _, _ = shown.step(action)
+    assert (total, is_over) == (reward[0], ended[0])
+    rewards += total
+    frames = shown.take()
+    assert is_over or [frame.shape for frame in frames] == 4 * [(210, 160, 3)]
+    if is_over:
+      break
+  assert len({len(names) for names in (shown.action_names,
+                                       range(shown.action_space.n))}) == 1
 
 
-def test_plain_lines_are_of_rows_and_of_what_nodes_say(capsys, monkeypatch):
-  monkeypatch.setattr(screens, '_STARTING_SECONDS', 0.)
-  fill(screens.Plain())
-  output = capsys.readouterr()
-  starting, progress, back, done = output.out.splitlines()
-  assert starting == 'waiting for the replay (learner); the weights (actor/0)'
-  assert progress.split()[:2] == ['1,000', 'timesteps']
-  assert (back, done) == ('actor/0: back after 2 s', 'train: done')
-  assert output.err.splitlines() == ['warning: all is lost', 'train: error: or not']
+def test_atari_begins_with_any_number_of_noops_and_repeats_by_its_seed():
+  config = environments.EnvironmentConfig('pong', repeat_action_probability=0.5)
+
+  def play(seed):
+    environment, _ = screens.make(config, seed)
+    steps = [environment.reset()]
+    steps += [environment.step(np.array([i % 6])) for i in range(60)]
+    assert all(not step.observation[..., :3].any() for step in steps[:1])
+    return np.stack([step.observation for step in steps])
+
+  first, again, other = play(1), play(1), play(2)
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).any()
 
 
-def test_quiet_is_but_for_warnings(capsys):
-  fill(screens.Quiet())
-  output = capsys.readouterr()
-  assert output.out == ''
-  assert output.err.splitlines() == ['warning: all is lost', 'train: error: or not']
+def test_any_environment_shows_what_it_renders():
+  environment, shown = screens.make(PAINTED, 0)
+  assert shown.why_not is None and shown.rate == 20.
+  assert shown.action_names == ['stay', 'go']
+  environment.reset()
+  for _ in range(7):  # The last one is a reset.
+    environment.step(np.zeros(1, np.int32))
+  blues = [frame[2, 3].tolist() for frame in shown.take()]
+  assert blues == [[0, 0, 10 * i] for i in (0, 1, 2, 3, 4, 5, 6, 0)]
+  assert shown.take() == []
 
 
-@pytest.mark.parametrize('is_terminal, plain, quiet, made', [
-    (True, False, False, display.Live), (True, True, False, screens.Plain),
-    (False, False, False, screens.Plain), (True, True, True, screens.Quiet)])
-def test_a_screen_fits_the_output(monkeypatch, is_terminal, plain, quiet, made):
-  monkeypatch.setattr(sys.stdout, 'isatty', lambda: is_terminal, raising=False)
-  monkeypatch.setenv('TERM', 'xterm')
-  assert type(screens.make('pong', 100, plain, quiet)) is made
+def test_what_cannot_be_rendered_says_why(monkeypatch):
+  environment, shown = screens.make(
+      environments.EnvironmentConfig('tests.catch:Catch-v0'), 0)
+  assert 'no render mode' in shown.why_not
+  assert shown.action_names == ['action 0', 'action 1', 'action 2']
+  environment.reset()
+  environment.step(np.zeros(1, np.int32))
+  assert shown.take() == [None, None]
 
+  def render(self):
+    raise gymnasium.error.DependencyNotInstalled('no\npaint')
 
-def test_a_reader_that_has_gone_stops_nothing():
-  code = ('import os, sys; from launch import screens; screen = screens.Plain()\n'
-          'for _ in range(9): screen.say("nobody hears")\n'
-          'os.write(2, b"goes on")')
-  reader, writer = os.pipe()
-  os.close(reader)
-  try:
-    ended = subprocess.run([sys.executable, '-c', code], stdout=writer,
-                           stderr=subprocess.PIPE, cwd=ROOT)
-  finally:
-    os.close(writer)
-  assert (ended.returncode, ended.stderr) == (0, b'goes on')
-
-
-class Terminal:
-  """A live display on a terminal of so many columns."""
-
-  def __init__(self, width):
-    self.console = rich.console.Console(
-        file=io.StringIO(), width=width, height=30, force_terminal=True,
-        color_system=None)
-    self.screen = display.Live('pong', 3000, self.console)
-
-  def lines(self):
-    with self.console.capture() as capture:
-      self.console.print(self.screen.render())
-    return capture.get().splitlines()
-
-  def text(self):
-    return ' '.join(' '.join(line.strip('│╭╮╰╯─ ') for line in self.lines()).split())
-
-
-@pytest.mark.parametrize('width', [40, 80, 120, 160, 300])
-def test_no_line_of_the_display_is_longer_than_the_terminal_is_wide(width):
-  terminal = Terminal(width)
-  for node in ('learner/0', *(f'actor/{i}' for i in range(9))):
-    terminal.screen.begun(node, 0)
-  for step in (0, 1, 2):
-    lines = terminal.lines()
-    assert {len(line) for line in lines} == {width}
-    assert lines[0].startswith('╭─ pong ─') and lines[-1].startswith('╰──')
-    terminal.screen.row(row(timesteps=1000 * step, learner_steps=123_456_789,
-                            policy_loss=-0.000123456, gradient_norm=1.23456e20))
-
-
-@pytest.mark.parametrize('width, most_lines', [(80, 24), (160, 12)])
-def test_a_terminal_of_usual_size_shows_all(width, most_lines):
-  terminal = Terminal(width)
-  for node in ('replay/0', 'counter/0', 'learner/0', 'actor/0', 'actor/1'):
-    terminal.screen.begun(node, 0)
-  terminal.screen.row(row(restarts=2))
-  text = terminal.text()
-  shown = set(records.PROGRESS_COLUMNS) - {
-      'timesteps', 'walltime_seconds', 'rho_clipped_fraction', 'bad_numbers',
-      'skipped_updates'}
-  assert all(f'{name} ' in text for name in shown | {'restarts'})
-  assert '…' not in text
-  assert len(terminal.lines()) < most_lines
-
-
-def test_the_time_left_is_by_the_rate_of_the_last_minute():
-  terminal = Terminal(100)
-  for i in range(100):
-    # 180 a second, and 20 in the last rows.
-    timesteps = 900 * min(i, 88) + 100 * max(i - 88, 0)
-    terminal.screen.row(row(timesteps=timesteps, walltime_seconds=5. * i))
-  terminal.screen._max_timesteps = timesteps + 1800
-  assert (f'{timesteps:,} of {timesteps + 1800:,} timesteps, 8:15 so far, 1:30 left'
-          in terminal.text())
-
-
-def test_returns_are_drawn_and_the_best_is_kept():
-  terminal = Terminal(100)
-  returns = [float('nan'), -21., -10., 5., 18., 15.]
-  for i, value in enumerate(returns):
-    terminal.screen.row(row(timesteps=i, episode_return_mean_100=value))
-  terminal.screen.row(row(episode_return_mean_100=15., **{records.EVALUATION: 17.5}))
-  assert ('episode_return_mean_100 15, best 18, evaluation 17.5 ▁▃▆█▇▇'
-          in terminal.text())
-
-
-@pytest.mark.parametrize('values, width, bars', [
-    ([], 5, ''), ([1., 1.], 5, '▁▁'), ([0., 7.], 5, '▁█'), ([float('nan')], 5, ''),
-    (list(map(float, range(8))), 8, '▁▂▃▄▅▆▇█'), ([0., 0., 9., 9.], 2, '▁█'),
-    ([1., 2.], 0, '')])
-def test_sparklines(values, width, bars):
-  assert display.sparkline(values, width) == bars
-
-
-def test_each_state_of_a_node_is_told():
-  terminal = Terminal(160)
-  screen = terminal.screen
-  screen.begun('learner/0', 0)
-  screen.begun('actor/0', 0)
-  assert 'processes import' in terminal.text()
-  screen.starting({'actor/0': 'the weights'})
-  assert 'the weights (actor/0)' in terminal.text()
-  assert '● learner/0 starting' in terminal.text()
-  screen.row(row())
-  assert terminal.text().endswith('● learner/0 ● actor/0')
-  screen.ended('actor/0')
-  assert '● actor/0 down' in terminal.text()
-  screen.begun('actor/0', 2)
-  assert '● actor/0 starting (restarted 2 times)' in terminal.text()
-  screen.output('actor/0', 'actor/0: back after 2.1 s; lost: nothing.')
-  assert terminal.text().endswith('● actor/0 (restarted 2 times)')
-  screen.stopping()
-  assert 'stopping' in terminal.text()
-
-
-def test_many_nodes_are_counted():
-  terminal = Terminal(80)
-  terminal.screen.begun('learner/0', 0)
-  for i in range(128):
-    terminal.screen.begun(f'actor/{i}', 0)
-  terminal.screen.row(row())
-  terminal.screen.begun('actor/7', 1)
-  assert terminal.text().endswith(
-      '● 1 learner ● 127 actor ● 1 actor starting (restarted)')
+  monkeypatch.setattr(Painted, 'render', render)
+  _, shown = screens.make(PAINTED, 0)
+  assert shown.why_not.endswith('cannot be rendered: no paint')

@@ -1,0 +1,107 @@
+"""Trained policies: of a run, or of those that come with the package."""
+
+import dataclasses
+import os
+import sys
+from typing import Callable, Optional
+
+from acme import specs
+import numpy as np
+import tensorflow as tf
+
+from agents.impala_ppo import acting
+from agents.impala_ppo import builder as builder_lib
+from agents.impala_ppo import networks as networks_lib
+from launch import settings as settings_lib
+from launch import thoughts
+from programs.runtime import checkpoints
+
+
+@dataclasses.dataclass
+class LoadedPolicy:
+  """A trained policy, to be called.
+
+  Attributes:
+    settings: of the run.
+    checkpoint: where its weights are from.
+    environment_spec: of one environment.
+    networks: with those weights.
+    actor: acts without learning, for loops that want an actor of [E, ...].
+  """
+  settings: settings_lib.Settings
+  checkpoint: str
+  environment_spec: specs.EnvironmentSpec
+  networks: networks_lib.ImpalaPPONetworks
+  actor: acting.ImpalaPPOActor
+
+  def __call__(self, observation: np.ndarray) -> np.ndarray:
+    """Chooses actions.
+
+    Args:
+      observation: of one environment, as `environment_spec` has it, or [E, ...] of
+        several.
+
+    Returns:
+      The action [] int32, or actions [E] int32.
+
+    Raises:
+      ValueError: for observations of another shape.
+    """
+    spec = self.environment_spec.observations
+    observation = np.asarray(observation)
+    if observation.shape[-len(spec.shape):] != spec.shape:
+      raise ValueError(f'observations must be {list(spec.shape)}, or [E, ...] of '
+                       f'them, not {list(observation.shape)}.')
+    observation = observation.astype(spec.dtype, copy=False)
+    if observation.ndim == len(spec.shape):
+      return self.actor.select_action(observation[None])[0]
+    return self.actor.select_action(observation)
+
+
+def load(run_dir: str, checkpoint: Optional[str] = None, *, sampled: bool = False,
+         seed: int = 0,
+         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+         ) -> LoadedPolicy:
+  """Loads the policy of a run.
+
+  Args:
+    run_dir: its directory.
+    checkpoint: the path of one of its checkpoints, without suffix; by default the
+      newest that is whole.
+    sampled: whether to draw actions rather than take the most likely ones.
+    seed: seeds the drawing.
+    say: is told, in a line each, why newer checkpoints are passed over.
+
+  Returns:
+    The policy, which is called with observations.
+
+  Raises:
+    ValueError: where there is none, or its game cannot be made; in one line.
+  """
+  run_dir = os.path.expanduser(run_dir)
+  settings = settings_lib.load(run_dir)
+  path = checkpoint or checkpoints.latest(run_dir, say)
+  if path is None:
+    raise ValueError(f'{run_dir} holds no whole checkpoint.')
+  environment_spec = settings.environment.try_out(seed)
+  builder = builder_lib.ImpalaPPOBuilder(settings.agent)
+  networks = thoughts.restored(builder, environment_spec, path, with_decoder=False)
+  policy = builder.make_policy(networks, environment_spec, evaluation=not sampled)
+  return LoadedPolicy(settings, path, environment_spec, networks,
+                      builder.make_actor(seed, policy))
+
+
+def save_weights(actor_critic: networks_lib.ActorCritic, learner_steps: int,
+                 run_dir: str) -> None:
+  """Saves a policy as the one checkpoint of a run, with nothing but its weights.
+
+  Args:
+    actor_critic: its network.
+    learner_steps: that made it.
+    run_dir: a run's directory without checkpoints.
+  """
+  os.makedirs(checkpoints.directory(run_dir))
+  checkpoints.Checkpoint({
+      'actor_critic': actor_critic,
+      'num_steps': tf.Variable(learner_steps, dtype=tf.int64, trainable=False),
+  }).write(os.path.join(checkpoints.directory(run_dir), 'ckpt-1'))

@@ -1,0 +1,180 @@
+"""Searches settings with Optuna, and prunes by the progress of runs."""
+
+import os
+import re
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
+
+import numpy as np
+import optuna
+from optuna.storages import journal
+
+from agents import validation
+from launch import cells as cells_lib
+from launch import curves
+from launch import sweep
+from programs.runtime import records
+
+_JOURNAL_FILE = 'optuna.log'
+# A run reports this often, so that trials are compared at the same timesteps.
+_REPORTS = 20
+_TRIALS_NOT_PRUNED = 4
+_MOST_FAILURES = 3
+_MOST_REPORTED = 5
+_RANGE = re.compile(r'(.+)\.\.(.+?)(:log)?')
+
+_State = optuna.trial.TrialState
+_MakeCells = Callable[[sweep.Plan, Mapping[str, str], str], list[cells_lib.Cell]]
+
+
+def distributions(searched: Sequence[str]
+                  ) -> dict[str, optuna.distributions.BaseDistribution]:
+  """Returns what the values of settings are drawn from.
+
+  Args:
+    searched: such as 'learning_rate=1e-4..1e-2:log' or 'loss=ppo,vtrace'.
+
+  Raises:
+    ValueError: for a bad one, in one line.
+  """
+  found: dict[str, optuna.distributions.BaseDistribution] = {}
+  for assignment in searched:
+    name, text = sweep.split(assignment)
+    if name in found:
+      raise ValueError(f'{name} is given twice; give all its values at once.')
+    span = _RANGE.fullmatch(text)
+    if span is None:
+      found[name] = optuna.distributions.CategoricalDistribution(
+          sweep.values_of(name, text))
+      continue
+    schema = sweep.fields()[name]
+    number: Any = {'integer': int, 'number': float}.get(
+        schema.get('anyOf', [schema])[0].get('type'))
+    try:
+      if number is None:
+        raise ValueError('it is no number')
+      low, high = number(span[1]), number(span[2])
+      make = (optuna.distributions.IntDistribution if number is int
+              else optuna.distributions.FloatDistribution)
+      found[name] = make(low, high, log=bool(span[3]))
+    except ValueError as e:
+      raise ValueError(f'{name} cannot be searched in {validation.shown(text)}: '
+                       f'{e}.') from None
+  return found
+
+
+def run(plan: sweep.Plan, make_cells: _MakeCells, say: Callable[[str], None]
+        ) -> tuple[list[cells_lib.Cell], int]:
+  """Tries settings until there have been enough trials, earlier ones included.
+
+  Args:
+    plan: what to search.
+    make_cells: makes the cells of a trial, from its settings and its name.
+    say: prints a line.
+
+  Returns:
+    The cells of the best trials, and how many trials failed; of more than two it
+    gives up.
+
+  Raises:
+    ValueError: for what cannot be searched, in one line.
+    KeyboardInterrupt: if it was told to stop.
+  """
+  drawn_from = distributions(plan.command.search)
+  _check_ends(plan, make_cells, drawn_from)
+  optuna.logging.set_verbosity(optuna.logging.ERROR)
+  study = optuna.create_study(
+      study_name='sweep', direction='maximize', load_if_exists=True,
+      storage=optuna.storages.JournalStorage(journal.JournalFileBackend(
+          os.path.join(plan.command.out, _JOURNAL_FILE))),
+      pruner=optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_NOT_PRUNED))
+  # A search that goes on must not draw what it began with.
+  study.sampler = optuna.samplers.TPESampler(
+      seed=plan.seeds[0] + len(study.trials))
+  for stopped in study.get_trials(states=[_State.RUNNING]):
+    # Its settings are tried anew.
+    study.tell(stopped.number, state=_State.FAIL)
+    study.enqueue_trial(stopped.params)
+  num_failed = 0
+  while num_failed < _MOST_FAILURES:
+    num_ended = len(study.get_trials(states=[_State.COMPLETE, _State.PRUNED]))
+    if num_ended >= plan.command.trials:
+      break
+    trial = study.ask(drawn_from)
+    say(f'trial {trial.number}, after {num_ended} of {plan.command.trials}: '
+        f'{_told(trial.params)}')
+    state, value = _try(trial, _cells(plan, make_cells, trial))
+    study.tell(trial, value, state)
+    num_failed += state == _State.FAIL
+    say(f'trial {trial.number} is {state.name.lower()}' + (
+        '.' if value is None else f', with a mean return of {value:.4g}.'))
+  best = sorted(study.get_trials(states=[_State.COMPLETE]),
+                key=lambda trial: -(trial.value or 0.))[:_MOST_REPORTED]
+  for done in best:
+    say(f'trial {done.number} returned {done.value:.4g}: {_told(done.params)}')
+  return [cell for done in best
+          for cell in _cells(plan, make_cells, done)], num_failed
+
+
+def _told(params: Mapping[str, Any]) -> str:
+  return ' '.join(f'{name}={value}' for name, value in params.items())
+
+
+def _cells(plan: sweep.Plan, make_cells: _MakeCells,
+           trial: Union[optuna.Trial, optuna.trial.FrozenTrial]
+           ) -> list[cells_lib.Cell]:
+  settings = {name: str(value) for name, value in trial.params.items()}
+  return make_cells(plan, settings, f'trial{trial.number}')
+
+
+def _check_ends(plan: sweep.Plan, make_cells: _MakeCells,
+                drawn_from: Mapping[str, Any]) -> None:
+  """Checks the ends of ranges, and all choices; raises ValueError in one line."""
+  ends = {name: (found.choices if hasattr(found, 'choices')
+                 else (found.low, found.high))
+          for name, found in drawn_from.items()}
+  for name, values in ends.items():
+    for value in values:
+      make_cells(plan, {name: str(value)}, 'none')[0].settings()
+
+
+class _Pruner:
+  """Reports a run's progress to its trial, and stops it where it does too badly."""
+
+  def __init__(self, trial: optuna.Trial, max_timesteps: int):
+    self._trial = trial
+    self._interval = max_timesteps / _REPORTS
+    self._next = 1
+    self.has_pruned = False
+
+  def __call__(self, rows: Sequence[records.Row]) -> bool:
+    for row in _with_returns(rows):
+      # The first row past each of the timesteps at which trials are compared.
+      while (row['timesteps'] >= self._next * self._interval and
+             self._next < _REPORTS):
+        self._trial.report(row[curves.RETURN], self._next)
+        self._next += 1
+        self.has_pruned = self.has_pruned or self._trial.should_prune()
+    return self.has_pruned
+
+
+def _with_returns(rows: Sequence[records.Row]) -> list[records.Row]:
+  return [row for row in rows if np.isfinite(row[curves.RETURN])]
+
+
+def _try(trial: optuna.Trial, cells: Sequence[cells_lib.Cell]
+         ) -> tuple[_State, Optional[float]]:
+  """Trains a trial with each seed; returns how it ended and its mean return."""
+  returns: list[float] = []
+  for cell in cells:
+    pruner = _Pruner(trial, cell.settings().run.max_timesteps)
+    # Trials are compared by their first seeds, which are the same.
+    code = cell.train(None if returns else pruner)
+    if pruner.has_pruned:
+      return _State.PRUNED, None
+    rows = _with_returns(cell.rows())
+    if code or not rows:
+      return _State.FAIL, None
+    if not cell.is_done():  # Somebody has told it to stop.
+      raise KeyboardInterrupt
+    returns.append(rows[-1][curves.RETURN])
+  return _State.COMPLETE, float(np.mean(returns))

@@ -1,0 +1,173 @@
+"""Sweeps: which runs they train, where they go on, and what they report."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from launch import cells
+from launch import settings as settings_lib
+from launch import sweep
+from tests import processes
+from tests.commands import runs
+
+FLAGS = ['--game', 'CartPole-v1', '--max_timesteps', '1000']
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+  """Replaces the training command; returns what tells of it, and stops it."""
+  log, stop = tmp_path / 'log', tmp_path / 'stop'
+  script = tmp_path / 'training'
+  script.write_text('#!/bin/sh\n'
+                    f'exec {sys.executable} -m tests.pretend_training "$@"\n')
+  script.chmod(0o755)
+  monkeypatch.setattr(sys, 'executable', str(script))
+  monkeypatch.setenv('PRETEND_LOG', str(log))
+  monkeypatch.setenv('PRETEND_STOP', str(stop))
+  return log, stop
+
+
+def swept(tmp_path, *argv):
+  return sweep.main(['--out', str(tmp_path / 'out'), *FLAGS, *argv])
+
+
+@pytest.mark.slow
+def test_a_grid_is_trained_seed_by_seed_and_drawn(training, tmp_path, capsys):
+  log, _ = training
+  grid = ['--grid', 'learning_rate=0.1,0.2', 'autoencoder=true,false']
+  assert swept(tmp_path, *grid, '--seeds', '0-1') == 0
+  names = [f'learning_rate={rate},autoencoder={code}'
+           for rate in ('0.1', '0.2') for code in ('true', 'false')]
+  assert log.read_text().splitlines() == [
+      f'{name}/seed{seed} False' for seed in (0, 1) for name in names]
+  settings = settings_lib.load(str(
+      tmp_path / 'out' / 'learning_rate=0.2,autoencoder=false' / 'seed1'))
+  assert (settings.agent.learning_rate, settings.agent.autoencoder,
+          settings.run.seed, settings.run.max_timesteps) == (0.2, False, 1, 1000)
+  printed = capsys.readouterr().out
+  # Of returns of 100 and 101, and of 200 and 201.
+  assert re.search(r'autoencoder=false, learning_rate=0.1 +\| 2 +\| 1,000 +\| '
+                   '100.5 ', printed)
+  assert (tmp_path / 'out' / 'curves.png').stat().st_size > 10_000
+  # Once more, it trains nothing; with another seed, that one.
+  assert swept(tmp_path, *grid, '--seeds', '0-1') == 0
+  assert swept(tmp_path, *grid, '--seeds', '0-2') == 0
+  assert log.read_text().splitlines()[8:] == [
+      f'{name}/seed2 False' for name in names]
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_where_it_was_stopped(training, tmp_path, capsys):
+  log, stop = training
+  stop.touch()
+  argv = ['--grid', 'learning_rate=0.1,0.2', '--seeds', '0']
+  assert swept(tmp_path, *argv) == 130
+  assert 'the same command goes on' in capsys.readouterr().out
+  assert swept(tmp_path, *argv) == 0
+  assert log.read_text().splitlines() == [
+      'learning_rate=0.1/seed0 False', 'learning_rate=0.1/seed0 True',
+      'learning_rate=0.2/seed0 False']
+  rows = cells.Cell(str(tmp_path / 'out' / 'learning_rate=0.1' / 'seed0'), []).rows()
+  assert [row['timesteps'] for row in rows] == list(range(0, 1001, 100))
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_told_and_the_others_are_trained(training, tmp_path,
+                                                             capsys):
+  log, _ = training
+  assert swept(tmp_path, '--seeds', '13,4') == 1
+  printed = capsys.readouterr().out
+  assert 'seed13: failed with exit code 1' in printed
+  assert '1 of 2 runs failed' in printed and '| 1 ' in printed
+  assert log.read_text().splitlines() == ['all/seed13 False', 'all/seed4 False']
+
+
+@pytest.mark.slow
+def test_other_settings_are_not_mixed_into_a_sweep(training, tmp_path, capsys):
+  del training
+  assert swept(tmp_path, '--seeds', '0') == 0
+  with pytest.raises(SystemExit) as ended:
+    swept(tmp_path, '--seeds', '0', '--latent_size', '8')
+  assert ended.value.code == 2
+  assert 'holds a run with latent_size 256, not 8' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_search_prunes_what_is_worse_and_finds_what_is_best(
+    training, tmp_path, capsys):
+  log, _ = training
+  argv = ['--seeds', '0', '--search', 'learning_rate=1e-3..0.5:log',
+          'loss=ppo,vtrace']
+  assert swept(tmp_path, *argv, '--trials', '8') == 0
+  printed = capsys.readouterr().out
+  trials = re.findall(r'trial (\d+), after \d+ of 8: learning_rate=(\S+) loss=(\w+)',
+                      printed)
+  assert [int(trial) for trial, _, _ in trials] == list(range(8))
+  assert {loss for _, _, loss in trials} <= {'ppo', 'vtrace'}
+  best = max(float(rate) for _, rate, _ in trials)
+  assert f'returned {1000 * best:.4g}: learning_rate={best}' in printed
+  pruned = {int(n) for n in re.findall(r'trial (\d+) is pruned', printed)}
+  rates = {int(trial): float(rate) for trial, rate, _ in trials}
+  assert all(rates[n] < sorted(rates.values())[4] for n in pruned)
+  # It goes on, with what has not been tried.
+  before = len(log.read_text().splitlines())
+  assert swept(tmp_path, *argv, '--trials', '9') == 0
+  assert len(log.read_text().splitlines()) == before + 1
+
+
+@pytest.mark.slow
+def test_a_real_sweep_saves_what_it_has_when_it_is_stopped(tmp_path):
+  argv = ['--out', str(tmp_path / 'out'), '--game', 'CartPole-v1', '--seeds', '0',
+          '--max_timesteps', '100000000', *runs.SMALL]
+  process = subprocess.Popen(
+      runs.command('launch.sweep', *argv), cwd=runs.ROOT, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT, text=True)
+  run_dir = str(tmp_path / 'out' / 'all' / 'seed0')
+  processes.wait_for(lambda: process.poll() is not None or any(
+      row['learner_steps'] > 5 for row in runs.rows(run_dir)), 'steps', seconds=240.)
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == 130, output
+  assert 'every node has ended' in output and 'the same command goes on' in output
+  with open(os.path.join(run_dir, 'config.json')) as f:
+    assert json.load(f)['run']['seed'] == 0
+  # So the last of its rows is of a checkpoint.
+  rows = runs.rows(run_dir)
+  assert rows[-1]['learner_steps'] > 5
+  assert any(name.endswith('.index') for name in os.listdir(
+      os.path.join(run_dir, 'checkpoints')))
+  assert not os.path.exists(os.path.join(run_dir, 'done'))
+
+
+@pytest.mark.parametrize('argv, told', [
+    (['--grid', 'learning_rate'], 'NAME=VALUE,VALUE'),
+    (['--grid', 'learning_rat=1e-3'], 'did you mean learning_rate?'),
+    (['--grid', 'seed=1,2'], "no setting 'seed'"),
+    (['--grid', 'learning_rate=1,2'], 'learning_rate must be a number in (0, 1]'),
+    (['--grid', 'learning_rate=1e-3,1e-3'], 'must be different'),
+    (['--grid', 'discount=1', '--grid', 'loss=ppo'], '--grid is given twice'),
+    (['--grid', 'loss=ppo', 'loss=vtrace'], 'loss is given twice'),
+    (['--grid', 'autoencoder=yes'], 'autoencoder must be true or false'),
+    (['--grid', 'loss=ppo', '--search', 'discount=0..1'], 'either --grid or'),
+    (['--search', 'discount=0.9..0.1'], 'discount cannot be searched'),
+    (['--search', 'discount=0..7'], 'discount must be a number in [0, 1]'),
+    (['--search', 'loss=ppo..vtrace'], 'loss cannot be searched'),
+    (['--search', 'latent_size=1.5..3'], 'latent_size cannot be searched'),
+    (['--seeds', '3-1'], 'seeds must be such as'),
+    (['--seed', '1'], 'a sweep has no --seed; give --seeds'),
+    (['--run_dir', 'x'], 'a sweep has no --run_dir; give --out'),
+    (['--loss', 'dqn'], 'loss must be one of'),
+])
+def test_bad_sweeps_are_told_in_one_line(argv, told, training, tmp_path, capsys):
+  log, _ = training
+  with pytest.raises(SystemExit) as ended:
+    swept(tmp_path, *argv)
+  assert ended.value.code == 2
+  said = capsys.readouterr().err
+  assert told in said and said.count('\n') == 1
+  assert not log.exists()
