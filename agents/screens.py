@@ -11,6 +11,7 @@ from agents import environments
 
 _ATARI_RATE = 60.
 _USUAL_RATE = 30.
+_FRAME_SKIP = 4
 _MAX_NOOPS = 30
 _MAX_FRAMES = 108_000
 
@@ -20,12 +21,9 @@ class Screens(gymnasium.Wrapper):
 
   Attributes:
     rate: frames a second.
-    frames_per_step: how many of them a timestep lasts.
     why_not: why the environment shows nothing, in one line, or None.
     action_names: of each action.
   """
-
-  frames_per_step = 1
 
   def __init__(self, env: gymnasium.Env, rate: float, why_not: Optional[str]):
     """Wraps an environment.
@@ -70,9 +68,6 @@ class AtariScreens(Screens):
   That gives neither colour nor the frames that are skipped. Observations are
   [4, size, size] uint8.
   """
-
-  frames_per_step = 4
-
   def __init__(self, rom: str, frame_size: int, repeat_action_probability: float):
     """Makes an environment.
 
@@ -90,24 +85,23 @@ class AtariScreens(Screens):
     shape = self.env.observation_space.shape
     assert shape is not None
     self._rows, self._columns = (_area(size, frame_size) for size in shape)
-    self.observation_space = gymnasium.spaces.Box(
-        0, 255, (environments.ATARI_FRAME_STACK, frame_size, frame_size), np.uint8)
+    self._shape = environments.ATARI_FRAME_STACK, frame_size, frame_size
+    self.observation_space = gymnasium.spaces.Box(0, 255, self._shape, np.uint8)
 
-  def reset(self, *, seed: Optional[int] = None,
-            options: Optional[dict[str, Any]] = None) -> Any:
-    screen, _ = self.env.reset(seed=seed, options=options)
+  def reset(self, **kwargs: Any) -> Any:
+    screen, _ = self.env.reset(**kwargs)
     for _ in range(self.env.unwrapped.np_random.integers(_MAX_NOOPS + 1)):
       screen, _, ended, cut, _ = self.env.step(0)
       if ended or cut:
         screen, _ = self.env.reset()
-    self._stack = np.zeros(self.observation_space.shape, np.uint8)
+    self._stack = np.zeros(self._shape, np.uint8)
     self._keep()
     return self._stacked(screen), {}
 
   def step(self, action: int) -> Any:
     before = screen = np.zeros((), np.uint8)
     total = 0.
-    for _ in range(self.frames_per_step):
+    for _ in range(_FRAME_SKIP):
       before = screen
       screen, reward, ended, cut, _ = self.env.step(action)
       self._keep()

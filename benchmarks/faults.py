@@ -36,15 +36,28 @@ _TITLES = ('fault', 'back after, s', 'lost, s', 'then', 'processes', 'ports')
 
 
 class Run:
-  """A training run that faults are done to."""
+  """A training run that faults are done to.
+
+  Attributes:
+    patience_seconds: how long what is waited for may take.
+  """
+  patience_seconds = _PATIENCE_SECONDS
 
   def __init__(self, *flags: str, game: str = 'pong',
-               stdout: Optional[int] = subprocess.DEVNULL):
-    """Starts a run, and waits until its rate is steady."""
+               stdout: Optional[int] = subprocess.DEVNULL,
+               enter: Callable[..., list[str]] = lambda *args: list(args)):
+    """Starts a run.
+
+    Args:
+      *flags: of it.
+      game: to train on.
+      stdout: as `subprocess` takes it.
+      enter: returns a command that runs the one it is given where that is to be.
+    """
     self.directory = tempfile.mkdtemp()
     self.process = subprocess.Popen(
-        [sys.executable, '-m', 'launch.train', '--game', game, '--run_dir',
-         self.directory, '--progress_seconds', '1', *flags],
+        enter(sys.executable, '-m', 'launch.train', '--game', game, '--run_dir',
+              self.directory, '--progress_seconds', '1', *flags),
         cwd=common.CHECKOUT, stdout=stdout, stderr=subprocess.STDOUT)
     self._launcher = psutil.Process(self.process.pid)
 
@@ -52,8 +65,9 @@ class Run:
     return records.read(os.path.join(self.directory, records.PROGRESS_FILE))
 
   def wait_for(self, condition: Callable[[], bool], what: str,
-               seconds: float = _PATIENCE_SECONDS) -> float:
+               seconds: Optional[float] = None) -> float:
     """Returns after how many seconds a condition held."""
+    seconds = seconds or self.patience_seconds
     start = time.monotonic()
     while not condition():
       if time.monotonic() - start > seconds:

@@ -13,9 +13,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 import psutil
+
+from programs.runtime import processes
 
 _NETWORK = '10.78.0'
 _PORT = 6379
@@ -110,16 +112,22 @@ class Host(Namespace):
     self.run('ip', 'link', 'set', 'eth0', 'up')
     wire.run('ip', 'link', 'set', self.port, 'up')
 
-  def nodes(self) -> dict[str, psutil.Process]:
-    """Returns the processes of the nodes that run here, by their names."""
+  def processes(self) -> Iterator[psutil.Process]:
+    """Yields the processes that run here."""
     namespace = os.readlink(f'/proc/{self.pid}/ns/net')
-    found = {}
     for process in psutil.process_iter():
       with contextlib.suppress(OSError, psutil.Error):
         if os.readlink(f'/proc/{process.pid}/ns/net') == namespace:
-          name = process.environ().get('IMPALA_PPO_NODE')
-          if name is not None and 'process_entry' in ' '.join(process.cmdline()):
-            found[name] = process
+          yield process
+
+  def nodes(self) -> dict[str, psutil.Process]:
+    """Returns the processes of the nodes that run here, by their names."""
+    found = {}
+    for process in self.processes():
+      with contextlib.suppress(psutil.Error):
+        name = process.environ().get(processes.NODE_VARIABLE)
+        if name is not None and 'process_entry' in ' '.join(process.cmdline()):
+          found[name] = process
     return found
 
 
@@ -130,29 +138,32 @@ class Hosts:
     hosts: by their numbers, from 1.
   """
 
-  def __init__(self, number: int, cpus: int, delay_ms: float = 0.):
+  def __init__(self, cpus: Sequence[int], delay_ms: float = 0.):
     """Makes hosts and starts Ray on them.
 
     Args:
-      number: of hosts.
       cpus: that each says it has.
       delay_ms: that the wire adds one way.
 
     Raises:
       OSError: where that is not permitted.
     """
-    self._cpus = cpus
     self._delay_ms = delay_ms
     # Short: there are sockets in it.
     self._private = tempfile.mkdtemp(prefix='ray')
     self.hosts: dict[int, Host] = {}
     self._wire = Wire()
-    self._delayer: Optional[subprocess.Popen] = None
+    self._carrier: Optional[subprocess.Popen] = None
     try:
-      self._wire.run('ip', 'link', 'add', 'bridge', 'type', 'bridge')
-      self._wire.run('ip', 'link', 'set', 'bridge', 'up')
-      for i in range(1, number + 1):
-        self.add(i)
+      if delay_ms and not self._has_netem():
+        self._carrier = subprocess.Popen(self._wire.command(
+            sys.executable, '-m', 'benchmarks.wire', str(delay_ms)),
+                                         preexec_fn=_die_with_parent)
+      else:
+        self._wire.run('ip', 'link', 'add', 'bridge', 'type', 'bridge')
+        self._wire.run('ip', 'link', 'set', 'bridge', 'up')
+      for number, has in enumerate(cpus, 1):
+        self.add(number, has)
     except BaseException:
       self.close()
       raise
@@ -161,21 +172,35 @@ class Hosts:
   def head(self) -> Host:
     return self.hosts[1]
 
-  def add(self, number: int) -> Host:
+  def add(self, number: int, cpus: int) -> Host:
     """Adds a host, or brings one back, and starts Ray on it."""
     host = Host(number, self._wire, self._private)
     self.hosts[number] = host
-    self._wire.run('ip', 'link', 'set', host.port, 'master', 'bridge')
-    if self._delay_ms:
-      self._wire.run('tc', 'qdisc', 'add', 'dev', host.port, 'root', 'netem',
-                     'delay', f'{self._delay_ms}ms')
+    if self._carrier is not None:
+      host.run(sys.executable, '-c', 'from benchmarks import wire; '
+               'wire.keep_frames_whole("eth0")')
+    else:
+      self._wire.run('ip', 'link', 'set', host.port, 'master', 'bridge')
+      if self._delay_ms:
+        self._wire.run(*self._netem(host.port))
     where = (['--head', f'--port={_PORT}', f'--temp-dir={self._private}',
               '--include-dashboard=false'] if number == 1 else
              [f'--address={self.head.address}:{_PORT}'])
     host.run(sys.executable, '-m', 'ray.scripts.scripts', 'start', *where,
-             f'--node-ip-address={host.address}', f'--num-cpus={self._cpus}',
+             f'--node-ip-address={host.address}', f'--num-cpus={cpus}',
              f'--object-store-memory={_STORE_BYTES}', '--disable-usage-stats')
     return host
+
+  def _netem(self, interface: str) -> list[str]:
+    return ['tc', 'qdisc', 'add', 'dev', interface, 'root', 'netem', 'delay',
+            f'{self._delay_ms}ms']
+
+  def _has_netem(self) -> bool:
+    try:
+      self._wire.run(*self._netem('lo'))
+    except OSError:
+      return False
+    return True
 
   def kill(self, number: int) -> None:
     """Lets a host lose its power."""
@@ -196,16 +221,28 @@ class Hosts:
               for line in lines}
     return sum(int(counts[host.port][0]) for host in self.hosts.values())
 
+  def memory_gib(self) -> float:
+    """Returns the proportional set size of all processes of all hosts."""
+    total = 0
+    for host in self.hosts.values():
+      for process in host.processes():
+        with contextlib.suppress(psutil.Error):
+          total += process.memory_full_info().pss
+    return total / 2**30
+
   def close(self) -> None:
+    if self._carrier is not None:
+      self._carrier.kill()
+      self._carrier.wait()
     for host in [*self.hosts.values(), self._wire]:
       host.close()
     shutil.rmtree(self._private, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def made(number: int, cpus: int, delay_ms: float = 0.) -> Iterator[Hosts]:
+def made(cpus: Sequence[int], delay_ms: float = 0.) -> Iterator[Hosts]:
   """Makes hosts as `Hosts` does, and closes them in the end."""
-  hosts = Hosts(number, cpus, delay_ms)
+  hosts = Hosts(cpus, delay_ms)
   try:
     yield hosts
   finally:

@@ -5,10 +5,12 @@ files of (time, value) in the cell's directory.
 """
 
 import array
+import contextlib
 import dataclasses
 import functools
 import itertools
 import os
+import pickle
 import sys
 import threading
 import time
@@ -28,11 +30,14 @@ from benchmarks import common
 from benchmarks import parts
 from launch import settings as settings_lib
 from launch.engines import local
+from programs.nodes import serving
 from programs.runtime import doors
+from programs.runtime import processes
 from programs.runtime import stopping
 from programs.runtime import weights
 
 _CLIENT_PROCESSES = 4
+_ROOM_SECONDS = 120.
 # What the nodes say, for when one fails.
 OUTPUT_FILE = 'output.txt'
 WARM_UP_SECONDS = 10.
@@ -52,6 +57,7 @@ class Cell:
     pull_variables: whether clients ask for variables.
     seconds: how long to measure.
     out: directory for what the processes measure.
+    num_hosts: of the Ray cluster that this machine is of; 0 for processes here.
   """
   settings: settings_lib.Settings
   num_clients: int
@@ -61,6 +67,11 @@ class Cell:
   pull_variables: bool
   seconds: float
   out: str = ''
+  num_hosts: int = 0
+
+  @property
+  def num_client_processes(self) -> int:
+    return self.num_hosts or _CLIENT_PROCESSES
 
 
 class _Log:
@@ -118,6 +129,9 @@ class _LearnerNode:
   def shared_weights(self) -> weights.Handle:
     return self._shared.handle
 
+  def newer_weights(self, number: int):
+    return self._shared.newer(number)
+
   def run(self):
     log = _Log(os.path.join(self._cell.out, 'learner.npz'))
     should_stop = lp.stop_event()
@@ -141,7 +155,7 @@ def _act(cell: Cell, steps: list[parts.Step], shard: reverb.Client, learner,
          log: _Log, should_stop: threading.Event, start: float):
   """Writes recorded steps at an actor's pace until stopped."""
   adder = ImpalaPPOBuilder(cell.settings.agent).make_adder(shard)
-  source = weights.nearest_source(learner, 'client')
+  source = weights.NearestSource(learner, 'client')
   envs = cell.settings.run.envs_per_actor
   period = envs * cell.num_clients / cell.timesteps_per_second
   version = np.int64(0)
@@ -191,7 +205,7 @@ def _clients(cell: Cell, indices: Sequence[int], shards, learner):
   os._exit(0)  # Without waiting for threads that the replay holds up.
 
 
-def _clock(cell: Cell, learner):
+def _clock(cell: Cell, launcher: processes.Process, learner):
   """Waits for the learner's first steps, samples memory, ends the program."""
   log = _Log(os.path.join(cell.out, 'memory.npz'))
   should_stop = lp.stop_event()
@@ -200,9 +214,10 @@ def _clock(cell: Cell, learner):
     while learner.get_variables([acting.VERSION])[0][0] < 2:
       time.sleep(0.5)
     end = time.monotonic() + WARM_UP_SECONDS + cell.seconds
-    launcher = psutil.Process(int(os.environ['SCALE_LAUNCHER']))
     while time.monotonic() < end and not should_stop.is_set():
-      log.add('gib', common.memory_gib(launcher))
+      # Of a cluster, memory is added up by who has made its hosts.
+      log.add('gib', np.nan if cell.num_hosts else common.memory_gib(
+          psutil.Process(launcher.pid)))
       time.sleep(MEMORY_SECONDS)
     log.save()
 
@@ -210,34 +225,63 @@ def _clock(cell: Cell, learner):
   lp.stop()  # Launchpad knows the program in this thread only.
 
 
-def _make_program(cell: Cell, environment_spec: specs.EnvironmentSpec):
+def _owned(launcher: processes.Process, function, *args):
+  """Calls what a node runs, and ends it with the launcher."""
+  processes.own(launcher)
+  return function(*args)
+
+
+def _make_program(cell: Cell, environment_spec: specs.EnvironmentSpec, listen: str):
   program = lp.Program('scale')
   builder = ImpalaPPOBuilder(cell.settings.agent)
+  launcher = processes.this_process()
+  owned = functools.partial(_owned, launcher)
   with program.group('replay'):
-    shards = [program.add_node(lp.ReverbNode(functools.partial(
-        builder.make_replay_tables, environment_spec)))
-              for _ in range(cell.num_shards)]
+    shards = [program.add_node(serving.ReplayNode(
+        functools.partial(builder.make_replay_tables, environment_spec), listen, 0,
+        launcher)) for _ in range(cell.num_shards)]
   with program.group('learner'):
-    learner = program.add_node(
-        lp.CourierNode(_LearnerNode, cell, environment_spec, shards))
+    learner = program.add_node(serving.CourierNode(
+        listen, owned, _LearnerNode, cell, environment_spec, shards))
+  number = cell.num_client_processes
   with program.group('actor'):
-    for i in range(_CLIENT_PROCESSES):
+    for i in range(number):
       program.add_node(lp.PyNode(
-          _clients, cell, list(range(i, cell.num_clients, _CLIENT_PROCESSES)),
-          shards, learner))
+          owned, _clients, cell, list(range(i, cell.num_clients, number)), shards,
+          learner))
   with program.group('counter'):
-    program.add_node(lp.PyNode(_clock, cell, learner))
+    program.add_node(lp.PyNode(owned, _clock, cell, launcher, learner))
   return program
 
 
 def launch(cell: Cell):
   """Runs a cell to its end, in a process of its own."""
-  os.environ['SCALE_LAUNCHER'] = str(os.getpid())
   output = os.open(os.path.join(cell.out, OUTPUT_FILE),
                    os.O_WRONLY | os.O_CREAT)
   os.dup2(output, sys.stdout.fileno())
   environment = cell.settings.environment.make(1, 0)
   environment_spec = specs.make_environment_spec(environment)
   environment.close()
-  doors.close()
-  sys.exit(local.run_program(_make_program(cell, environment_spec), 'local_mp'))
+  if not cell.num_hosts:
+    doors.close()
+    sys.exit(local.run_program(
+        _make_program(cell, environment_spec, doors.LOOPBACK), 'local_mp'))
+  # Not everybody has Ray.
+  from launch.engines import ray as ray_engine
+  with contextlib.closing(ray_engine.Cluster('auto', 0, doors.CLUSTER)) as cluster:
+    cluster.reserve(cell.num_shards, cell.num_client_processes, None, 0,
+                    _ROOM_SECONDS)
+    sys.exit(cluster.run_program(
+        _make_program(cell, environment_spec, doors.CLUSTER)))
+
+
+def main() -> None:
+  """Runs the cell of a file, on the host of a cluster."""
+  path, = sys.argv[1:]
+  with open(path, 'rb') as f:
+    cell = pickle.load(f)
+  launch(cell)
+
+
+if __name__ == '__main__':
+  main()

@@ -7,22 +7,33 @@ as actors do. Clients are threads of a few processes: so many TensorFlow
 processes would not fit. The learner's compute, the work of two GPUs, is a fixed
 delay unless `--real_learner` is given.
 
+With `--hosts` the processes are spread over so many hosts of a Ray cluster, which
+are namespaces of this machine (`benchmarks.hosts`): a process of clients on each,
+and the shards on different ones. There are further columns then: the bytes that the
+hosts exchange for each timestep, and the cores that each kind of process takes.
+
 Prints a row for each number of clients and of shards. With `--soak_minutes` it
 runs the largest of them for so long and prints a row a minute.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
 import sys
 import tempfile
-from typing import Iterator
+import time
+from typing import Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
+import psutil
 
 from benchmarks import common
+from benchmarks import hosts as hosts_lib
 from benchmarks import replayed
 from launch import settings as settings_lib
 
@@ -40,8 +51,8 @@ def _entries(out: str, prefix: str, name: str) -> np.ndarray:
 
 
 def _rows(cell: replayed.Cell, out: str,
-          seconds: float) -> Iterator[dict[str, float]]:
-  """Yields the figures of each successive stretch of a run's time."""
+          seconds: float) -> Iterator[tuple[float, dict[str, float]]]:
+  """Yields the start of each successive stretch of a run's time, and its figures."""
   logs = {
       'append': _entries(out, 'clients', 'append'),
       'pull': _entries(out, 'clients', 'pull'),
@@ -53,11 +64,10 @@ def _rows(cell: replayed.Cell, out: str,
   while start + 0.9 * seconds <= logs['gib'][-1, 0] + replayed.MEMORY_SECONDS:
     now = {name: log[(log[:, 0] >= start) & (log[:, 0] < start + seconds), 1]
            for name, log in logs.items()}
-    start += seconds
     steps = len(now['computed'])
     if not len(now['pull']):
       now['pull'] = np.array([np.nan])
-    yield {
+    yield start, {
         'clients': cell.num_clients,
         'shards': cell.num_shards,
         'in/s': len(now['append']) * cell.settings.run.envs_per_actor / seconds,
@@ -70,13 +80,19 @@ def _rows(cell: replayed.Cell, out: str,
                                           np.sum(now['computed'])),
         'GiB': np.max(now['gib']),
     }
+    start += seconds
 
 
 def run_cell(cell: replayed.Cell, row_seconds: float) -> list[dict[str, float]]:
   """Runs a cell and returns its figures, one row for each `row_seconds`."""
   with tempfile.TemporaryDirectory() as out:
+    cell = dataclasses.replace(cell, out=out)
+    if cell.num_hosts:
+      samples = _run_on_hosts(cell)
+      return [{**row, **_on_hosts(samples, start, row_seconds, row['in/s'])}
+              for start, row in _rows(cell, out, row_seconds)]
     process = multiprocessing.get_context('spawn').Process(
-        target=replayed.launch, args=(dataclasses.replace(cell, out=out),))
+        target=replayed.launch, args=(cell,))
     process.start()
     try:
       process.join()
@@ -84,11 +100,73 @@ def run_cell(cell: replayed.Cell, row_seconds: float) -> list[dict[str, float]]:
       os.kill(process.pid, signal.SIGTERM)
       process.join()
       raise
-    if process.exitcode:
-      with open(os.path.join(out, replayed.OUTPUT_FILE)) as f:
-        tail = f.read()[-2000:]
-      sys.exit(f'scale: error: the program failed; its nodes said last:\n{tail}')
-    return list(_rows(cell, out, row_seconds))
+    _check(cell, process.exitcode)
+    return [row for _, row in _rows(cell, out, row_seconds)]
+
+
+def _check(cell: replayed.Cell, code: Optional[int]) -> None:
+  if code:
+    with open(os.path.join(cell.out, replayed.OUTPUT_FILE)) as f:
+      tail = f.read()[-2000:]
+    sys.exit(f'scale: error: the program failed; its nodes said last:\n{tail}')
+
+
+class _Sample(NamedTuple):
+  """What the hosts have done until some time.
+
+  Attributes:
+    time: in seconds.
+    cpu: seconds of processor time of each node.
+    gib: memory of all processes.
+    carried: bytes that the hosts have exchanged.
+  """
+  time: float
+  cpu: dict[str, float]
+  gib: float
+  carried: int
+
+
+def _run_on_hosts(cell: replayed.Cell) -> list[_Sample]:
+  """Runs a cell on hosts, each of which has the CPUs that are needed there."""
+  cpus = [1 + (i < cell.num_shards) + (i == 0) for i in range(cell.num_hosts)]
+  path = os.path.join(cell.out, 'cell')
+  with open(path, 'wb') as f:
+    pickle.dump(cell, f)
+  samples = []
+  with hosts_lib.made(cpus) as hosts:
+    process = subprocess.Popen(hosts.head.command(
+        sys.executable, '-m', 'benchmarks.replayed', path))
+    while process.poll() is None:
+      samples.append(_sample(hosts))
+      time.sleep(replayed.MEMORY_SECONDS)
+  _check(cell, process.returncode)
+  return samples
+
+
+def _sample(hosts: hosts_lib.Hosts) -> _Sample:
+  cpu = {}
+  for host in hosts.hosts.values():
+    for name, node in host.nodes().items():
+      with contextlib.suppress(psutil.Error):
+        used = node.cpu_times()
+        cpu[name] = used.user + used.system
+  return _Sample(time.time(), cpu, hosts.memory_gib(), hosts.bytes_carried())
+
+
+def _on_hosts(samples: Sequence[_Sample], start: float, seconds: float,
+              rate: float) -> dict[str, float]:
+  """Returns the figures that only hosts have, of seconds with so many timesteps."""
+  within = [s for s in samples if start <= s.time <= start + seconds]
+  first, last = within[0], within[-1]
+  elapsed = last.time - first.time
+  groups: dict[str, float] = dict.fromkeys(('replay', 'learner', 'actor'), 0.)
+  for name, cpu in last.cpu.items():
+    group = name.split('/')[0]
+    if group in groups:
+      groups[group] += (cpu - first.cpu.get(name, 0.)) / elapsed
+  return {'GiB': max(s.gib for s in within),
+          'bytes': (last.carried - first.carried) / elapsed / rate,
+          **{f'{group} cores': cores for group, cores in groups.items()}}
 
 
 def main() -> None:
@@ -97,6 +175,9 @@ def main() -> None:
                       default=[8, 32, 128])
   parser.add_argument('--shards', type=common.positive(int), nargs='+',
                       default=[1, 2, 4])
+  parser.add_argument('--hosts', type=common.positive(int), default=0,
+                      help='hosts of a cluster to run on; by default none but this '
+                      'machine')
   parser.add_argument('--rate', type=common.positive(float), default=10_000.,
                       help='timesteps a second that the clients try to write')
   parser.add_argument('--learner_delay', type=float, default=0.01,
@@ -121,7 +202,7 @@ def main() -> None:
   for clients, shards in cells:
     cell = replayed.Cell(settings, clients, shards, flags.rate,
                          None if flags.real_learner else flags.learner_delay,
-                         not flags.no_pull, seconds)
+                         not flags.no_pull, seconds, num_hosts=flags.hosts)
     for row in run_cell(cell, row_seconds):
       if not rows:
         common.print_header(list(row))

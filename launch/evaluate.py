@@ -103,7 +103,7 @@ if __name__ == '__main__':
     parse(sys.argv[1:])
 
 import numpy as np
-import rich
+from rich import console
 from rich import table as rich_table
 
 from agents import environments
@@ -130,9 +130,11 @@ def bootstrap_interval(returns: Sequence[float]) -> Optional[tuple[float, float]
   if len(returns) < 2:
     return None
   rng = np.random.default_rng(0)
-  values = np.asarray(returns)
-  # One resample at a time: there may be a million episodes.
-  means = [rng.choice(values, len(values)).mean() for _ in range(_RESAMPLES)]
+  values, counts = np.unique(returns, return_counts=True)
+  # How often each value is in a resample; of each one at a time, as there may be
+  # a million episodes.
+  means = [rng.multinomial(len(returns), counts / len(returns)) @ values /
+           len(returns) for _ in range(_RESAMPLES)]
   low, high = np.percentile(means, [2.5, 97.5])
   return float(low), float(high)
 
@@ -213,7 +215,8 @@ class _Run:
 def _line(result: dict[str, Any]) -> str:
   interval = result['interval_95']
   return (f'{result["game"]}, {result["run_dir"]}, {result["checkpoint"]}, '
-          f'{result["actions"]}, {result["episodes"]} episodes: mean '
+          f'{result["actions"]}, {result["episodes"]} '
+          f'episode{"s" if result["episodes"] > 1 else ""}: mean '
           f'{result["mean"]:.2f}' + (
               f' (95% interval {interval[0]:.2f} to {interval[1]:.2f})'
               if interval else '') +
@@ -247,6 +250,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if command.video is not None:
       folder = os.path.dirname(os.path.abspath(command.video))
       os.makedirs(folder, exist_ok=True)
+      with open(command.video, 'wb'):
+        pass  # Refused here rather than after a first timestep.
+      # What has been recorded is kept.
+      signal.signal(signal.SIGINT, signal.default_int_handler)
       _say(f'recording into {command.video}; an episode takes as long as it is '
            'shown, or longer.')
   try:
@@ -254,12 +261,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   except environments.BadNumberError as e:
     _say(f'error: {e}')
     return 1
+  except OSError as e:
+    _say(f'error: the video cannot be written ({str(e).splitlines()[0]}).')
+    return 1
+  except KeyboardInterrupt:
+    _say('stopped; the video ends there.')
+    return 130
   if command.json:
     print(json.dumps(results))
   elif len(results) == 1:
     print(_line(results[0]))
   else:
-    rich.print(_table(results))
+    # Whole lines for what is no terminal.
+    console.Console(width=None if sys.stdout.isatty() else 1000).print(
+        _table(results))
   return 0
 
 

@@ -8,6 +8,7 @@ if __name__ == '__main__':
   # Ctrl-C ends it silently; there is nothing to save.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -112,24 +113,26 @@ def _clients(command: InspectCommand) -> list[reverb.Client]:
 
 def _look(command: InspectCommand, clients: Sequence[reverb.Client]) -> None:
   """Shows the tables once, or until the servers end."""
-  show = live.Live(auto_refresh=False) if (
-      command.watch and not command.json and sys.stdout.isatty()) else None
   before = [tables.read(client) for client in clients]
-  while True:
-    time.sleep(command.seconds)
-    after = [tables.read(client) for client in clients]
-    found = [table for readings in zip(before, after)
-             for table in tables.figures(*readings)]
-    if command.json:
-      print(json.dumps(found), flush=True)
-    elif show is None:
-      rich.print(tables.shown(found, with_signature=not command.watch))
-    else:
-      show.start()
-      show.update(tables.shown(found, with_signature=False), refresh=True)
-    if not command.watch:
-      return
-    before = after
+  with contextlib.ExitStack() as stack:
+    show: Optional[live.Live] = None
+    while True:
+      time.sleep(command.seconds)
+      after = [tables.read(client) for client in clients]
+      found = [table for readings in zip(before, after)
+               for table in tables.figures(*readings)]
+      shown = tables.shown(found, with_signature=not command.watch)
+      if command.json:
+        print(json.dumps(found), flush=True)
+      elif not command.watch or not sys.stdout.isatty():
+        rich.print(shown)
+      elif show is None:
+        show = stack.enter_context(live.Live(shown, auto_refresh=False))
+      else:
+        show.update(shown, refresh=True)
+      if not command.watch:
+        return
+      before = after
 
 
 def _draw(command: InspectCommand, clients: Sequence[reverb.Client]) -> None:
@@ -155,7 +158,7 @@ def _draw(command: InspectCommand, clients: Sequence[reverb.Client]) -> None:
           trajectory, held.action_names, held.frame_stack))
   imageio.imwrite(os.path.join(command.out, 'histograms.png'), sheets.histograms(
       held.ages(), held.priorities(), held.title))
-  print(f'Drew {len(drawn)} trajectories of {held.title} into {command.out}; '
+  print(f'Drew {len(drawn)} of the trajectories in {held.title} into {command.out}; '
         f'histograms.png there has the ages and priorities of all. '
         f'{held.reconstructed_by[0].upper()}{held.reconstructed_by[1:]}.')
 
@@ -168,7 +171,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if command.sample is not None:
       _draw(command, clients)
     else:
-      _look(command, clients)
+      # The terminal's cursor is shown again before this ends.
+      signal.signal(signal.SIGINT, signal.default_int_handler)
+      with contextlib.suppress(KeyboardInterrupt):
+        _look(command, clients)
   return 0
 
 

@@ -26,8 +26,9 @@ from launch import presets
 from programs import config as run_config
 from programs.runtime import doors
 from programs.runtime import machine
+from programs.runtime import records
 
-CONFIG_FILE = 'config.json'
+CONFIG_FILE = records.CONFIG_FILE
 # The folder of a run that holds what its nodes print.
 LOGS = 'logs'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
@@ -70,6 +71,8 @@ class TrainCommand:
     preset: settings by what they are for; --config and flags override them.
     list_presets: print what presets there are, what was measured of each, and its
       settings; and end.
+    plain: print a line every few seconds, even on a terminal.
+    quiet: print only warnings and errors.
     resume: go on from the newest checkpoint in --run_dir, with its settings;
       --preset, --config and flags override them.
     lp_launch_type: one process for each node, here or on the hosts of a Ray
@@ -84,6 +87,8 @@ class TrainCommand:
   config: Optional[str] = None
   preset: Optional[presets.PresetName] = None
   list_presets: bool = False
+  plain: bool = False
+  quiet: bool = False
   resume: bool = False
   lp_launch_type: Literal['local_mp', 'local_mt', 'ray'] = 'local_mp'
   retries: Annotated[int, Field(ge=0, le=1_000_000)] = 0

@@ -1,7 +1,7 @@
 """Draws trajectories of the replay: contact sheets, GIFs and histograms."""
 
 import dataclasses
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import imageio.v2 as imageio
 import numpy as np
@@ -151,15 +151,14 @@ def _vector_sheet(trajectory: Trajectory,
   width = 1200
   traces = 20 + 110 * min(size, 6)
   canvas = pictures.Canvas(width, 2 * _MARGIN + 84 + traces + 14 + 3 * 96 + 160)
+  decoded = trajectory.thoughts.reconstructions if trajectory.thoughts else None
   _head(canvas, trajectory, 'observations' + (
-      ', and their reconstructions' if trajectory.reconstruction(0) is not None
-      else ''), action_names)
+      '' if decoded is None else ', and their reconstructions'), action_names)
   left, right = _MARGIN, width - _MARGIN
   y = _MARGIN + 84
   panels.draw_vectors(canvas, (left, y, right, y + traces), panels.Moment(
       trajectory.observation[-1], None, trajectory.behaviour[-1], None,
-      np.zeros(1), trajectory.observation,
-      trajectory.thoughts and trajectory.thoughts.reconstructions), num_steps + 1)
+      np.zeros(1), trajectory.observation, decoded), num_steps + 1)
   y += traces + 14
   for name, line in (('reward', trajectory.reward),
                      ('discount', trajectory.discount),
@@ -183,7 +182,7 @@ def _vector_sheet(trajectory: Trajectory,
 def write_gif(path: str, trajectory: Trajectory, action_names: Sequence[str],
               frame_stack: int) -> None:
   """Writes a trajectory as a GIF, a frame for each timestep."""
-  frames = []
+  frames: list[Any] = []
   num_steps = len(trajectory.action)
   thoughts = trajectory.thoughts
   for t in range(num_steps):
@@ -221,7 +220,7 @@ def histograms(ages: np.ndarray, priorities: np.ndarray,
     A picture [height, width, 3] uint8.
   """
   canvas = pictures.Canvas(1100, 440)
-  canvas.text(_MARGIN, 14, title, 20)
+  canvas.text(_MARGIN, 14, f'{title[0].upper()}{title[1:]}', 20)
   canvas.histogram((_MARGIN, 60, 530, 430), ages, 'ages of timesteps',
                    'learner steps since acting')
   canvas.histogram((570, 60, 1080, 430), priorities, 'priorities of items',

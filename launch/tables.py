@@ -231,10 +231,9 @@ def _signature_block(
                            title_justify='left', title_style='bold')
   for column in ('column', 'shape', 'dtype'):
     block.add_column(column)
-  for name, spec in (signature or {'without a signature': None}).items():
-    if spec is None:
-      block.add_row(name, '', '')
-      continue
+  if signature is None:
+    block.add_row('without a signature', '', '')
+  for name, spec in (signature or {}).items():
     shape = spec['shape']
     # The axis that is left open is that of an actor's environments.
     block.add_row(name, 'any' if shape is None else

@@ -49,8 +49,8 @@ class Held:
     self.action_names = shown.action_names
     self.frame_stack = settings.agent.frame_stack
     self._game = settings.environment.game
-    self.title = (f"{self._game}'s table '{items[0].table}' of {len(items)} items, "
-                  f'at learner step {self._learner_steps:,}')
+    self.title = (f"the {len(items)} items of {self._game}'s table "
+                  f"'{items[0].table}' at learner step {self._learner_steps:,}")
     self._think: Optional[thoughts.Thinker] = None
     self.reconstructed_by = 'there is no checkpoint yet to reconstruct them with'
     if checkpoint is not None:
@@ -103,7 +103,7 @@ class Held:
         f'{row.policy_version[-1]:,}, {ages.min():,} to {ages.max():,} steps ago; '
         f'{self.reconstructed_by}',
         row.observation, row.action, row.reward, row.discount, row.mask, behaviour,
-        row.policy_version, self._think and self._think(row.observation))
+        row.policy_version, self._think(row.observation) if self._think else None)
 
 
 def held(run_dir: str, clients: Sequence[reverb.Client]) -> Held:

@@ -18,7 +18,8 @@ _WIDTH, _HEIGHT = 1280, 720  # Multiples of 16, as codecs want them.
 _TOP = 72
 _SCREEN: pictures.Box = (16, _TOP, 624, _TOP + 632)
 _PANEL_LEFT = 648
-_TRACE_SECONDS = 10.
+# Timesteps that traces show: ten seconds of Atari.
+_LENGTH = 150
 _LAST_SECONDS = 1.
 
 
@@ -37,38 +38,27 @@ class Recorder:
     """Makes a recorder.
 
     Args:
-      path: of the file to write.
+      path: of the .mp4 file to write.
       environment: of one, to step.
       screens: what it shows.
       thinker: of the policy that acts.
       frame_stack: how many channels of an observation are frames.
       title: what is recorded, in a line.
-
-    Raises:
-      OSError: where the file cannot be written.
-      ValueError: where its name does not end as a video's.
     """
     self._environment = environment
     self._screens = screens
     self._think = thinker
     self._frame_stack = frame_stack
     self._title = title
-    # Of the timesteps that the traces show.
-    self._length = max(int(_TRACE_SECONDS * screens.rate /
-                           screens.frames_per_step), 2)
-    self._values: collections.deque[float] = collections.deque(
-        maxlen=self._length)
-    self._seen: collections.deque[np.ndarray] = collections.deque(
-        maxlen=self._length)
+    self._values: collections.deque[float] = collections.deque(maxlen=_LENGTH)
+    self._seen: collections.deque[np.ndarray] = collections.deque(maxlen=_LENGTH)
     self._decoded: collections.deque[np.ndarray] = collections.deque(
-        maxlen=self._length)
+        maxlen=_LENGTH)
     self._due = 0.
     self._episode = self._steps = 0
     self._score = 0.
-    self._written: Optional[np.ndarray] = None
     self._writer = imageio.get_writer(
-        path, format='FFMPEG', fps=_RATE, codec='libx264', quality=None,
-        pixelformat='yuv420p',
+        path, fps=_RATE, codec='libx264', quality=None, pixelformat='yuv420p',
         output_params=['-crf', '18', '-preset', 'veryfast'])
 
   def reset(self) -> dm_env.TimeStep:
@@ -88,10 +78,11 @@ class Recorder:
     for frame in self._screens.take():
       self._write(picture, frame)
     if self._timestep.last()[0]:
-      self._write_again(_LAST_SECONDS)
+      self._write_last(_LAST_SECONDS)
     return self._timestep
 
   def close(self) -> None:
+    """Ends the video; one that is not closed cannot be played."""
     self._writer.close()
     self._environment.close()
 
@@ -129,12 +120,12 @@ class Recorder:
                 anchor='ra')
     is_drawn_large = is_vector and bool(self._screens.why_not)
     if is_drawn_large:
-      panels.draw_vectors(canvas, _SCREEN, moment, self._length)
+      panels.draw_vectors(canvas, _SCREEN, moment, _LENGTH)
     elif self._screens.why_not:
       newest = observation[0, ..., -1] if self._frame_stack > 1 else observation[0]
       canvas.frame(_SCREEN, newest)
     panels.draw(canvas, _PANEL_LEFT, _TOP, moment, self._screens.action_names,
-                self._frame_stack, self._length, with_sight=not is_drawn_large)
+                self._frame_stack, _LENGTH, with_sight=not is_drawn_large)
     return canvas
 
   def _write(self, canvas: pictures.Canvas, frame: Optional[np.ndarray]) -> None:
@@ -142,11 +133,11 @@ class Recorder:
     if frame is not None:
       canvas.rectangle(_SCREEN, pictures.BACKGROUND)
       canvas.frame(_SCREEN, frame)
-    self._written = np.asarray(canvas.image)
-    self._write_again(1. / self._screens.rate)
+    self._last = np.asarray(canvas.image)
+    self._write_last(1. / self._screens.rate)
 
-  def _write_again(self, seconds: float) -> None:
+  def _write_last(self, seconds: float) -> None:
     self._due += _RATE * seconds
     while self._due >= 1.:
-      self._writer.append_data(self._written)
+      self._writer.append_data(self._last)
       self._due -= 1.

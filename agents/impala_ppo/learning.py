@@ -112,6 +112,7 @@ class ImpalaPPOLearner(core.Learner):
     # Held while variables change.
     self._updating = threading.RLock()
     self._metrics: dict[str, tf.Tensor] = {}
+    self._batch: Optional[trajectories.Trajectories] = None
     self._wait_seconds = 0.
     self._step_seconds = 0.
     self._steps_since_metrics = 0
@@ -123,6 +124,7 @@ class ImpalaPPOLearner(core.Learner):
     batch = next(self._iterator)
     fetched = time.perf_counter()
     with self._updating:
+      self._batch = batch
       self._metrics, priorities, served = self._distributed_step(batch)
       self._publish(served)
       if self._counter is not None:
@@ -278,6 +280,32 @@ class ImpalaPPOLearner(core.Learner):
       self._wait_seconds = self._step_seconds = 0.
       self._steps_since_metrics = 0
       return result
+
+  def reconstructions(self, most: int = 4) -> Optional[np.ndarray]:
+    """Draws frames of the latest batch, each beside its reconstruction.
+
+    Args:
+      most: frames to draw, one below the other.
+
+    Returns:
+      [most * height, 2 * width, 1] uint8, or None without a step yet, or where no
+      frames are reconstructed.
+    """
+    networks = self._networks
+    if (self._batch is None or networks.decoder is None or
+        self._config.frame_stack == 1):
+      return None
+    with self._updating:
+      part, *_ = self._strategy.experimental_local_results(self._batch.observation)
+      observation = part[:most, 0]
+      encoder = networks.actor_critic.encoder
+      # The newest frame, as the normaliser gives it.
+      drawn = networks.decoder(encoder(observation))
+      drawn = encoder.normalizer.denormalize(
+          tf.repeat(drawn, observation.shape[-1], axis=-1))[..., -1:]
+    pairs = np.concatenate(
+        [observation[..., -1:], np.clip(drawn, 0, 255)], axis=2)
+    return np.concatenate(pairs.astype(np.uint8), axis=0)
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:

@@ -20,8 +20,12 @@ from programs.runtime import doors
 _LEFT_OUT = ('OMP_NUM_THREADS',)
 _BACKLOG_LINES = 1000
 _LAST_WORDS_SECONDS = 1.
-_COUNT_GPUS = ('import tensorflow as tf; '
-               'print(len(tf.config.list_physical_devices("GPU")))')
+_COUNT_GPUS = """
+from agents import cuda
+import tensorflow as tf
+cuda.load_libraries()
+print(len(tf.config.list_physical_devices('GPU')))
+"""
 
 
 class Agent:
@@ -61,19 +65,20 @@ class Agent:
 
   def count_gpus(self) -> int:
     """Returns how many GPUs TensorFlow finds here, of those that Ray grants."""
-    counted = subprocess.run([sys.executable, '-c', _COUNT_GPUS],
-                             capture_output=True, text=True)
+    counted = subprocess.run(
+        [sys.executable, '-c', _COUNT_GPUS], capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': child.import_path()})
     return int(counted.stdout.strip() or 0)
 
-  def start(self, job: bytes, variables: Mapping[str, str],
-            listen: Optional[str]) -> None:
+  def start(self, job: bytes, listen: Optional[str],
+            variables: Mapping[str, str]) -> None:
     """Starts the node's process.
 
     Args:
       job: the node's function, as Launchpad's entry takes it.
+      listen: where it listens; None for this host's address in the cluster.
       variables: what its environment has beside this process's, and a
         `PYTHONPATH` that comes after this process's own.
-      listen: where it listens; None for this host's address in the cluster.
 
     Raises:
       ValueError: if doors cannot be closed here.

@@ -11,10 +11,10 @@ there is room.
 """
 
 import collections
-import contextlib
 import os
 import secrets
 import signal
+import socket
 import sys
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
@@ -25,6 +25,7 @@ from launchpad.launch import serialization
 import ray
 from ray.util import scheduling_strategies
 
+from launch import screens
 from launch.engines import agent as agent_lib
 from launch.engines import child
 from launch.engines import supervision
@@ -35,7 +36,9 @@ from programs.runtime import doors
 _LEARNER, _SHARDS, _ACTORS = 'learner', 'replay', 'actor'
 # How long this host is preferred for the home.
 _PREFER_SECONDS = 5.
-_CALL_SECONDS = 60.
+_CALL_SECONDS = 120.
+_WAIT_SECONDS = 1.
+_REACH_SECONDS = 10.
 _PACKAGES = ('agents', 'programs', 'launch')
 # Nodes get what was set for TensorFlow here, above all by TensorFlow itself.
 _PASSED_ON = ('TF', 'XLA_', 'IMPALA_PPO_PLAIN')
@@ -86,17 +89,20 @@ def assign(home: str, hosts: Sequence[str], num_shards: int,
 class _Process:
   """The process of a node on some host, seen from here."""
 
-  def __init__(self, node: '_Node', agent: Any, started: ray.ObjectRef):
+  def __init__(self, node: '_Node', agent: Any, variables: Mapping[str, str]):
     self._node = node
     self._agent = agent
-    self._started = started
+    self._variables = variables
     self._has_started = False
     self._end: Optional[supervision.End] = None
 
   def lines(self) -> Iterator[str]:
     """Yields what it prints; waits for room for it before."""
     try:
-      ray.get(self._started)
+      self._end = self._wait_for_host()
+      if self._end is not None:
+        return
+      ray.get(self._agent.start.remote(*self._node.job(), self._variables))
       self._has_started = True
       while self._end is None:
         for kind, value in ray.get(self._agent.news.remote()):
@@ -112,6 +118,14 @@ class _Process:
       self._end = supervision.End(1, f'cannot be started ({e.cause})')
     except ray.exceptions.RayError as e:
       self._end = supervision.End(1, f'is out of reach ({_one_line(e)})')
+
+  def _wait_for_host(self) -> Optional[supervision.End]:
+    """Waits for room on a host; returns why that is in vain, if it is."""
+    host = self._agent.host.remote()
+    while not ray.wait([host], timeout=_WAIT_SECONDS)[0]:
+      if self._node.is_cut_off():
+        return self._node.lost()
+    return self._node.settle(ray.get(host))
 
   def poll(self) -> Optional[supervision.End]:
     return self._end
@@ -133,6 +147,7 @@ class _Node(supervision.Node):
     self._options = options
     self._agent: Any = None
     self._has_address = False
+    # The address of its host, and what Ray calls that.
     self._host: Optional[tuple[str, str]] = None
     self._job = b''
 
@@ -144,20 +159,23 @@ class _Node(supervision.Node):
     agent = self._get_agent()
     return [agent.host.remote(), agent.reserve.remote(getattr(node, 'port', 0))]
 
-  def bind(self, node: Any, reserved: Sequence[ray.ObjectRef],
-           listen: Optional[str]) -> None:
+  def bind(self, node: Any, reserved: Sequence[ray.ObjectRef]) -> None:
     """Binds the addresses of what is to run on the host where it will be.
 
     Args:
       node: to be bound.
       reserved: by `reserve`.
-      listen: where it listens; None for its host's address in the cluster.
 
     Raises:
-      ValueError: if a port that it wants is not to be had, in one line.
+      ValueError: if that or a port is not to be had, in one line.
     """
+    listen = self._cluster.listen
     for address in node.addresses:
-      self._host, (port, why) = ray.get(list(reserved), timeout=_CALL_SECONDS)
+      try:
+        self._host, (port, why) = ray.get(list(reserved), timeout=_CALL_SECONDS)
+      except ray.exceptions.RayError as e:
+        raise ValueError(
+            f'the host of {self.title} does not answer ({_one_line(e)}).') from None
       host, _ = self._host
       if why is not None:
         raise ValueError(f'replay port {port} cannot be used on {host} ({why}); '
@@ -169,43 +187,62 @@ class _Node(supervision.Node):
     """Takes over what is to run, once all addresses are bound."""
     self._job = cloudpickle.dumps([node.function])
 
+  def job(self) -> tuple[bytes, Optional[str]]:
+    """Returns what an agent needs to know: what to run, and where to listen."""
+    return self._job, self._cluster.listen
+
   def begin(self, variables: Mapping[str, str]) -> _Process:
-    agent = self._get_agent()
-    return _Process(self, agent, agent.start.remote(
-        self._job, {**self._cluster.variables, **variables}, self._cluster.listen))
+    return _Process(self, self._get_agent(),
+                    {**self._cluster.variables, **variables})
+
+  def settle(self, host: tuple[str, str]) -> Optional[supervision.End]:
+    """Takes note of the host that it is on; returns why it must not be there."""
+    if self._has_address and host != self._host:
+      return self.lost()
+    self._host = host
+    return None
+
+  def is_cut_off(self) -> bool:
+    """Tells whether others know it by an address on a host that has gone."""
+    return self._has_address and self._has_lost_host()
 
   def lost(self) -> supervision.End:
-    """Says what it means that the agent has ended."""
-    self._agent = None
+    """Says what it means that the agent has ended, or cannot be where it was."""
+    self.close()
     how = 'was lost: its agent has ended'
-    is_final = False
-    if self._host is not None:
-      address, name = self._host
-      if name not in {host['NodeID'] for host in _hosts()}:
-        how = f'was lost, and its host {address} with it'
-        is_final = self._has_address
-    return supervision.End(-signal.SIGKILL, how, is_final)
+    if self._host is not None and self._has_lost_host():
+      how = f'was lost, and its host {self._host[0]} with it'
+    return supervision.End(-signal.SIGKILL, how, self.is_cut_off())
 
   def close(self) -> None:
     if self._agent is not None:
       ray.kill(self._agent)
+      self._agent = None
+
+  def _has_lost_host(self) -> bool:
+    assert self._host is not None
+    return self._host[1] not in {host['NodeID'] for host in _hosts()}
 
   def _get_agent(self) -> Any:
     if self._agent is None:
       self._agent = ray.remote(agent_lib.Agent).options(
           max_concurrency=_THREADS, **self._options).remote()
-      if not self._has_address:
-        agent = self._agent
-        agent.host.remote().future().add_done_callback(self._note_host)
     return self._agent
-
-  def _note_host(self, future) -> None:
-    with contextlib.suppress(Exception):
-      self._host = future.result()
 
 
 def _hosts() -> list[dict[str, Any]]:
   return [host for host in ray.nodes() if host['Alive']]
+
+
+def _check_reachable(address: str) -> None:
+  """Refuses an address that nobody answers at, for which Ray would wait long."""
+  host, _, port = address.rpartition(':')
+  try:
+    socket.create_connection((host, int(port)), _REACH_SECONDS).close()
+  except (OSError, ValueError) as e:
+    raise ValueError(f'no Ray cluster at {address} ({e}); give HOST:PORT of its '
+                     'head, as `ray start` prints it, or auto on one of its hosts.'
+                     ) from None
 
 
 def _one_line(error: Exception) -> str:
@@ -249,6 +286,8 @@ class Cluster:
       root = child.import_path().split(os.pathsep)[0]
       runtime_env['py_modules'] = [
           os.path.join(root, package) for package in _PACKAGES]
+    if address is not None and ':' in address:
+      _check_reachable(address)
     # Ray's own processes are in this one's process group. That it is told of the
     # end of its terminal is for the launcher only.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -258,7 +297,7 @@ class Cluster:
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
       raise ValueError(
           f'no Ray cluster at {address} ({_one_line(e)}); start one by `ray start '
-          '--head`, or leave out --ray_address.' if address is not None else
+          '--head`, or leave out --ray_address.' if address else
           f'Ray does not start ({_one_line(e)}).') from None
     finally:
       signal.signal(signal.SIGHUP, before)
@@ -342,7 +381,8 @@ class Cluster:
     try:
       (host, _), sees, gpus = ray.get([
           agent.host.remote(), agent.sees.remote(token),
-          agent.count_gpus.remote() if self._num_gpus else ray.put(0)])
+          agent.count_gpus.remote() if self._num_gpus else ray.put(0)],
+                                     timeout=_CALL_SECONDS)
     except ray.exceptions.RayError as e:
       raise ValueError(
           f"the learner's host does not answer ({_one_line(e)}).") from None
@@ -358,7 +398,8 @@ class Cluster:
           f"{host}, the learner's host; give a number that it finds, or 0.")
 
   def run_program(self, program: lp.Program, run_dir: Optional[str] = None,
-                  restarts: bool = True) -> int:
+                  restarts: bool = True,
+                  screen: Optional[screens.Quiet] = None) -> int:
     """Runs a program to its end, once its needs are reserved.
 
     Args:
@@ -366,6 +407,7 @@ class Cluster:
         join the learner.
       run_dir: as for `supervision.Supervisor`.
       restarts: as for that.
+      screen: as for that.
 
     Returns:
       As `supervision.Supervisor.run` does.
@@ -391,11 +433,11 @@ class Cluster:
     try:
       reserved = [ours.reserve(node) for node, ours in pairs]
       for (node, ours), refs in zip(pairs, reserved):
-        ours.bind(node, refs, self.listen)
+        ours.bind(node, refs)
       for node, ours in pairs:
         ours.set_job(node)
       return supervision.Supervisor([ours for _, ours in pairs], run_dir,
-                                    restarts).run()
+                                    restarts, screen).run()
     finally:
       for _, ours in pairs:
         ours.close()

@@ -57,6 +57,7 @@ class SharedWeights:
   Attributes:
     handle: for `SharedWeightsSource`, in any process of this machine.
     file: the memory's descriptor.
+    pulls: how often a mirror got variables.
   """
 
   def __init__(self, source: core.VariableSource, names: Sequence[str],
@@ -70,6 +71,7 @@ class SharedWeights:
     """
     self._source = source
     self._names = list(names)
+    self.pulls = 0
     dtype = np.dtype([
         (name, np.dtype([(str(i), np.asarray(v).dtype, np.shape(v))
                          for i, v in enumerate(variables)], align=True))
@@ -103,8 +105,10 @@ class SharedWeights:
       if the mirror has them.
     """
     latest = int(self._memory['latest'])
-    return (self.handle.token, latest, None if latest == number else
-            self._source.get_variables(self._names))
+    if latest == number:
+      return self.handle.token, latest, None
+    self.pulls += 1
+    return self.handle.token, latest, self._source.get_variables(self._names)
 
   def _collections(self) -> dict[str, list[np.ndarray]]:
     return dict(zip(self._names, self._source.get_variables(self._names)))
@@ -337,4 +341,4 @@ class NearestSource(core.VariableSource):
           raise
         self._shared = _mirrored(handle)
         how = 'the process of this machine that gets them from the learner'
-    print(f'{self._node}: weights come from {how}.', flush=True)
+    print(f'{self._node} has weights from {how}.', flush=True)

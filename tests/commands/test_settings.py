@@ -24,6 +24,7 @@ from agents import validation
 from agents.impala_ppo import config as agent_config
 from launch import evaluate
 from launch import export
+from launch import inspect
 from launch import plot
 from launch import settings as settings_lib
 from launch import sweep
@@ -34,12 +35,14 @@ SECTIONS = {'environment': environments.EnvironmentConfig,
             'agent': agent_config.ImpalaPPOConfig,
             'run': run_config.RunConfig}
 COMMANDS = (settings_lib.TrainCommand, evaluate.EvaluateCommand,
-            plot.PlotCommand, export.ExportCommand, sweep.SweepCommand)
+            export.ExportCommand, inspect.InspectCommand, plot.PlotCommand,
+            sweep.SweepCommand)
 NO_FLAG = ('frame_stack',)  # Follows from the game.
 # Commands and configs that check themselves, with what they cannot do without.
 CHECKED = [*SECTIONS.values(), *COMMANDS]
 NEEDED = {run_config.RunConfig: {'run_dir': 'x'},
-          evaluate.EvaluateCommand: {'run_dir': 'x'},
+          evaluate.EvaluateCommand: {'run_dir': ('x',)},
+          inspect.InspectCommand: {'run_dir': 'x'},
           plot.PlotCommand: {'runs': ('x',)},
           export.ExportCommand: {'run_dir': 'x', 'out': 'x'},
           sweep.SweepCommand: {'out': 'x'}}
@@ -279,14 +282,42 @@ def test_flags_override_defaults(tmp_path):
 
 def test_flags_of_the_evaluation():
   assert evaluate.parse(
-      ['--run_dir', 'x', '--episodes=3', '--seed', '2']
-  ) == evaluate.EvaluateCommand('x', episodes=3, seed=2)
+      ['--run_dir', 'x', 'y,z', '--episodes=3', '--seed', '2', '--sampled',
+       '--sticky', '0.25', '--checkpoint', '7', '--json']
+  ) == evaluate.EvaluateCommand(('x', 'y,z'), episodes=3, seed=2, sampled=True,
+                                sticky=0.25, checkpoint='7', json=True)
   assert evaluate.parse(
-      ['--run_dir', 'x']) == evaluate.EvaluateCommand('x', 30, 1)
+      ['--run_dir', 'x']) == evaluate.EvaluateCommand(('x',), 30, 1)
+  filmed = evaluate.parse(['--run_dir', '~/x', '--video', '~/y.MP4'])
+  assert (filmed.episodes, filmed.run_dir, filmed.video) == (
+      1, (os.path.expanduser('~/x'),), os.path.expanduser('~/y.MP4'))
   for argv, told in (([], '--run_dir is missing'),
                      (['--run_dir', 'x', '--episodes', '0'], 'episodes must'),
+                     (['--run_dir', 'x', '--sticky', '2'], 'sticky must'),
+                     (['--run_dir', 'x', '--video', 'y.gif'], 'an .mp4 file'),
+                     (['--run_dir', 'x', 'y', '--video', 'z.mp4'], 'of one run'),
                      (['--run_dir', 'x', '--seeds', '0'], 'mean --seed?')):
     assert told in error_of(evaluate.parse, argv)
+
+
+def test_flags_of_the_inspection():
+  assert inspect.parse(
+      ['--run_dir', '~/x', '--sample', '3', '--out', '~/y', '--gif']
+  ) == inspect.InspectCommand(run_dir=os.path.expanduser('~/x'), sample=3,
+                              out=os.path.expanduser('~/y'), gif=True)
+  assert inspect.parse(['--address', 'h:1', '--watch', '--seconds', '3']
+                       ) == inspect.InspectCommand(
+                           address='h:1', watch=True, seconds=3.)
+  for argv, told in (([], 'give the --run_dir'),
+                     (['--run_dir', 'x', '--sample', '1'], 'belong together'),
+                     (['--run_dir', 'x', '--out', 'y'], 'belong together'),
+                     (['--address', 'h:1', '--sample', '1', '--out', 'y'],
+                      "the run's settings"),
+                     (['--run_dir', 'x', '--gif'], '--gif is for'),
+                     (['--run_dir', 'x', '--sample', '1', '--out', 'y', '--json'],
+                      'another command'),
+                     (['--run_dir', 'x', '--seconds', '0'], 'seconds must')):
+    assert told in error_of(inspect.parse, argv)
 
 
 def test_names_of_settings_are_unique():
@@ -300,6 +331,7 @@ def test_names_of_settings_are_unique():
 @pytest.mark.parametrize('parse, config_classes', [
     (settings_lib.parse_train, [*SECTIONS.values(), settings_lib.TrainCommand]),
     (evaluate.parse, [evaluate.EvaluateCommand]),
+    (inspect.parse, [inspect.InspectCommand]),
 ])
 def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
   monkeypatch.setenv('COLUMNS', '80')
@@ -317,9 +349,9 @@ def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
       said, = re.findall(rf'^    {field.name}: ((?:.|\n      )*)',
                          config_class.__doc__, re.MULTILINE)
       said = re.escape(' '.join(said.split()))
-      assert re.search(rf'--{field.name},? \S+ {said} \((default: .|required\))',
-                       told), field.name
-  assert '--no_autoencoder' in told or parse is evaluate.parse
+      assert re.search(rf'--{field.name},? \S+( \.\.\.)? {said} '
+                       r'\((default: .|required\))', told), field.name
+  assert ('--no_autoencoder' in told) == (parse is settings_lib.parse_train)
   assert 'frame_stack' not in told
 
 
@@ -344,7 +376,7 @@ def test_run_dir_follows_from_the_game():
   home = os.path.expanduser('~')
   assert settings_of('--run_dir=~/here').run.run_dir == os.path.join(home, 'here')
   assert evaluate.parse(
-      ['--run_dir=~/here']).run_dir == os.path.join(home, 'here')
+      ['--run_dir=~/here']).run_dir == (os.path.join(home, 'here'),)
   # Processes may start in another directory.
   assert os.path.isabs(settings_of('--run_dir', 'here').run.run_dir)
 

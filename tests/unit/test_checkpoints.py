@@ -274,3 +274,21 @@ def test_a_saver_keeps_three_also_of_before_it(run):
   assert kept[0] == paths[2] and len(kept) == 3
   assert {name for name in os.listdir(directory) if name.endswith('.index')} == {
       f'{os.path.basename(path)}.index' for path in kept}
+
+
+def test_checkpoints_are_found_by_name(saved_run, tmp_path):
+  run_dir = saved_run[0]
+  newest = checkpoints.latest(run_dir)
+  name = os.path.basename(newest)
+  assert checkpoints.named(run_dir, name) == newest
+  assert checkpoints.named(run_dir, name.removeprefix('ckpt-')) == newest
+  for bad in ('99', 'ckpt-', 'latest', '-1', '²'):
+    with pytest.raises(ValueError, match=f'has no checkpoint .*it has .*{name}'):
+      checkpoints.named(run_dir, bad)
+  with pytest.raises(ValueError, match='it has none'):
+    checkpoints.named(str(tmp_path), '1')
+  copied = shutil.copytree(run_dir, tmp_path / 'run')
+  data, = glob.glob(f'{copied}/checkpoints/{name}.data*')
+  os.truncate(data, os.path.getsize(data) // 2)
+  with pytest.raises(ValueError, match='cannot be used: it cannot be read whole'):
+    checkpoints.named(str(copied), name)

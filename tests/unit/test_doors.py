@@ -187,6 +187,9 @@ def test_a_process_that_others_could_reach_refuses_to_serve():
       ('loopback', '127.0.0.9', 'doors.close(config.listen)'),
       ('127.0.0.9', 'loopback', 'doors.close(config.listen)'),
       ('127.0.0.9', '127.0.0.9', ''),
+      ('cluster', None, 'doors.close(config.listen)'),
+      ('cluster', 'all', 'doors.close(config.listen)'),
+      ('cluster', '127.0.0.9', ''),
       ('loopback', 'loopback', ''),
       ('all', None, '')):
     command = [sys.executable, '-c', check.format(listen)]

@@ -129,3 +129,13 @@ def test_the_largest_frames_are_refused(monkeypatch):
   monkeypatch.setattr(machine, 'memory', lambda: 8 * GIB)
   with pytest.raises(ValueError, match='GiB'):
     sizes.check(agent, run_config.RunConfig('x', num_actors=2), spec)
+
+
+def test_a_cluster_has_the_cores_and_the_memory_of_all_its_hosts():
+  agent = agent_config.ImpalaPPOConfig()
+  run = run_config.RunConfig('x', num_actors=300)
+  with pytest.raises(ValueError, match='num_actors must be at most 200'):
+    sizes.check(agent, run, VECTOR)
+  sizes.check(agent, run, VECTOR, cores=4, memory=200 * GIB)
+  with pytest.raises(ValueError, match='of memory would be needed'):
+    sizes.check(agent, run, VECTOR, cores=4, memory=1 * GIB)

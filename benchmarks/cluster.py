@@ -1,0 +1,158 @@
+"""Pong on a Ray cluster of hosts: `python -m benchmarks.cluster`.
+
+The hosts are namespaces of this machine (`benchmarks.hosts`), on a wire that delays
+what it carries, and share its cores; beside them is the same run without Ray. It
+needs the right to make namespaces, which root has. Prints a row for each run:
+
+* `timesteps/s`, `lag`: acted, and how many learner steps old their policy was
+* `pulls/s`: how often the learner's weights went over the wire
+* `bytes`: that the wire carried for each timestep
+
+and, with `--faults`, a row for each fault: the seconds until a row of progress had
+0.7 times the rate before.
+"""
+
+import contextlib
+import os
+import signal
+import statistics
+import time
+from typing import Any, Callable, Iterator
+
+import psutil
+
+from benchmarks import common
+from benchmarks import faults
+from benchmarks import hosts as hosts_lib
+from launch import settings as settings_lib
+
+# The learner, a shard and an actor; and an actor on each of the other hosts.
+_HEAD_CPUS = 3
+_RETRIES = 20
+_TITLES = ('hosts', 'delay ms', 'timesteps/s', 'lag', 'pulls/s', 'bytes')
+_FAULT_TITLES = ('hosts', 'delay ms', 'fault', 'back after, s', 'lost, s')
+
+
+class Run(faults.Run):
+  """A run on hosts."""
+  # Ray gives a host up after half a minute, and starts slowly where cores are few.
+  patience_seconds = 600.
+
+  def __init__(self, hosts: hosts_lib.Hosts, *flags: str):
+    """Starts a run on the first of the hosts."""
+    self.hosts = hosts
+    super().__init__(
+        '--lp_launch_type', 'ray', '--ray_address', 'auto', '--retries',
+        str(_RETRIES), *flags, enter=hosts.head.command)
+
+  def node(self, name: str) -> psutil.Process:
+    return self.hosts.node(name)[1]
+
+  def stop(self) -> None:
+    trainer, = psutil.Process(self.process.pid).children()
+    trainer.send_signal(signal.SIGINT)
+    self.process.wait()
+
+
+@contextlib.contextmanager
+def running(num_hosts: int, delay_ms: float, *flags: str) -> Iterator[Run]:
+  """Trains on so many hosts for as long as the context lasts."""
+  cpus = [_HEAD_CPUS, *[1] * (num_hosts - 1)]
+  with hosts_lib.made(cpus, delay_ms) as hosts:
+    run = Run(hosts, '--num_actors', str(num_hosts), *flags)
+    run.wait_until_steady()
+    yield run
+    run.stop()
+
+
+@contextlib.contextmanager
+def running_here(num_actors: int, *flags: str) -> Iterator[faults.Run]:
+  """Trains without Ray for as long as the context lasts."""
+  run = faults.Run('--num_actors', str(num_actors), *flags)
+  try:
+    run.wait_until_steady()
+    yield run
+  finally:
+    run.process.send_signal(signal.SIGINT)
+    run.process.wait()
+
+
+def measure(run: faults.Run, seconds: float,
+            bytes_carried: Callable[[], int]) -> dict[str, float]:
+  """Returns the figures of some seconds of a run."""
+  first, carried = run.rows()[-1], bytes_carried()
+  number = len(run.rows())
+  time.sleep(seconds)
+  last, carried = run.rows()[-1], bytes_carried() - carried
+  timesteps = last['timesteps'] - first['timesteps']
+  elapsed = last['walltime_seconds'] - first['walltime_seconds']
+  return {
+      'timesteps/s': timesteps / elapsed,
+      'lag': statistics.mean(row['policy_lag'] for row in run.rows()[number:]),
+      'pulls/s': (last['weight_pulls'] - first['weight_pulls']) / elapsed,
+      'bytes': carried / timesteps}
+
+
+def do_faults(run: Run) -> Iterator[tuple[str, float, float]]:
+  """Does faults to a run; yields each with what `faults.Run.recovery` returns."""
+  far, _ = run.hosts.node('actor/1')
+  assert far != 1, 'the head has room for one actor'
+
+  log = os.path.join(run.directory, settings_lib.LOGS, 'actor_1.log')
+
+  def starts() -> int:
+    with open(log) as f:
+      return f.read().count('weights come')
+
+  for name in ('actor/1', 'replay/0', 'learner/0', 'counter/0'):
+    yield f'{name} killed', *run.recovery(run.node(name).kill)
+  yield 'host lost', *run.recovery(lambda: run.hosts.kill(far))
+  before = starts()
+  run.hosts.add(far, 1)
+  yield ('host back, until its actor acts',
+         run.wait_for(lambda: starts() > before, 'actor'), 0.)
+
+
+def main() -> None:
+  parser = common.Parser('cluster', __doc__)
+  parser.add_argument('--hosts', type=common.positive(int), nargs='+',
+                      default=[2, 4])
+  parser.add_argument('--delays', type=float, nargs='+', default=[1., 10.],
+                      help='milliseconds that the wire adds one way; 0 for none')
+  parser.add_argument('--seconds', type=common.positive(float), default=60.)
+  parser.add_argument('--no_faults', action='store_true',
+                      help='do not measure what runs make of faults')
+  parser.add_json()
+  parser.add_train_flags()
+  flags = parser.parse_args()
+  common.end_on_sigterm()
+  train_flags = ['--evaluation_interval', '0', *flags.train_flags]
+  rows: list[dict[str, Any]] = []
+  fault_rows: list[dict[str, Any]] = []
+
+  def show(hosts: object, delay: object, figures: dict[str, float]):
+    rows.append(dict(zip(_TITLES, (hosts, delay, *figures.values()))))
+    common.print_row([hosts, delay, *(f'{x:,.4g}' for x in figures.values())])
+
+  common.print_header(_TITLES)
+  for number in flags.hosts:
+    with running_here(number, *train_flags) as here:
+      show(f'none, {number} actors', '', measure(here, flags.seconds, lambda: 0))
+    for delay in flags.delays:
+      with running(number, delay, *train_flags) as run:
+        show(number, f'{delay:g}',
+             measure(run, flags.seconds, run.hosts.bytes_carried))
+        if not flags.no_faults:
+          for fault in do_faults(run):
+            fault_rows.append(dict(zip(_FAULT_TITLES, (number, delay, *fault))))
+  if fault_rows:
+    print()
+    common.print_header(_FAULT_TITLES)
+    for row in fault_rows:
+      common.print_row([f'{x:.1f}' if isinstance(x, float) else x
+                        for x in row.values()])
+  common.write_json(flags.json, {'runs': rows, 'faults': fault_rows})
+
+
+if __name__ == '__main__':
+  main()

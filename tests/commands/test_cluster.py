@@ -1,0 +1,229 @@
+"""Runs on a Ray cluster: hosts that come and go, and faults on each."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+
+import psutil
+import pytest
+
+from benchmarks import hosts as hosts_lib
+from programs.runtime import checkpoints
+from programs.runtime import processes as node_processes
+from programs.runtime import records
+from programs.runtime import servers
+from tests import networks
+from tests import processes
+from tests.commands import runs
+
+pytest.importorskip('ray')
+RAY = ['--lp_launch_type', 'ray', '--game', 'CartPole-v1', *runs.SMALL,
+       '--checkpoint_minutes', '0.02']
+SECONDS = 240.
+
+
+def wait_for(condition, what, seconds=SECONDS):
+  return processes.wait_for(condition, what, seconds)
+
+
+def restarts(run_dir):
+  """Returns which nodes were restarted, and how they had ended."""
+  path = os.path.join(run_dir, records.RESTARTS_FILE)
+  if not os.path.exists(path):
+    return []
+  with open(path, newline='') as f:
+    return [(row['node'], row['how']) for row in csv.DictReader(f)]
+
+
+def log(run_dir, node):
+  path = os.path.join(run_dir, 'logs', node.replace('/', '_') + '.log')
+  if not os.path.exists(path):
+    return ''
+  with open(path) as f:
+    return f.read()
+
+
+def learner_steps(run_dir):
+  return ([0.] + [row['learner_steps'] for row in runs.rows(run_dir)])[-1]
+
+
+def learns_on(run_dir):
+  steps = learner_steps(run_dir)
+  wait_for(lambda: learner_steps(run_dir) not in (0., steps), 'learner steps')
+
+
+def ray_processes():
+  return [process for process in psutil.process_iter(['name'])
+          if process.info['name'] in ('raylet', 'gcs_server')]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_ray_of_its_own_is_started_used_and_stopped(tmp_path, monkeypatch):
+  # Ray's files, and with them its sockets, whose paths must not be long.
+  monkeypatch.setenv('RAY_TMPDIR', '/tmp')
+  run_dir = str(tmp_path / 'run')
+  before = len(ray_processes())
+  process = runs.launch('--run_dir', run_dir, *RAY, '--max_timesteps', '6000',
+                        '--evaluation_interval', '1000')
+  family, ports = [], {}
+
+  def is_over():
+    family.extend(p for p in psutil.Process(process.pid).children(recursive=True)
+                  if p not in family)
+    ports.update(networks.open_ports(process.pid))
+    return process.poll() is not None
+
+  wait_for(is_over, 'the end')
+  output = process.communicate()[0].decode()
+  assert process.returncode == 0, output
+  assert runs.rows(run_dir)[-1]['timesteps'] >= 6000
+  path = checkpoints.latest(run_dir)
+  assert checkpoints.learner_steps(path) == learner_steps(run_dir)
+  assert 'evaluator: weights come from memory shared' in output
+  # Neither the program's nor Ray's ports were open to other machines.
+  assert len(ports) > 6 and all(address.is_loopback for address, _ in ports)
+  assert len(family) > 10
+  assert psutil.wait_procs(family, timeout=10)[1] == []
+  assert len(ray_processes()) == before
+
+
+@pytest.fixture
+def hosts():
+  """Two hosts of a cluster, with room for a learner, two shards, two actors."""
+  try:
+    hosts = hosts_lib.Hosts(cpus=[3, 2])
+  except OSError as e:
+    pytest.skip(f'no hosts of a cluster are permitted here: {e}')
+  yield hosts
+  hosts.close()
+
+
+def launch(host, *args):
+  """Starts training on a host."""
+  return subprocess.Popen(
+      host.command(*runs.command('launch.train', *RAY, *args)), cwd=runs.ROOT,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def trainer(process):
+  """Returns the process that trains, behind the one that entered the host."""
+  return psutil.Process(process.pid).children()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_hosts_come_and_go(hosts, tmp_path):
+  run_dir = str(tmp_path / 'run')
+  args = ['--ray_address', 'auto', '--run_dir', run_dir, '--num_replay_shards', '2',
+          '--replay_port', '9400']
+  refused = launch(hosts.head, *args, '--num_actors', '9', '--ray_timeout', '1')
+  told = refused.communicate(timeout=SECONDS)[0].strip().splitlines()
+  assert refused.returncode == 2
+  assert '12 CPUs are needed' in told[-1] and 'of 2 hosts has 5' in told[-1]
+  assert not os.path.exists(run_dir)
+
+  with open(tmp_path / 'output', 'w') as output:
+    process = subprocess.Popen(
+        hosts.head.command(*runs.command(
+            'launch.train', *RAY, *args, '--num_actors', '3', '--min_actors', '2',
+            '--retries', '1', '--ray_timeout', SECONDS)),
+        cwd=runs.ROOT, stdout=output, stderr=subprocess.STDOUT)
+  try:
+    wait_for(lambda: learner_steps(run_dir) > 20, 'learner steps')
+    nodes = {number: set(host.nodes()) for number, host in hosts.hosts.items()}
+    assert nodes == {1: {'learner/0', 'counter/0', 'replay/0', 'actor/0'},
+                     2: {'replay/1', 'actor/1'}}
+    assert 'for all processes of this one' in log(run_dir, 'actor/1')
+    for number, host in hosts.hosts.items():
+      addresses = {str(address) for process in host.nodes().values()
+                   for address, _ in networks.open_ports(process.pid)}
+      assert addresses == {host.address}, number
+      for node in host.nodes().values():
+        assert node.environ()['TF2_BEHAVIOR'] == '1'
+        assert 'OMP_NUM_THREADS' not in node.environ()
+    with open(os.path.join(run_dir, servers.FILE)) as f:
+      assert json.load(f)['replay'] == ['10.78.0.1:9400', '10.78.0.2:9401']
+
+    # Nodes that die are restarted, those that others know where they were.
+    for name in ('actor/1', 'replay/1', 'learner/0'):
+      where, node = hosts.node(name)
+      node.kill()
+      wait_for(lambda: 'back after' in log(run_dir, name), name)  # noqa: B023
+      assert hosts.node(name)[0] == where
+      learns_on(run_dir)
+    killed = [('actor/1', 'was killed by signal 9 (Killed)')]
+    assert restarts(run_dir)[:1] == killed and len(restarts(run_dir)) == 3
+
+    # An actor that there was no room for joins with a host, and leaves with it.
+    hosts.add(3, cpus=1)
+    wait_for(lambda: 'actor/2' in hosts.hosts[3].nodes(), 'an actor that joins')
+    wait_for(lambda: 'weights come' in log(run_dir, 'actor/2'), 'its weights')
+    hosts.kill(3)
+    wait_for(lambda: len(restarts(run_dir)) == 4, 'an actor that leaves')
+    assert restarts(run_dir)[3][0] == 'actor/2'
+    assert restarts(run_dir)[3][1].startswith('was lost')
+    learns_on(run_dir)
+
+    # With a host that holds a shard, the run is; and resumes once there is room.
+    hosts.kill(2)
+    said = (tmp_path / 'output').read_text
+    wait_for(lambda: 'replay/1 was lost, and its host 10.78.0.2' in said(), 'a loss')
+    wait_for(lambda: '0 retries are left' in said(), 'a retry')
+    steps = checkpoints.learner_steps(checkpoints.latest(run_dir))
+    assert steps > 20
+    hosts.add(2, cpus=2)
+    wait_for(lambda: learner_steps(run_dir) > steps, 'learner steps as before')
+    family = [p for host in hosts.hosts.values() for p in host.nodes().values()]
+    assert len(family) == 6
+    trainer(process).send_signal(signal.SIGINT)
+    assert process.wait(SECONDS) == 0
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+    path = checkpoints.latest(run_dir)
+    assert checkpoints.learner_steps(path) == learner_steps(run_dir)
+  except BaseException:
+    print((tmp_path / 'output').read_text()[-6000:])
+    raise
+  finally:
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_nothing_outlives_the_launcher_on_any_host(hosts, tmp_path):
+  run_dir = str(tmp_path / 'run')
+  process = launch(hosts.head, '--ray_address', 'auto', '--run_dir', run_dir,
+                   '--num_actors', '2')
+  wait_for(lambda: learner_steps(run_dir) > 20, 'learner steps')
+  family = [p for host in hosts.hosts.values() for p in host.nodes().values()]
+  trainer(process).kill()
+  wait_for(lambda: not any(map(node_processes.lives, family)), 'the end', 30.)
+  process.communicate()
+  # The learner has heard in time, and saved.
+  steps = [row['learner_steps'] for row in runs.rows(run_dir)][-1]
+  assert checkpoints.learner_steps(checkpoints.latest(run_dir)) >= steps
+
+
+@pytest.mark.parametrize('args, told', [
+    (['--ray_address', 'auto'], '--num_actors is missing'),
+    (['--ray_address', 'auto', '--num_actors', '2', '--listen', 'loopback'],
+     "listen 'loopback' is for one machine"),
+    (['--ray_address', '127.0.0.1:9', '--num_actors', '2'],
+     'no Ray cluster at 127.0.0.1:9'),
+    (['--num_actors', '2', '--min_actors', '3'], 'min_actors (3) must be'),
+    (['--num_actors', '4', '--num_replay_shards', '2', '--min_actors', '1'],
+     'from num_replay_shards (2)'),
+    (['--lp_launch_type', 'local_mp', '--ray_address', 'auto'],
+     'give --lp_launch_type ray'),
+    (['--lp_launch_type', 'local_mp', '--listen', 'cluster'],
+     "listen 'cluster' is for --ray_address"),
+])
+def test_what_does_not_work_gets_one_line(tmp_path, args, told):
+  result = runs.run('launch.train', '--lp_launch_type', 'ray', '--run_dir',
+                    tmp_path / 'run', *args)
+  assert result.returncode == 2
+  line, = result.stderr.strip().splitlines()
+  assert told in line

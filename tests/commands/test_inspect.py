@@ -1,0 +1,132 @@
+"""A run looked into while it goes on, and evaluated after it: as a person would."""
+
+import json
+import os
+import re
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+from launch import evaluate
+from programs.runtime import checkpoints
+from programs.runtime import servers
+from tests import processes
+from tests.commands import runs
+
+GAME = 'tests.catch:Catch-v0'
+NUM_SHOWN = 3
+
+
+@pytest.fixture(scope='module')
+def looked_at(tmp_path_factory):
+  """A run's directory, pictures, and what was said of it while it went on."""
+  run_dir = tmp_path_factory.mktemp('run')
+  out = tmp_path_factory.mktemp('pictures')
+  process = runs.start('--game', GAME, '--run_dir', str(run_dir), *runs.SMALL)
+  try:
+    processes.wait_for(lambda: checkpoints.latest(str(run_dir)), 'a checkpoint')
+    seen = runs.run('launch.inspect', '--run_dir', run_dir, '--json')
+    before = {t['table']: t for t in json.loads(seen.stdout)[:2]}
+    drawn = runs.run('launch.inspect', '--run_dir', run_dir, '--sample', NUM_SHOWN,
+                     '--out', out)
+    told = runs.run('launch.inspect', '--address',
+                    servers.read(str(run_dir)).replay[0])
+    steps = runs.rows(run_dir)[-1]['learner_steps']
+    # It is not the worse for it.
+    processes.wait_for(
+        lambda: runs.rows(run_dir)[-1]['learner_steps'] > steps + 20, 'learning')
+  finally:
+    code, alive = runs.stop(process, runs.terminate)
+  assert (code, alive) == (0, [])
+  assert [ended.returncode for ended in (seen, drawn, told)] == [0, 0, 0], (
+      seen.stderr + drawn.stderr + told.stderr)
+  return run_dir, out, before, drawn.stdout, told.stdout
+
+
+def evaluated(capsys, *args):
+  """Returns what `launch.evaluate --json` prints."""
+  capsys.readouterr()
+  assert evaluate.main([*map(str, args), '--json']) == 0
+  return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_tables_are_shown(looked_at):
+  _, _, tables, _, told = looked_at
+  assert set(tables) == {'queue', 'replay'}
+  queue, replayed = tables['queue'], tables['replay']
+  assert replayed['inserts'] >= queue['inserts'] - 1 > 0
+  assert queue['samples'] <= queue['inserts']
+  assert replayed['size'] == min(16, replayed['inserts'])
+  assert replayed['signature']['frame'] == {
+      'shape': [9, None, 16, 16, 1], 'dtype': 'uint8'}
+  for text in ('of 16', 'uniform', 'behaviour_logits', '[9, E, 16, 16, 1]'):
+    assert text in told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_trajectories_are_drawn(looked_at):
+  run_dir, out, _, told, _ = looked_at
+  assert sorted(os.listdir(out)) == ['histograms.png'] + [
+      f'trajectory_{i + 1}.png' for i in range(NUM_SHOWN)]
+  assert f'Drew {NUM_SHOWN}' in told and 'Reconstructed by the checkpoint' in told
+  pictures = [imageio.imread(out / f'trajectory_{i + 1}.png')
+              for i in range(NUM_SHOWN)]
+  assert len({picture.tobytes() for picture in pictures}) == NUM_SHOWN
+  assert all(picture.shape == pictures[0].shape for picture in pictures)
+  capture = runs.run('launch.inspect', '--run_dir', run_dir)
+  assert capture.returncode == 2
+  assert 'no run goes on' in capture.stderr and capture.stderr.count('\n') == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_evaluations_say_how_and_of_what(looked_at, capsys):
+  run_dir = str(looked_at[0])
+  newest = os.path.basename(checkpoints.latest(run_dir))
+  greedy, = evaluated(capsys, '--run_dir', run_dir, '--episodes', 40)
+  assert (greedy['checkpoint'], greedy['actions'], greedy['episodes']) == (
+      newest, 'greedy', 40)
+  assert greedy['mean'] == np.mean(greedy['returns'])
+  low, high = greedy['interval_95']
+  assert -1 <= low <= greedy['mean'] <= high <= 1
+  sampled, again, other = (
+      evaluated(capsys, '--run_dir', run_dir, '--episodes', 40, '--sampled',
+                '--checkpoint', newest, '--seed', seed)[0] for seed in (1, 1, 2))
+  assert sampled == again
+  assert sampled['actions'] == 'sampled'
+  assert sampled['returns'] != other['returns']
+
+  assert evaluate.main(['--run_dir', run_dir, run_dir, '--episodes', '40']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].split() == ['run', 'game', 'checkpoint', 'episodes', 'mean',
+                              '95%', 'interval', 'std', 'min', 'max']
+  assert sum(f'{greedy["mean"]:.2f}' in line for line in lines) == 2
+
+  for args, told in ((['--sticky', '0.5'], 'has no sticky actions'),
+                     (['--checkpoint', '10000'], f'it has .*{newest}')):
+    with pytest.raises(SystemExit) as ended:
+      evaluate.main(['--run_dir', run_dir, *args])
+    assert ended.value.code == 2
+    line, = capsys.readouterr().err.strip().splitlines()
+    assert re.search(told, line)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_video_lasts_as_long_as_the_game(looked_at, capsys, tmp_path):
+  run_dir = str(looked_at[0])
+  path = str(tmp_path / 'new' / 'catch.mp4')
+  result, = evaluated(capsys, '--run_dir', run_dir, '--video', path,
+                      '--episodes', 2)
+  greedy, = evaluated(capsys, '--run_dir', run_dir, '--episodes', 200)
+  assert len(result['returns']) == 2 and set(result['returns']) <= {-1., 1.}
+  assert set(result['returns']) <= set(greedy['returns'])
+  reader = imageio.get_reader(path)
+  about = reader.get_meta_data()
+  assert (about['fps'], about['size'], about['codec']) == (60., (1280, 720), 'h264')
+  # Two balls of seven steps, at thirty steps a second, and a second after each.
+  assert reader.count_frames() == 2 * (7 * 2 + 60)

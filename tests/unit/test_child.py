@@ -1,0 +1,62 @@
+"""A node's process on this machine, and how it asks for the end."""
+
+import os
+import signal
+import sys
+import time
+
+from launch.engines import child
+from tests import processes
+
+ASK = 'from launch.engines import child; child.ask_to_stop()'
+
+
+def python(code, **env):
+  return child.Child([sys.executable, '-c', code], {
+      **os.environ, 'PYTHONPATH': child.import_path(), **env})
+
+
+def asking(code):
+  """Returns a child that can ask for the end, and whether it did."""
+  pipe = child.StopPipe()
+  process = child.Child(
+      [sys.executable, '-c', code],
+      {**os.environ, 'PYTHONPATH': child.import_path(), **pipe.env()},
+      keep_open=[pipe.writer])
+  return process, pipe.wait()
+
+
+def test_lines_come_as_they_are_printed_and_then_the_return_code():
+  process = python('import sys; print("one"); sys.stderr.write("two\\n"); exit(3)')
+  assert list(process.lines()) == ['one', 'two']
+  assert process.wait() == process.code() == 3
+
+
+def test_a_child_asks_for_the_end_or_does_not():
+  process, has_asked = asking(f'{ASK}; import time; time.sleep(60)')
+  assert has_asked and process.code() is None  # It goes on meanwhile.
+  process.signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  assert not asking('pass')[1]
+  assert not asking('import os, signal; os.kill(os.getpid(), signal.SIGKILL)')[1]
+
+
+def test_a_child_knows_that_who_started_it_has_gone(tmp_path):
+  path = tmp_path / 'seen'
+  watch = ('import time; from programs.runtime import parents\n'
+           'assert parents.is_known() and not parents.has_gone()\n'
+           f'open({str(path)!r}, "w").write("there")\n'
+           'while not parents.has_gone(): time.sleep(0.05)\n'
+           f'open({str(path)!r}, "w").write("gone")')
+  starter = python('import os, sys, time; from launch.engines import child\n'
+                   f'child.Child([sys.executable, "-c", {watch!r}], os.environ)\n'
+                   'time.sleep(60)')
+
+  def says(word):
+    return path.exists() and path.read_text() == word
+
+  processes.wait_for(lambda: says('there'), 'a child', 60.)
+  time.sleep(0.2)
+  assert says('there')
+  starter.signal(signal.SIGKILL)
+  processes.wait_for(lambda: says('gone'), 'its end', 60.)
