@@ -175,6 +175,7 @@ def test_an_isolated_run_is_reached_by_the_way_in_only(networks_side_by_side,
 def test_training_does_not_start_without_the_library(
     tmp_path, monkeypatch, capsys, threads):
   monkeypatch.setattr(doors, '_LIBRARY', tmp_path / 'missing.so')
+  monkeypatch.delenv('LD_PRELOAD', raising=False)  # Of tests before this one.
   run_dir = tmp_path / 'run'
   with pytest.raises(SystemExit) as ended:
     train.main(['--run_dir', str(run_dir), '--lp_launch_type',

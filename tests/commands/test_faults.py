@@ -147,7 +147,7 @@ def test_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
   process.stdout.readline()
   process.stdout.close()  # As `| head -1` does.
   wait_for(lambda: learner_steps(run_dir) > 20)
-  assert 'timesteps' in log(run_dir, 'counter/0')
+  assert 'weights' in log(run_dir, 'actor/0')
   process.terminate()
   assert process.wait(timeout=20) == 0
 
