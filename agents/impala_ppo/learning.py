@@ -78,6 +78,7 @@ class ImpalaPPOLearner(core.Learner):
       replay_clients: Sequence[reverb.Client] = (),
       counter: Optional[counting.Counter] = None,
       update: Optional[Update] = None,
+      loss: losses.LossFunction = losses.impala_ppo_loss,
   ):
     """Makes a learner.
 
@@ -91,6 +92,7 @@ class ImpalaPPOLearner(core.Learner):
       counter: counts `steps`.
       update: what each replica does with its part of a batch; by default it
         learns from it.
+      loss: what is minimised.
     """
     self._config = config
     self._iterator = iterator
@@ -107,6 +109,7 @@ class ImpalaPPOLearner(core.Learner):
                                  epsilon=config.adam_epsilon)
       # Its moments have to exist before a checkpoint can be restored.
       self._optimizer._initialize(networks.trainable_variables)  # pylint: disable=protected-access
+    self._loss = loss
     self._update = update or self._learn
     self._distributed_step = tf.function(self._run_replicas)
     # Held while variables change.
@@ -157,7 +160,7 @@ class ImpalaPPOLearner(core.Learner):
 
     with tf.GradientTape() as tape:
       outputs = networks.unroll(batch.observation, config.reconstruction_period)
-      loss, metrics, priorities = losses.impala_ppo_loss(
+      loss, metrics, priorities = self._loss(
           outputs, batch, config, total_over_replicas)
 
     gradients = tape.gradient(loss, networks.trainable_variables)

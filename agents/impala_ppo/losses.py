@@ -51,6 +51,12 @@ class Loss(NamedTuple):
   priorities: tf.Tensor
 
 
+# With the arguments and results of `impala_ppo_loss`.
+LossFunction = Callable[
+    [networks_lib.NetworkOutputs, trajectories.Trajectories,
+     config_lib.ImpalaPPOConfig, Callable[[tf.Tensor], tf.Tensor]], Loss]
+
+
 def impala_ppo_loss(
     outputs: networks_lib.NetworkOutputs,
     batch: trajectories.Trajectories,
