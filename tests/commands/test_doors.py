@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from launch import train
 from programs.runtime import doors
+from programs.runtime import servers
 from tests import networks
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -169,6 +171,9 @@ def test_an_isolated_run_is_reached_by_the_way_in_only(networks_side_by_side,
     way_in = said[said.index('nsenter'):said.index(' COMMAND')].split()
     let_in = json.loads(here.run(*way_in, sys.executable, '-c', KNOCK, nearby))
     assert set(let_in.values()) == {'let in'}
+    # The run's directory says the same.
+    with pytest.raises(ValueError, match=re.escape(f'`{" ".join(way_in)} ')):
+      servers.read(str(tmp_path))
 
 
 @pytest.mark.parametrize('threads', [False, True])
