@@ -16,6 +16,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
 import cloudpickle
@@ -35,6 +36,9 @@ from programs.runtime import doors
 _LEARNER, _SHARDS, _ACTORS = 'learner', 'replay', 'actor'
 # How long this host is preferred for the home.
 _PREFER_SECONDS = 5.
+# How long to wait for room without a word, and how long in any case.
+_QUIET_SECONDS = 5.
+_LEAST_SECONDS = 1.
 _CALL_SECONDS = 120.
 _WAIT_SECONDS = 1.
 _REACH_SECONDS = 10.
@@ -337,18 +341,28 @@ class Cluster:
     self._min_actors = num_actors if min_actors is None else min_actors
     self._num_gpus = num_gpus
     home = {'CPU': 1., **({'GPU': float(num_gpus)} if num_gpus else {})}
-    here = f'node:{ray.util.get_node_ip_address()}'
     others = [{'CPU': 1.}] * (num_shards + self._min_actors)
-    patience = min(timeout, _PREFER_SECONDS)
-    for first, seconds in (({**home, here: 0.001}, patience),
-                           (home, timeout - patience)):
-      group = ray.util.placement_group([first, *others], strategy='SPREAD')
-      if group.wait(max(seconds, 0.1)):
-        self._group = group
-        return
-      ray.util.remove_placement_group(group)
-      if seconds == patience < timeout:
-        supervision.say(f'waiting for room in the cluster, {timeout:g} s at most.')
+    here = ray.get_runtime_context().get_node_id()
+    attempts = [(home, timeout)]
+    if any(host['NodeID'] == here and
+           all(host['Resources'].get(k, 0) >= v for k, v in home.items())
+           for host in _hosts()):
+      # At home is here, if there is room.
+      pinned = {**home, f'node:{ray.util.get_node_ip_address()}': 0.001}
+      patience = min(timeout, _PREFER_SECONDS)
+      attempts = [(pinned, patience), (home, timeout - patience)]
+    notice = threading.Timer(_QUIET_SECONDS, supervision.say, [
+        f'waiting for room in the cluster, {timeout:g} s at most.'])
+    notice.start()
+    try:
+      for first, seconds in attempts:
+        group = ray.util.placement_group([first, *others], strategy='SPREAD')
+        if group.wait(max(seconds, _LEAST_SECONDS)):
+          self._group = group
+          return
+        ray.util.remove_placement_group(group)
+    finally:
+      notice.cancel()
     raise ValueError(self._missing(timeout))
 
   def _missing(self, timeout: float) -> str:
