@@ -286,11 +286,10 @@ class Cluster:
     else:
       options = {'address': address}
       # Other hosts may have another version of this, or none.
-      root = child.import_path().split(os.pathsep)[0]
       runtime_env['py_modules'] = [
-          os.path.join(root, package) for package in _PACKAGES]
-    if address is not None and ':' in address:
-      _check_reachable(address)
+          os.path.join(child.ROOT, package) for package in _PACKAGES]
+      if ':' in address:
+        _check_reachable(address)
     # Ray's own processes are in this one's process group. That it is told of the
     # end of its terminal is for the launcher only.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -304,7 +303,6 @@ class Cluster:
           f'Ray does not start ({_one_line(e)}).') from None
     finally:
       signal.signal(signal.SIGHUP, before)
-    self._is_own = address is None
     self._group: Any = None
     self._num_shards = self._min_actors = self._num_gpus = 0
 
@@ -394,8 +392,8 @@ class Cluster:
     try:
       (host, _), sees, gpus = ray.get([
           agent.host.remote(), agent.sees.remote(token),
-          agent.count_gpus.remote() if self._num_gpus else ray.put(0)],
-                                     timeout=_CALL_SECONDS)
+          agent.count_gpus.remote() if self._num_gpus else ray.put(0)
+      ], timeout=_CALL_SECONDS)
     except ray.exceptions.RayError as e:
       raise ValueError(
           f"the learner's host does not answer ({_one_line(e)}).") from None
