@@ -13,9 +13,11 @@ there is room.
 import collections
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
@@ -280,9 +282,14 @@ class Cluster:
         **{name: value for name, value in os.environ.items()
            if name.startswith(_PASSED_ON)}}
     runtime_env: dict[str, Any] = {'env_vars': _AGENTS_VARIABLES}
+    # Where a Ray of this process's own has its files; a short path, as there are
+    # sockets among them.
+    self._files: Optional[str] = None
     if address is None:
+      self._files = tempfile.mkdtemp(prefix='ray')
       options = {'num_cpus': num_cpus, 'object_store_memory': _STORE_BYTES,
-                 'include_dashboard': False, '_node_ip_address': doors.host(listen)}
+                 'include_dashboard': False, '_temp_dir': self._files,
+                 '_node_ip_address': doors.host(listen)}
     else:
       options = {'address': address}
       # Other hosts may have another version of this, or none.
@@ -309,6 +316,8 @@ class Cluster:
   def close(self) -> None:
     """Leaves the cluster as it was; stops it if it was started here."""
     ray.shutdown()
+    if self._files is not None:
+      shutil.rmtree(self._files, ignore_errors=True)
 
   def sizes(self) -> dict[str, int]:
     """Returns cores and bytes of memory of all hosts together."""

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 
 import psutil
 import pytest
@@ -57,8 +58,14 @@ def learns_on(run_dir):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_ray_of_its_own_is_started_used_and_stopped(tmp_path, monkeypatch):
-  # Ray's files, and with them its sockets, whose paths must not be long.
-  monkeypatch.setenv('RAY_TMPDIR', '/tmp')
+  # Not below tmp_path: there are sockets there, whose paths must not be long.
+  with tempfile.TemporaryDirectory() as folder:
+    monkeypatch.setenv('TMPDIR', folder)
+    train_on_a_ray_of_its_own(tmp_path)
+    assert [name for name in os.listdir(folder) if name.startswith('ray')] == []
+
+
+def train_on_a_ray_of_its_own(tmp_path):
   run_dir = str(tmp_path / 'run')
   process = runs.launch('--run_dir', run_dir, *RAY, '--max_timesteps', '6000',
                         '--evaluation_interval', '1000')
