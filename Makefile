@@ -10,11 +10,15 @@ GPU_ENV := .venv/.stamp-gpu
 PYTHON := .venv/bin/python
 IS_310 := -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 10))'
 
-.PHONY: train test test-fast
+.PHONY: train test test-fast board docs
 
 # exec: signals go to the program itself, with no shell between.
 train: $(ENV) $(if $(GPU),$(GPU_ENV))
 	@exec $(PYTHON) -m launch.train --game pong $(ARGS)
+
+# TensorBoard on all runs below runs/: make board ARGS='--logdir /tmp/x'
+board: $(ENV)
+	@exec $(PYTHON) -m tensorboard.main --logdir runs --host localhost $(ARGS)
 
 test: $(ENV)
 	$(PYTHON) -m ruff check .
@@ -49,3 +53,7 @@ $(ENV): pyproject.toml requirements.lock programs/runtime/doors.c
 $(GPU_ENV): $(ENV)
 	$(PYTHON) -m pip install --no-build-isolation -e '.[gpu]'
 	@touch $@
+
+# The documents as a site, in build/site; a warning is an error.
+docs: $(ENV)
+	$(PYTHON) -m mkdocs build --quiet

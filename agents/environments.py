@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import itertools
+import json
 import math
 import re
 from typing import Annotated, Any, Literal, Optional, Sequence
@@ -294,6 +295,69 @@ def atari_rom(game: str) -> Optional[str]:
   return None
 
 
+def _ale_id(rom: str) -> str:
+  """Returns the Gymnasium id of an ALE game."""
+  return next(name for name in gymnasium.registry
+              if name.startswith('ALE/') and atari_rom(name) == rom)
+
+
+def _arguments(assignments: Sequence[str]) -> dict[str, Any]:
+  """Returns what 'name=value' texts assign; raises ValueError in one line."""
+  values: dict[str, Any] = {}
+  for assignment in assignments:
+    name, equals, text = assignment.partition('=')
+    if not equals or not name.isidentifier():
+      raise ValueError('env_arg must be such as name=value, not '
+                       f'{validation.shown(assignment)}.')
+    try:
+      values[name] = json.loads(text)
+    except ValueError:
+      values[name] = text
+  return values
+
+
+def _imported(what: str, name: str) -> Any:
+  """Returns what 'module:name' stands for; raises ValueError in one line."""
+  module, colon, attribute = name.partition(':')
+  if not colon:
+    raise ValueError(f'{what} must be such as module:function, not '
+                     f'{validation.shown(name)}.')
+  try:
+    return getattr(importlib.import_module(module), attribute)
+  except (Exception, SystemExit) as e:  # pylint: disable=broad-except
+    raise ValueError(f'{what} {name!r} cannot be imported: '
+                     f'{_in_one_line(e)}') from None
+
+
+@dataclasses.dataclass(frozen=True)
+class GymnasiumGame:
+  """What Gymnasium makes a game of.
+
+  Attributes:
+    spec: of the game.
+    arguments: of the game.
+    wrappers: functions from environment to environment, the innermost first.
+  """
+  spec: gymnasium.envs.registration.EnvSpec
+  arguments: dict[str, Any]
+  wrappers: Sequence[Any]
+
+
+def gymnasium_game(config: 'EnvironmentConfig') -> GymnasiumGame:
+  """Returns what Gymnasium makes a game of; raises ValueError in one line."""
+  arguments = _arguments(config.env_arg)
+  rom = atari_rom(config.game)
+  if rom is None:
+    spec = gymnasium_spec(config.game)
+  else:
+    spec = gymnasium.spec(_ale_id(rom))
+    arguments = {'repeat_action_probability': config.repeat_action_probability,
+                 **arguments}
+  wrappers = ([] if config.env_wrapper is None
+              else [_imported('env_wrapper', config.env_wrapper)])
+  return GymnasiumGame(spec, arguments, wrappers)
+
+
 def gymnasium_spec(game: str) -> gymnasium.envs.registration.EnvSpec:
   """Returns the registered spec of a Gymnasium id ('module:id' imports first)."""
   module, _, env_id = game.rpartition(':')
@@ -338,6 +402,8 @@ def make_environment(
     repeat_action_probability: float = 0.0,
     num_threads: int = 1,
     on_bad_number: OnBadNumber = 'stop',
+    wrapper: Optional[str] = None,
+    arguments: Sequence[str] = (),
 ) -> VectorEnvironment:
   """Makes `num_envs` copies of a game.
 
@@ -353,6 +419,10 @@ def make_environment(
     repeat_action_probability: stickiness of Atari actions.
     num_threads: threads that step Atari environments.
     on_bad_number: see `VectorEnvironment`.
+    wrapper: 'module:function', called with each copy of the game as Gymnasium
+      makes it; what it returns is played in its place. An Atari game then is a
+      plain ALE environment, and all preprocessing is the wrapper's.
+    arguments: 'name=value' of the game's, the value in JSON or else a text.
 
   Returns:
     The vector environment.
@@ -376,20 +446,29 @@ def make_environment(
     if path is None or ale_py.ALEInterface.isSupportedROM(path) is None:
       raise ValueError(f'game {game!r} cannot be made: ALE plays games for one '
                        'player, which this is not.')
-    atari = vector_env.AtariVectorEnv(
-        rom, num_envs, num_threads=num_threads, img_height=frame_size,
-        img_width=frame_size, stack_num=ATARI_FRAME_STACK, noop_max=30,
-        repeat_action_probability=repeat_action_probability,
-        reward_clipping=False, use_fire_reset=False)
+  if rom is not None and wrapper is None:
+    options = {
+        'num_threads': num_threads, 'img_height': frame_size,
+        'img_width': frame_size, 'stack_num': ATARI_FRAME_STACK, 'noop_max': 30,
+        'repeat_action_probability': repeat_action_probability,
+        'reward_clipping': False, 'use_fire_reset': False}
+    try:
+      atari = vector_env.AtariVectorEnv(
+          rom, num_envs, **{**options, **_arguments(arguments)})
+    except TypeError as e:
+      raise ValueError(
+          f'game {game!r} cannot be made: {_in_one_line(e)}') from None
     return VectorEnvironment(atari, seed, frames_first=True, game=game,
                              on_bad_number=on_bad_number)
 
-  spec = gymnasium_spec(game)
+  made = gymnasium_game(EnvironmentConfig(
+      game, repeat_action_probability=repeat_action_probability,
+      env_wrapper=wrapper, env_arg=tuple(arguments)))
   try:
     env = gymnasium.make_vec(
-        spec, num_envs, vectorization_mode='sync',
+        made.spec, num_envs, vectorization_mode='sync',
         vector_kwargs={'autoreset_mode': gymnasium.vector.AutoresetMode.NEXT_STEP},
-        wrappers=[_WithoutInfo])
+        wrappers=[*made.wrappers, _WithoutInfo], **made.arguments)
   except Exception as e:  # pylint: disable=broad-except
     raise ValueError(
         f'game {game!r} cannot be made: {_in_one_line(e)}') from None
@@ -425,11 +504,18 @@ class EnvironmentConfig:
     on_bad_number: what to do about a reward or an observation that is not
       finite: 'stop' ends the run, saying which it was; 'skip' cuts the episode
       before it, and counts it as one of `bad_numbers` in the progress.
+    env_wrapper: a function module:name that is given each copy of the game and
+      returns what to play in its place, such as a Gymnasium wrapper; an Atari game
+      then is a plain ALE environment, and preprocessing is the function's.
+    env_arg: arguments of the game, such as difficulty=1 mode=2, with values in
+      JSON or else as texts.
   """
   game: str = 'pong'
   frame_size: Annotated[int, Field(ge=16, le=1024)] = 42
   repeat_action_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
   on_bad_number: OnBadNumber = 'stop'
+  env_wrapper: Optional[Annotated[str, Field(min_length=1, max_length=1000)]] = None
+  env_arg: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = ()
 
   def __post_init__(self):
     validation.check(self)
@@ -439,7 +525,8 @@ class EnvironmentConfig:
     return make_environment(
         self.game, num_envs, seed, frame_size=self.frame_size,
         repeat_action_probability=self.repeat_action_probability,
-        on_bad_number=self.on_bad_number)
+        on_bad_number=self.on_bad_number, wrapper=self.env_wrapper,
+        arguments=self.env_arg)
 
   def try_out(self, seed: int) -> specs.EnvironmentSpec:
     """Makes an environment, and takes its first step.
@@ -473,4 +560,5 @@ class EnvironmentConfig:
   @property
   def frame_stack(self) -> int:
     """How many trailing channels of the game's observations are frames."""
-    return ATARI_FRAME_STACK if atari_rom(self.game) is not None else 1
+    is_atari = self.env_wrapper is None and atari_rom(self.game) is not None
+    return ATARI_FRAME_STACK if is_atari else 1

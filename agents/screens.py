@@ -149,11 +149,14 @@ def make(config: environments.EnvironmentConfig,
     ValueError: where it cannot be made, in one line.
   """
   rom = environments.atari_rom(config.game)
-  if rom is not None:
+  if rom is not None and config.env_wrapper is None:
+    if config.env_arg:
+      raise ValueError('the screens of an Atari game that has --env_arg cannot be '
+                       'shown.')
     screens: Screens = AtariScreens(rom, config.frame_size,
                                     config.repeat_action_probability)
   else:
-    screens = _gymnasium_screens(config.game)
+    screens = _gymnasium_screens(config)
   space = screens.observation_space
   vector = gymnasium.vector.SyncVectorEnv(
       [lambda: screens], autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP)
@@ -162,18 +165,25 @@ def make(config: environments.EnvironmentConfig,
       config.on_bad_number), screens
 
 
-def _gymnasium_screens(game: str) -> Screens:
-  spec = environments.gymnasium_spec(game)
-  env = gymnasium.make(spec)
+def _gymnasium_screens(config: environments.EnvironmentConfig) -> Screens:
+  game = environments.gymnasium_game(config)
+
+  def make_env(**kwargs: Any) -> gymnasium.Env:
+    env = gymnasium.make(game.spec, **{**game.arguments, **kwargs})
+    for wrapper in game.wrappers:
+      env = wrapper(env)
+    return env
+
+  env = make_env()
   rate = float(env.metadata.get('render_fps') or _USUAL_RATE)
   if 'rgb_array' not in env.metadata.get('render_modes', ()):
-    return Screens(env, rate, f'{game} has no render mode rgb_array')
+    return Screens(env, rate, f'{config.game} has no render mode rgb_array')
   try:
-    rendered = gymnasium.make(spec, render_mode='rgb_array')
+    rendered = make_env(render_mode='rgb_array')
     rendered.reset(seed=0)
     rendered.render()
   except Exception as e:  # pylint: disable=broad-except
-    return Screens(env, rate, f'{game} cannot be rendered: '
+    return Screens(env, rate, f'{config.game} cannot be rendered: '
                    f'{" ".join(str(e).split())}')
   env.close()
   return Screens(rendered, rate, None)

@@ -34,6 +34,9 @@ VARIANTS = {
     'full_equal_priority': (),
     'full_update_period_8': _UPDATE_PERIOD,
     **{name: flags + _UPDATE_PERIOD + _BASELINE_COST for name, flags in {
+        # Every trajectory learned from once, as if its policy were the newest.
+        'a3c': ('--loss', 'a3c', '--vtrace_lambda', '1') + _NO_REPLAY + (
+            _NO_AUTOENCODER),
         'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
         'ppo': _NO_REPLAY + _NO_AUTOENCODER,
         'ppo_unnormalized': _NO_REPLAY + _NO_AUTOENCODER + (

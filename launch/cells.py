@@ -82,7 +82,7 @@ class Cell:
       how.append('--resume')
     elif (folder / settings_lib.CONFIG_FILE).exists():
       shutil.rmtree(folder)  # It was stopped before it had learned anything.
-    command = [sys.executable, '-m', 'launch.train', *self.flags, *how]
+    command = [sys.executable, '-m', 'launch.train', *self.flags, *how, '--plain']
     # In a process group of its own: Ctrl-C in a terminal is for this process,
     # which tells the run once. Asked twice, that would not save what it has.
     training = subprocess.Popen(command, preexec_fn=os.setpgrp,

@@ -6,6 +6,7 @@ each module of `launch` whose docstring says how to run it.
 
 import ast
 import importlib
+import os
 import pathlib
 import re
 import runpy
@@ -61,6 +62,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       raise ValueError(f'there is no command {name!r}; ' + (
           f'did you mean {hint}?' if hint else
           f'there are {", ".join(commands())}.'))
+  # As with python -m: games and wrappers of the folder that one is in are found.
+  sys.path.insert(0, os.getcwd())
   sys.argv = ['impala-ppo', *rest]
   runpy.run_module(f'launch.{name}', run_name='__main__', alter_sys=True)
   return 0

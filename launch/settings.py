@@ -1,7 +1,8 @@
 """From flags and files to configs, and to `config.json` and back.
 
 Settings come in layers, and what a later one gives overrides the earlier:
-the configs' defaults, or the resumed run's settings; a `--config` file; flags.
+the configs' defaults, or the resumed run's settings; a preset; a `--config` file;
+flags.
 """
 
 import dataclasses
@@ -21,11 +22,13 @@ from agents import validation
 from agents.impala_ppo import config as agent_config
 from launch import files
 from launch import flags
+from launch import presets
 from programs import config as run_config
 from programs.runtime import doors
 from programs.runtime import machine
+from programs.runtime import records
 
-CONFIG_FILE = 'config.json'
+CONFIG_FILE = records.CONFIG_FILE
 # The folder of a run that holds what its nodes print.
 LOGS = 'logs'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
@@ -65,8 +68,13 @@ class TrainCommand:
     config: a YAML or JSON file of settings, in sections as a run's config.json
       has them; flags override it. Of a run's own config.json, the run_dir is
       left out.
+    preset: settings by what they are for; --config and flags override them.
+    list_presets: print what presets there are, what was measured of each, and its
+      settings; and end.
+    plain: print a line every few seconds, even on a terminal.
+    quiet: print only warnings and errors.
     resume: go on from the newest checkpoint in --run_dir, with its settings;
-      --config and flags override them.
+      --preset, --config and flags override them.
     lp_launch_type: one process for each node, here or on the hosts of a Ray
       cluster, or one thread.
     retries: how often a run that fails is resumed from its newest checkpoint.
@@ -77,6 +85,10 @@ class TrainCommand:
       go with its hosts. By default all of num_actors.
   """
   config: Optional[str] = None
+  preset: Optional[presets.PresetName] = None
+  list_presets: bool = False
+  plain: bool = False
+  quiet: bool = False
   resume: bool = False
   lp_launch_type: Literal['local_mp', 'local_mt', 'ray'] = 'local_mp'
   retries: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -102,10 +114,10 @@ FLAGS = flags.Flags(
     'python -m launch.train', 'Trains the agent.',
     {'command': TrainCommand, **SECTIONS}, derived={'run_dir': 'runs/<game>'},
     common=(
-        'config', 'resume', 'game', 'frame_size', 'loss', 'learning_rate',
-        'batch_size', 'samples_per_insert', 'conv_channels', 'latent_size',
-        'run_dir', 'seed', 'num_actors', 'envs_per_actor', 'num_gpus',
-        'max_timesteps', 'target_return'))
+        'config', 'preset', 'list_presets', 'resume', 'plain', 'game',
+        'frame_size', 'loss', 'learning_rate', 'batch_size', 'samples_per_insert',
+        'conv_channels', 'latent_size', 'run_dir', 'seed', 'num_actors',
+        'envs_per_actor', 'num_gpus', 'max_timesteps', 'target_return'))
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
@@ -122,9 +134,14 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
   """
   given = FLAGS.parse(argv)
   command = TrainCommand(**given.pop('command'))
-  layers = [given]
+  layers: list[Values] = [given]
+  if command.list_presets:
+    print(presets.listed())
+    sys.exit(0)
   if command.config is not None:
     layers.insert(0, read_config(command.config))
+  if command.preset is not None:
+    layers.insert(0, presets.PRESETS[command.preset].values)
   if command.resume:
     run_dir = _run_dir(_merged(layers))
     # It may have been moved since its settings were written.

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from agents import validation
 from launch import flags
+from launch import presets
 from launch import settings as settings_lib
 from programs import config as run_config
 
@@ -33,6 +34,7 @@ class SweepCommand:
       and trials that do worse than most at the same timestep are pruned.
     trials: how many settings a search tries.
     config: a file of settings, as for launch.train.
+    preset: settings by what they are for, as for launch.train.
   """
   out: run_config.Directory
   seeds: _Text = '0-2'
@@ -40,6 +42,7 @@ class SweepCommand:
   search: tuple[_Text, ...] = ()
   trials: Annotated[int, Field(ge=1, le=1_000_000)] = 20
   config: Optional[run_config.Directory] = None
+  preset: Optional[presets.PresetName] = None
 
   def __post_init__(self):
     validation.check(self)
@@ -89,7 +92,10 @@ def parse(argv: Sequence[str]) -> Plan:
   command.out = os.path.abspath(os.path.expanduser(command.out))
   if bool(command.grid) and bool(command.search):
     raise ValueError('give either --grid or --search.')
-  shared = [] if command.config is None else ['--config', command.config]
+  shared = []
+  for name in ('config', 'preset'):
+    if name in own:
+      shared += flags.as_argv(name, own[name])
   for values in given.values():
     for name, value in values.items():
       shared += flags.as_argv(name, value)

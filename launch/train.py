@@ -9,12 +9,14 @@ if __name__ == '__main__':
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import contextlib
+import importlib.util
 import os
 import socket
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from launch import flags
 from launch import settings as settings_lib
+from launch import watching
 from launch.engines import fork_server
 from programs.runtime import doors
 from programs.runtime import locks
@@ -45,13 +47,18 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
         'another --run_dir.')
+  track = settings.run.track
+  if track is not None and importlib.util.find_spec(track) is None:
+    raise ValueError(f"track '{track}' needs a package that is not installed; "
+                     f"install it by `pip install '.[{track}]'`.")
   launch_type = command.lp_launch_type
   if not command.on_cluster:
     # May start this command anew, in a network of its own.
     doors.enter(settings.run.listen, settings.run.isolate,
                 threads=launch_type == 'local_mt')
-  print(f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
-        'to start.', flush=True)
+  if not command.quiet:
+    print(f'Training on {settings.environment.game} into {run_dir}; it takes a '
+          'moment to start.', flush=True)
   server = fork_server.ForkServer() if launch_type == 'local_mp' else None
   return _Prepared(command, settings, server)
 
@@ -253,12 +260,14 @@ def _train_holding(command: settings_lib.TrainCommand,
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
+  screen = watching.make(f'{settings.environment.game} → {run_dir}',
+                        settings.run.max_timesteps, command.plain, command.quiet)
   if cluster is not None:
     with flags.errors_in_one_line():
-      code = cluster.run_program(program, run_dir, settings.run.restart)
+      code = cluster.run_program(program, run_dir, settings.run.restart, screen)
   else:
     code = local.run_program(program, command.lp_launch_type, run_dir,
-                             settings.run.restart, [lock], server)
+                             settings.run.restart, [lock], server, screen)
   if code == processes.ENDS_RUN:
     return 1, ()
   retries = command.retries - 1

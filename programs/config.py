@@ -1,7 +1,7 @@
 """How the agent is run; the agent's own settings are in its config."""
 
 import dataclasses
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 from pydantic import Field
 
@@ -46,6 +46,8 @@ class RunConfig:
     checkpoint_minutes: time between checkpoints; a learner that is restarted
       loses as much at most.
     progress_seconds: time between rows of `progress.csv`.
+    track: an experiment tracker that gets the rows, too; its package has to be
+      installed, by the extra of its name.
     step_timeout: seconds that a step of the environments may take, before their
       actor is restarted.
     restart: whether processes that end by themselves are restarted; threads
@@ -70,6 +72,7 @@ class RunConfig:
   # Up to a year.
   checkpoint_minutes: Annotated[float, Field(gt=0, le=525_600)] = 0.5
   progress_seconds: Annotated[float, Field(gt=0, le=31_536_000)] = 5.
+  track: Optional[Literal['wandb', 'mlflow']] = None
   step_timeout: Annotated[float, Field(gt=0, le=31_536_000)] = 60.
   restart: bool = True
 

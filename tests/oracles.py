@@ -42,8 +42,9 @@ def impala_ppo_loss(outputs, batch, config):
   log_p = log_softmax(outputs.logits[:, :-1])
   log_rhos = chosen(log_p) - chosen(log_softmax(batch.behaviour_logits))
   values = outputs.values.astype(np.float64)
+  corrected = log_rhos * (config.loss != 'a3c')
   targets, advantages, pg_advantages = (x.T for x in vtrace(
-      log_rhos.T, config.discount * batch.discount.T,
+      corrected.T, config.discount * batch.discount.T,
       np.clip(batch.reward, -config.max_abs_reward, config.max_abs_reward).T,
       values[:, :-1].T, values[:, -1], mask.T, config.vtrace_lambda))
 
@@ -81,5 +82,9 @@ def impala_ppo_loss(outputs, batch, config):
       'reconstruction_loss': reconstruction_loss,
       'clip_fraction': mean(np.abs(ratios - 1) > config.clip_epsilon),
       'approximate_kl': mean(ratios - 1 - log_rhos),
+      'rho_mean': mean(np.minimum(1, ratios)),
+      'rho_clipped_fraction': mean(ratios > 1),
+      'explained_variance': 1 - (
+          (targets - values[:, :-1])[batch.mask].var() / targets[batch.mask].var()),
   }
   return metrics, (np.abs(targets - values[:, :-1]) * mask).mean(axis=1)

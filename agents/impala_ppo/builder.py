@@ -12,6 +12,7 @@ from agents.impala_ppo import acting
 from agents.impala_ppo import adders
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import learning
+from agents.impala_ppo import losses
 from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories
@@ -28,13 +29,16 @@ class ImpalaPPOBuilder:
   """
 
   def __init__(self, config: config_lib.ImpalaPPOConfig,
-               devices: Optional[Sequence[str]] = None):
+               devices: Optional[Sequence[str]] = None,
+               loss: losses.LossFunction = losses.impala_ppo_loss):
     """Makes a builder.
 
     Args:
       config: the agent's settings.
       devices: where the learner's replicas compute; by default all GPUs that
         its process sees, or else the CPU.
+      loss: what the learner minimises, with the arguments and results of
+        `losses.impala_ppo_loss`, which it may call.
 
     Raises:
       ValueError: if batches cannot be split evenly over the devices.
@@ -45,6 +49,7 @@ class ImpalaPPOBuilder:
           f'learner computes on, not {config.batch_size}.')
     self._config = config
     self._devices = devices
+    self._loss = loss
     self._strategy: Optional[tf.distribute.Strategy] = None
 
   def make_networks(
@@ -135,7 +140,7 @@ class ImpalaPPOBuilder:
     return learning.ImpalaPPOLearner(
         networks, self._config, dataset, self._get_strategy(),
         _clients(replay_client) if replay_client is not None else (), counter,
-        update)
+        update, self._loss)
 
   def _get_strategy(self) -> tf.distribute.Strategy:
     # Made late, in the process of the learner: it claims the devices.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agents import validation
 
-Loss = Literal['ppo', 'vtrace']
+Loss = Literal['ppo', 'vtrace', 'a3c']
 ReplaySampler = Literal['uniform', 'prioritized', 'fifo']
 
 LOSSES = typing.get_args(Loss)
@@ -28,7 +28,8 @@ class ImpalaPPOConfig:
 
   Attributes:
     loss: 'ppo' is the clipped surrogate on V-trace advantages, 'vtrace' the
-      policy gradient of IMPALA.
+      policy gradient of IMPALA, 'a3c' that of A3C, which takes all experience to
+      be the current policy's own.
     discount: reward discount per timestep.
     vtrace_lambda: scales V-trace's trace coefficients; below 1 it trades
       variance for bias, as in TD(lambda).

@@ -78,6 +78,7 @@ class ImpalaPPOLearner(core.Learner):
       replay_clients: Sequence[reverb.Client] = (),
       counter: Optional[counting.Counter] = None,
       update: Optional[Update] = None,
+      loss: losses.LossFunction = losses.impala_ppo_loss,
   ):
     """Makes a learner.
 
@@ -91,6 +92,7 @@ class ImpalaPPOLearner(core.Learner):
       counter: counts `steps`.
       update: what each replica does with its part of a batch; by default it
         learns from it.
+      loss: what is minimised.
     """
     self._config = config
     self._iterator = iterator
@@ -107,11 +109,13 @@ class ImpalaPPOLearner(core.Learner):
                                  epsilon=config.adam_epsilon)
       # Its moments have to exist before a checkpoint can be restored.
       self._optimizer._initialize(networks.trainable_variables)  # pylint: disable=protected-access
+    self._loss = loss
     self._update = update or self._learn
     self._distributed_step = tf.function(self._run_replicas)
     # Held while variables change.
     self._updating = threading.RLock()
     self._metrics: dict[str, tf.Tensor] = {}
+    self._batch: Optional[trajectories.Trajectories] = None
     self._wait_seconds = 0.
     self._step_seconds = 0.
     self._steps_since_metrics = 0
@@ -123,6 +127,7 @@ class ImpalaPPOLearner(core.Learner):
     batch = next(self._iterator)
     fetched = time.perf_counter()
     with self._updating:
+      self._batch = batch
       self._metrics, priorities, served = self._distributed_step(batch)
       self._publish(served)
       if self._counter is not None:
@@ -155,7 +160,7 @@ class ImpalaPPOLearner(core.Learner):
 
     with tf.GradientTape() as tape:
       outputs = networks.unroll(batch.observation, config.reconstruction_period)
-      loss, metrics, priorities = losses.impala_ppo_loss(
+      loss, metrics, priorities = self._loss(
           outputs, batch, config, total_over_replicas)
 
     gradients = tape.gradient(loss, networks.trainable_variables)
@@ -278,6 +283,32 @@ class ImpalaPPOLearner(core.Learner):
       self._wait_seconds = self._step_seconds = 0.
       self._steps_since_metrics = 0
       return result
+
+  def reconstructions(self, most: int = 4) -> Optional[np.ndarray]:
+    """Draws frames of the latest batch, each beside its reconstruction.
+
+    Args:
+      most: frames to draw, one below the other.
+
+    Returns:
+      [most * height, 2 * width, 1] uint8, or None without a step yet, or where no
+      frames are reconstructed.
+    """
+    networks = self._networks
+    if (self._batch is None or networks.decoder is None or
+        self._config.frame_stack == 1):
+      return None
+    with self._updating:
+      part, *_ = self._strategy.experimental_local_results(self._batch.observation)
+      observation = part[:most, 0]
+      encoder = networks.actor_critic.encoder
+      # The newest frame, as the normaliser gives it.
+      drawn = networks.decoder(encoder(observation))
+      drawn = encoder.normalizer.denormalize(
+          tf.repeat(drawn, observation.shape[-1], axis=-1))[..., -1:]
+    pairs = np.concatenate(
+        [observation[..., -1:], np.clip(drawn, 0, 255)], axis=2)
+    return np.concatenate(pairs.astype(np.uint8), axis=0)
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:

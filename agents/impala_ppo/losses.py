@@ -8,6 +8,7 @@ References:
   [1] Espeholt et al., IMPALA, arXiv:1802.01561.
   [2] Schulman et al., Proximal Policy Optimization, arXiv:1707.06347.
   [3] Schulman et al., Generalized Advantage Estimation, arXiv:1506.02438.
+  [4] Mnih et al., Asynchronous Methods for Deep RL, arXiv:1602.01783.
 """
 
 from typing import Callable, NamedTuple
@@ -50,13 +51,19 @@ class Loss(NamedTuple):
   priorities: tf.Tensor
 
 
+# With the arguments and results of `impala_ppo_loss`.
+LossFunction = Callable[
+    [networks_lib.NetworkOutputs, trajectories.Trajectories,
+     config_lib.ImpalaPPOConfig, Callable[[tf.Tensor], tf.Tensor]], Loss]
+
+
 def impala_ppo_loss(
     outputs: networks_lib.NetworkOutputs,
     batch: trajectories.Trajectories,
     config: config_lib.ImpalaPPOConfig,
     total: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_sum,
 ) -> Loss:
-  """The loss of the agent, with the PPO surrogate or IMPALA's policy gradient.
+  """The loss of the agent: PPO's surrogate, or the gradient of IMPALA or A3C.
 
   Args:
     outputs: of the networks for `batch.observation`.
@@ -86,8 +93,11 @@ def impala_ppo_loss(
 
   target_log_probs = log_probs(logits, actions)
   log_rhos = target_log_probs - log_probs(behaviour_logits, actions)
+  # A3C corrects nothing: its advantages are sums of rewards [4, section 4], which
+  # V-trace gives on policy.
+  correction = tf.zeros_like(log_rhos) if config.loss == 'a3c' else log_rhos
   estimates = vtrace(
-      tf.stop_gradient(log_rhos), discounts, rewards, tf.stop_gradient(values),
+      tf.stop_gradient(correction), discounts, rewards, tf.stop_gradient(values),
       tf.stop_gradient(bootstrap_value), mask, config.vtrace_lambda)
 
   if config.loss == 'ppo':
@@ -124,6 +134,11 @@ def impala_ppo_loss(
       'reconstruction_loss': reconstruction,
       'clip_fraction': mean(outside),
       'approximate_kl': mean(ratios - 1. - log_rhos),
+      'rho_mean': mean(tf.minimum(1., ratios)),
+      'rho_clipped_fraction': mean(tf.cast(ratios > 1., tf.float32)),
+      # Of which every replica has the whole.
+      'explained_variance': explained_variance(
+          values, estimates.targets, mask, total) / total(tf.ones([])),
   }
   priorities = tf.reduce_mean(
       tf.abs(estimates.targets - values) * mask, axis=0)
@@ -203,6 +218,35 @@ def standardize(
   center = total(advantages * mask) / num_timesteps
   variance = total(tf.square(advantages - center) * mask) / num_timesteps
   return (advantages - center) / (tf.sqrt(variance) + 1e-8)
+
+
+def explained_variance(
+    values: tf.Tensor,
+    targets: tf.Tensor,
+    mask: tf.Tensor,
+    total: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_sum,
+) -> tf.Tensor:
+  """Returns the part of the targets' variance that values explain, [] up to 1.
+
+  Args:
+    values: [T, B].
+    targets: [T, B].
+    mask: [T, B], 1 where they count.
+    total: sums over all elements, and all replicas.
+
+  Returns:
+    1 where they agree, 0 where a constant would do as well, or where targets do
+    not vary.
+  """
+  num_timesteps = total(mask)
+
+  def variance(x: tf.Tensor) -> tf.Tensor:
+    center = total(x * mask) / num_timesteps
+    return total(tf.square(x - center) * mask)
+
+  of_targets = variance(targets)
+  unexplained = tf.math.divide_no_nan(variance(targets - values), of_targets)
+  return tf.where(of_targets > 0., 1. - unexplained, 0.)
 
 
 def clipped_surrogate_loss(

@@ -4,6 +4,7 @@ Each shard has two tables of the same items (see `trajectories`): `queue`,
 through which every one passes once in order, and `replay`, sampled at random.
 """
 
+import collections
 import threading
 from typing import Iterator, Mapping, Optional, Sequence, Union
 
@@ -126,6 +127,36 @@ def _warn_of_unsound(shard: np.ndarray) -> bool:
       'not finite or their actions not of this game, so no actor of this program '
       'wrote them.', 60, int(shard))
   return False
+
+
+def statistics(clients: Sequence[reverb.Client]) -> dict[str, float]:
+  """Asks the shards how full they are and how often items are sampled.
+
+  Args:
+    clients: one a shard.
+
+  Returns:
+    `queue_fill` and `replay_fill`, the part of their capacity that tables hold,
+    and `samples_per_insert`, so far and of both tables together; nothing where
+    shards do not answer.
+  """
+  sizes: collections.Counter = collections.Counter()
+  room: collections.Counter = collections.Counter()
+  inserted = sampled = 0
+  try:
+    for client in clients:
+      for table, info in client.server_info(timeout=_ANSWER_SECONDS).items():
+        sizes[table] += info.current_size
+        room[table] += info.max_size
+        sampled += info.rate_limiter_info.sample_stats.completed
+        if table == QUEUE_TABLE:
+          inserted += info.rate_limiter_info.insert_stats.completed
+  except RuntimeError:  # Of which Reverb's errors are kinds.
+    return {}
+  result = {f'{table}_fill': sizes[table] / room[table] for table in room}
+  if inserted:
+    result['samples_per_insert'] = sampled / inserted
+  return result
 
 
 def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,

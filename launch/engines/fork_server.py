@@ -84,12 +84,11 @@ class ForkServer:
           env={**os.environ, **parents.of_children(),
                'PYTHONPATH': child.import_path(), 'PYTHONUNBUFFERED': '1'})
 
-  def fork(self, name: str, command: Sequence[str], env: Mapping[str, str],
+  def fork(self, command: Sequence[str], env: Mapping[str, str],
            keep_open: Sequence[int] = ()) -> tuple[int, int]:
     """Starts a process, in a process group of its own.
 
     Args:
-      name: that tools such as `top` show, at most 15 characters of it.
       command: a Python interpreter, which is this one, a script, its arguments.
       env: joins this process's environment, as it was when the server was made.
       keep_open: file descriptors that it inherits.
@@ -100,7 +99,7 @@ class ForkServer:
     Raises:
       RuntimeError: if the server has ended twice, having said why.
     """
-    request = json.dumps([name, list(command), dict(env)]).encode()
+    request = json.dumps([list(command), dict(env)]).encode()
     for _ in range(2):
       output, theirs = os.pipe()
       try:
@@ -115,8 +114,7 @@ class ForkServer:
       os.close(output)
       self.close()  # Somebody has killed it.
       self._start()
-    raise RuntimeError(f'the process that starts nodes has ended, {name} not '
-                       'started.')
+    raise RuntimeError('the process that starts nodes has ended.')
 
   def close(self) -> None:
     """Ends the server; what it has forked goes on."""
@@ -143,11 +141,11 @@ def _serve(channel: socket.socket) -> list[str]:
                                                _MAX_DESCRIPTORS)
     if not request:
       sys.exit()
-    name, command, env = json.loads(request)
+    command, env = json.loads(request)
     pid = _fork_orphan()
     if not pid:
       channel.close()
-      _settle(name, env, descriptors[0])
+      _settle(env, descriptors[0])
       return command[1:]
     for descriptor in descriptors:
       os.close(descriptor)
@@ -180,15 +178,13 @@ def _fork_orphan() -> int:
   return pid
 
 
-def _settle(name: str, env: Mapping[str, str], output: int) -> None:
+def _settle(env: Mapping[str, str], output: int) -> None:
   """Makes this process what a new one would be."""
   os.setpgrp()
   os.dup2(output, 1)
   os.dup2(output, 2)
   os.close(output)
   os.environ.update(env)
-  with open('/proc/self/comm', 'w') as f:
-    f.write(name)
   # Or all would draw the same numbers, where somebody draws of NumPy's own.
   importlib.import_module('numpy').random.seed()
 

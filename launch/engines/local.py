@@ -14,6 +14,7 @@ from typing import Any, Mapping, Optional, Sequence
 import launchpad as lp
 from launchpad import context
 
+from launch import watching
 from launch.engines import child
 from launch.engines import fork_server
 from launch.engines import supervision
@@ -22,7 +23,8 @@ from launch.engines import supervision
 def run_program(program: lp.Program, launch_type: str,
                 run_dir: Optional[str] = None, restarts: bool = True,
                 keep_open: Sequence[int] = (),
-                server: Optional[fork_server.ForkServer] = None) -> int:
+                server: Optional[fork_server.ForkServer] = None,
+                screen: Optional[watching.Quiet] = None) -> int:
   """Runs a program to its end; returns the exit code.
 
   Args:
@@ -35,6 +37,7 @@ def run_program(program: lp.Program, launch_type: str,
     keep_open: file descriptors that processes inherit, such as that of a lock
       which is to last as long as any of them.
     server: forks the processes; by default one that is made for it.
+    screen: as for `supervision.Supervisor`; threads print by themselves.
 
   Returns:
     As `supervision.Supervisor.run` does.
@@ -45,7 +48,7 @@ def run_program(program: lp.Program, launch_type: str,
     return _run_threads(program)
   with contextlib.closing(server or fork_server.ForkServer()) as server:
     nodes = [_Node(command, keep_open, server) for command in _commands(program)]
-    return supervision.Supervisor(nodes, run_dir, restarts).run()
+    return supervision.Supervisor(nodes, run_dir, restarts, screen).run()
 
 
 def _run_threads(program: lp.Program) -> int:
@@ -88,7 +91,7 @@ class _Node(supervision.Node):
 
   def begin(self, variables: Mapping[str, str]) -> _Process:
     return _Process(*self._server.fork(
-        self.title, self._command, {**self._env, **variables}, self._keep_open))
+        self._command, {**self._env, **variables}, self._keep_open))
 
 
 def _commands(program: lp.Program) -> list:

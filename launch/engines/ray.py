@@ -28,6 +28,7 @@ from launchpad.launch import serialization
 import ray
 from ray.util import scheduling_strategies
 
+from launch import watching
 from launch.engines import agent as agent_lib
 from launch.engines import child
 from launch.engines import supervision
@@ -418,7 +419,8 @@ class Cluster:
           f"{host}, the learner's host; give a number that it finds, or 0.")
 
   def run_program(self, program: lp.Program, run_dir: Optional[str] = None,
-                  restarts: bool = True) -> int:
+                  restarts: bool = True,
+                  screen: Optional[watching.Quiet] = None) -> int:
     """Runs a program to its end, once its needs are reserved.
 
     Args:
@@ -426,6 +428,7 @@ class Cluster:
         join the learner.
       run_dir: as for `supervision.Supervisor`.
       restarts: as for that.
+      screen: as for that.
 
     Returns:
       As `supervision.Supervisor.run` does.
@@ -455,7 +458,7 @@ class Cluster:
       for node, ours in pairs:
         ours.set_job(node)
       return supervision.Supervisor([ours for _, ours in pairs], run_dir,
-                                    restarts).run()
+                                    restarts, screen).run()
     finally:
       for _, ours in pairs:
         ours.close()

@@ -26,6 +26,7 @@ from typing import (
 from acme.utils import loggers
 
 from launch import settings
+from launch import watching
 from programs.runtime import processes
 from programs.runtime import records
 
@@ -37,6 +38,8 @@ _FAILURES = 3
 _FAILURE_WINDOW_SECONDS = 60.
 _STARTS = 5
 _START_SECONDS = 10.
+# Of a node that fails, to be shown.
+_LAST_LINES = 8
 
 
 def describe_exit(code: int) -> str:
@@ -143,10 +146,15 @@ class Node(abc.ABC):
     """
     self.title = title
     self.log: Optional[str] = None
-    self.last_line = 'nothing'
+    self.screen: watching.Quiet = watching.Plain()
+    self.last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
     # Why it ends the run, if it says so.
     self.ends_run: Optional[str] = None
     self.ended_at = 0.
+
+  @property
+  def last_line(self) -> str:
+    return self.last_lines[-1] if self.last_lines else 'nothing'
 
   @abc.abstractmethod
   def begin(self, variables: Mapping[str, str]) -> Process:
@@ -159,6 +167,8 @@ class Node(abc.ABC):
         processes.RESTARTS_VARIABLE: str(restarts),
         processes.ENDED_AT_VARIABLE: str(self.ended_at)})
     self.ended_at = 0.
+    self.last_lines.clear()
+    self.screen.begun(self.title, restarts)
     self._pump = threading.Thread(target=self._pass_on, daemon=True)
     self._pump.start()
 
@@ -174,12 +184,17 @@ class Node(abc.ABC):
 
   def _pass_on(self) -> None:
     for line in self._process.lines():
-      self.last_line = line or self.last_line
+      if line.startswith((records.ROW, records.STARTING)):
+        # Rows have a file of their own.
+        self.screen.output(self.title, line)
+        continue
+      if line:
+        self.last_lines.append(line)
       if line.startswith(processes.ENDS_RUN_BECAUSE):
         # The supervisor's last line, and so not one of many.
         self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
       else:
-        _print(f'[{self.title}] {line}')
+        self.screen.output(self.title, line)
       if self.log is not None:
         # A full disk must not stop the node, which waits for its reader.
         with contextlib.suppress(OSError), open(self.log, 'a') as f:
@@ -190,7 +205,8 @@ class Supervisor:
   """Starts the nodes, restarts those that end, and stops them all."""
 
   def __init__(self, nodes: Sequence[Node], run_dir: Optional[str] = None,
-               restarts: bool = True):
+               restarts: bool = True,
+               screen: Optional[watching.Quiet] = None):
     """Makes a supervisor.
 
     Args:
@@ -198,8 +214,12 @@ class Supervisor:
       run_dir: gets `logs`, a file of the output of each node, and
         `restarts.csv`; None for neither.
       restarts: whether nodes that end by themselves are restarted.
+      screen: shows all this; by default in plain lines.
     """
+    self._screen = screen or watching.Plain()
     self._nodes = nodes
+    for node in nodes:
+      node.screen = self._screen
     self._record: loggers.Logger = loggers.NoOpLogger()
     if run_dir is not None:
       log_dir = os.path.join(run_dir, settings.LOGS)
@@ -224,18 +244,20 @@ class Supervisor:
                         (signal.SIGHUP, 'stopped'), (signal.SIGINT, 'stopped')):
       if signal.getsignal(number) != signal.SIG_IGN:  # Or nohup means nothing.
         signal.signal(number, lambda *_, why=why: self._end(why))
-    for node in self._nodes:
-      node.start(self._policy.started(node.title))
-    failure = None
-    while self._why is None and failure is None:
-      time.sleep(_POLL_SECONDS)
-      failure = self._restart_ended()
-    self._stop()
+    with self._screen.shown():
+      for node in self._nodes:
+        node.start(self._policy.started(node.title))
+      failure = None
+      while self._why is None and failure is None:
+        time.sleep(_POLL_SECONDS)
+        failure = self._restart_ended()
+      self._screen.stopping()
+      self._stop()
     if failure is None:
-      say(f'{self._why}; every node has ended.')
+      self._screen.say(f'train: {self._why}; every node has ended.')
       return 0
     code, why = failure
-    say(f'error: {why}', sys.stderr)
+    self._screen.fail(f'train: error: {why}')
     return code
 
   def _end(self, why: str) -> None:
@@ -255,6 +277,10 @@ class Supervisor:
         return processes.ENDS_RUN, f'{node.title}: {node.ends_run}'
       if not node.ended_at:
         node.ended_at = now
+        self._screen.ended(node.title)
+        if end.code > 0:
+          for line in node.last_lines:
+            self._screen.fail(f'[{node.title}] {line}')
         where = f'; its log is {node.log}' if node.log else ''
         reason = self._policy.reason_to_give_up(node.title, end.code)
         if end.is_final:
@@ -262,7 +288,8 @@ class Supervisor:
         if reason is not None:
           return 1, (f'node {node.title} {end.how}, and {reason}{where}. It said '
                      f'last: {node.last_line}')
-        say(f'node {node.title} {end.how}; restarting it{where}.')
+        self._screen.fail(
+            f'train: node {node.title} {end.how}; restarting it{where}.')
         self._record.write({'time': int(now), 'node': node.title, 'how': end.how})
       elif now - node.ended_at >= _RESTART_SECONDS:
         node.start(self._policy.started(node.title))
@@ -278,18 +305,11 @@ class Supervisor:
       time.sleep(_POLL_SECONDS)
       alive = [node for node in alive if node.poll() is None]
     for node in alive:
-      say(f'node {node.title} did not end in time; killing it.')
+      self._screen.fail(
+          f'train: node {node.title} did not end in time; killing it.')
       node.signal(signal.SIGKILL)
 
 
 def say(line: str, file: TextIO = sys.stdout) -> None:
   """Prints a line of the launcher's."""
-  _print(f'train: {line}', file)
-
-
-def _print(line: str, file: TextIO = sys.stdout) -> None:
-  try:
-    print(line, file=file, flush=True)
-  except OSError:
-    # Nobody reads on, which is no reason to stop: the logs are there.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+  watching.print_line(f'train: {line}', file)

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import json
 import math
 import threading
 import time
@@ -15,6 +16,7 @@ import reverb
 
 from programs import config as config_lib
 from programs.nodes import limiter as limiter_lib
+from programs.runtime import collectors
 from programs.runtime import processes
 from programs.runtime import records
 from programs.runtime import servers
@@ -25,6 +27,14 @@ _FAREWELL_SECONDS = 8.
 _POLL_SECONDS = 0.1
 # How long nodes may start before it is said what they wait for, and then again.
 _START_SECONDS = 60.
+
+
+def _tell_launcher(waits_for: Mapping[str, str]) -> None:
+  print(records.STARTING + json.dumps(waits_for), flush=True)
+
+
+def _tell_nobody(waits_for: Mapping[str, str]) -> None:
+  del waits_for
 
 
 class ReturnsWindow:
@@ -69,6 +79,7 @@ class RunCounter(core.Worker, core.Saveable):
       keep: Callable[[Mapping[str, Any]], None] = lambda state: None,
       count_restarts: Callable[[], int] = lambda: 0,
       nodes: Sequence[str] = (),
+      announce: Callable[[Mapping[str, str]], None] = _tell_nobody,
   ):
     """Makes a counter at zero.
 
@@ -80,7 +91,9 @@ class RunCounter(core.Worker, core.Saveable):
       keep: is given the state with each row, to `restore` it after a restart.
       count_restarts: returns how many nodes of the run were restarted.
       nodes: that have to start before there are timesteps.
+      announce: is told what nodes wait for that are starting, as that changes.
     """
+    self._announce = announce
     self._logger = logger
     self._limiter = limiter
     self._keep = keep
@@ -91,6 +104,8 @@ class RunCounter(core.Worker, core.Saveable):
     self._counter = counting.Counter()
     self._returns = ReturnsWindow()
     self._learner_metrics: dict[str, float] = {}
+    # What has come since the last row, of which not every row has one.
+    self._extras: dict[str, Any] = {}
     self._learner_done = threading.Event()
     self._waits_for = dict.fromkeys(nodes, 'a first sign of life')
     self._start = time.monotonic()
@@ -130,6 +145,14 @@ class RunCounter(core.Worker, core.Saveable):
       before = self._counter.get_counts().get('learner_steps', 0)
       self._counter.increment(learner_steps=num_steps - before)
 
+  def record_picture(self, png: bytes) -> None:
+    """Takes a picture of reconstructions, for the next row."""
+    self._extras[records.PICTURE] = png
+
+  def record_evaluation(self, return_mean: float) -> None:
+    """Takes the mean return of an evaluation, for the next row."""
+    self._extras[records.EVALUATION] = return_mean
+
   def learner_done(self) -> None:
     """Tells that the learner has saved its last checkpoint."""
     self._learner_done.set()
@@ -157,12 +180,16 @@ class RunCounter(core.Worker, core.Saveable):
     # Nothing is written while nodes are still starting.
     began = time.monotonic()
     next_word = began + _START_SECONDS
+    announced: Mapping[str, str] = {}
     while self._is_starting() and not self._should_stop.wait(_POLL_SECONDS):
       now = time.monotonic()
       self._last_row = (now, self._first_timesteps)
+      if announced != self._waits_for:
+        announced = dict(self._waits_for)
+        self._announce(announced)
       if now >= next_word:
         print(f'counter: no timestep after {now - began:.0f} s; waiting for '
-              f'{self._what_is_missing()}.', flush=True)
+              f'{records.what_is_missing(self._waits_for)}.', flush=True)
         next_word += _START_SECONDS
     next_row = self._last_row[0] + self._period_seconds
     while not self._should_stop.wait(_POLL_SECONDS):
@@ -197,15 +224,6 @@ class RunCounter(core.Worker, core.Saveable):
     with self._lock:
       return self._timesteps() == self._first_timesteps
 
-  def _what_is_missing(self) -> str:
-    nodes: dict[str, list[str]] = {}
-    for node, what in list(self._waits_for.items()):
-      nodes.setdefault(what, []).append(node)
-    return '; '.join(
-        f'{what} ({", ".join(names[:3])}'
-        f'{f" and {len(names) - 3} more" if len(names) > 3 else ""})'
-        for what, names in nodes.items())
-
   def _timesteps(self) -> int:
     return int(self._counter.get_counts().get('actor_steps', 0))
 
@@ -221,6 +239,7 @@ class RunCounter(core.Worker, core.Saveable):
     last_time, last_timesteps = self._last_row
     self._last_row = (now, timesteps)
     metrics = dict(self._learner_metrics)
+    extras, self._extras = self._extras, {}
     return {
         'timesteps': timesteps,
         'walltime_seconds': round(state['walltime'], 2),
@@ -234,7 +253,9 @@ class RunCounter(core.Worker, core.Saveable):
         'learner_wait_fraction': round(metrics.pop('wait_fraction', 1.), 4),
         'restarts': self._count_restarts(),
         'bad_numbers': counts.get('bad_numbers', 0),
+        records.RETURNS: state['returns'],
         **metrics,
+        **extras,
     }
 
 
@@ -259,10 +280,11 @@ def make(config: config_lib.RunConfig, shards: Sequence[reverb.Client],
                                 stop_program)
   kept = records.KeptState(config.run_dir)
   counter = RunCounter(
-      records.progress_logger(config.run_dir, verbose), limiter,
+      collectors.progress_logger(config.run_dir, verbose, config.track), limiter,
       config.progress_seconds, should_stop, kept.write,
       functools.partial(records.count_restarts, config.run_dir),
-      ['learner', *(f'actor/{i}' for i in range(config.num_actors))])
+      ['learner', *(f'actor/{i}' for i in range(config.num_actors))],
+      _tell_launcher if verbose and processes.is_supervised() else _tell_nobody)
   if processes.restarts():
     state = kept.read()
     if state is not None:

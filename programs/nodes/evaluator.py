@@ -7,6 +7,7 @@ from typing import Callable, Optional, Protocol
 from acme import core
 from acme.utils import counting
 from acme.utils import loggers
+from acme.utils.loggers import aggregators
 import dm_env
 import numpy as np
 
@@ -14,6 +15,7 @@ from agents import environments
 from programs.nodes import setup as setup_lib
 from programs.runtime import processes
 from programs.runtime import records
+from programs.runtime import reports
 from programs.runtime import stopping
 from programs.runtime import weights
 
@@ -170,8 +172,10 @@ def run(setup: setup_lib.Setup, learner: core.VariableSource,
     Evaluator(
         functools.partial(setup.environment_factory, _NUM_ENVS, seed), actor,
         counter,
-        records.csv_logger(config.run_dir, records.EVALUATION_FILE,
-                           records.EVALUATION_COLUMNS),
+        aggregators.Dispatcher([
+            records.csv_logger(config.run_dir, records.EVALUATION_FILE,
+                               records.EVALUATION_COLUMNS),
+            reports.EvaluationReporter(counter)]),
         config.evaluation_episodes, config.evaluation_interval,
         config.max_episode_steps, should_stop).run()
 

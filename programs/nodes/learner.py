@@ -1,9 +1,10 @@
 """The learner node: steps, reports, checkpoints, stops cleanly."""
 
+import functools
 import sys
 import threading
 import time
-from typing import Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 from acme import core
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from agents import cuda
 from agents.impala_ppo import acting
 from agents.impala_ppo import learning
+from agents.impala_ppo import replay
 from programs.nodes import counter as counter_node
 from programs.nodes import setup as setup_lib
 from programs.runtime import checkpoints
@@ -24,6 +26,7 @@ from programs.runtime import weights
 _REPORT_SECONDS = 1.
 _LAST_STEP_SECONDS = 5.
 _LAST_REPORT_SECONDS = 1.
+_PICTURE_SECONDS = 60.
 
 
 class LearnerWorker(core.VariableSource, core.Worker):
@@ -40,6 +43,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
       run_dir: str,
       checkpoint_minutes: float,
       should_stop: Optional[threading.Event] = None,
+      statistics: Callable[[], Mapping[str, float]] = dict,
   ):
     """Makes the worker and restores the newest checkpoint, if there is one.
 
@@ -49,11 +53,17 @@ class LearnerWorker(core.VariableSource, core.Worker):
       run_dir: gets the folder `checkpoints`.
       checkpoint_minutes: time between checkpoints.
       should_stop: ends `run` once set.
+      statistics: asks for those of the replay, which join the metrics.
     """
     self._learner = learner
     self._counter = counter
     self._should_stop = should_stop or threading.Event()
     self._reports = reports.Background()
+    self._statistics: Mapping[str, float] = {}
+    self._ask_for_statistics = statistics
+    self._asks = reports.Background()
+    self._pictures = reports.Background()
+    self._next_picture = 0.
     checkpoint = checkpoints.Checkpoint(learner.state,
                                         reports.CounterState(counter))
     newest = checkpoints.discard_broken(
@@ -116,6 +126,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
         with self._learner.paused():
           self._saver.save_if_due()
           self._report()
+          self._draw()
         next_report = time.monotonic() + _REPORT_SECONDS
 
   def _report(self):
@@ -125,7 +136,22 @@ class LearnerWorker(core.VariableSource, core.Worker):
     if metrics:
       self._reports.start(
           self._counter.record_learning, self._learner.num_steps,
-          {**metrics, 'weight_pulls': self._shared.pulls})
+          {**metrics, **self._statistics, 'weight_pulls': self._shared.pulls})
+    if not self._asks.is_busy:
+      self._asks.start(self._ask)
+
+  def _ask(self):
+    self._statistics = self._ask_for_statistics()
+
+  def _draw(self):
+    """Draws what the auto-encoder sees, if that was not done lately."""
+    if time.monotonic() < self._next_picture:
+      return
+    self._next_picture = time.monotonic() + _PICTURE_SECONDS
+    picture = self._learner.reconstructions()
+    if picture is not None:
+      png = tf.io.encode_png(picture).numpy()
+      self._pictures.start(self._counter.record_picture, png)
 
 
 def _say_what_is_compiled() -> None:
@@ -164,7 +190,8 @@ def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],
         builder.make_dataset_iterator(shards), shards)
     _say_what_is_compiled()
     made.append(LearnerWorker(learner, counter, config.run_dir,
-                              config.checkpoint_minutes, should_stop))
+                              config.checkpoint_minutes, should_stop,
+                              functools.partial(replay.statistics, shards)))
     told.start(counter.record_start, 'learner', 'trajectories to learn from')
 
   # It waits for the replay, which may be stopped before it has started.

@@ -63,7 +63,7 @@ def lives(process: psutil.Process) -> bool:
 def find_node(launcher: psutil.Process, node: str) -> Optional[psutil.Process]:
   """Returns the process of a node, such as actor/0, or None if there is none.
 
-  Engines name processes so.
+  The node has named its process so.
   """
   for process in launcher.children():
     with contextlib.suppress(psutil.Error):
@@ -87,6 +87,9 @@ def own(launcher: Process) -> None:
   if launcher.is_this():
     return
   _end_at_once()
+  if NODE_VARIABLE in os.environ:
+    with open('/proc/self/comm', 'w') as f:
+      f.write(os.environ[NODE_VARIABLE])  # For `top`, and for `find_node`.
   has_gone = parents.has_gone if parents.is_known() else launcher.is_gone
 
   def watch():
@@ -149,6 +152,11 @@ def use_one_core(niceness: int) -> None:
   os.environ['CUDA_VISIBLE_DEVICES'] = ''
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def is_supervised() -> bool:
+  """Tells whether an engine of ours has started this process, and reads it."""
+  return NODE_VARIABLE in os.environ
 
 
 def restarts() -> int:

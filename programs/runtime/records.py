@@ -1,7 +1,7 @@
 """The rows that a run leaves, written and read in one place.
 
-Each kind of record is one of Acme's loggers: it takes a row, {name: value}. A
-new kind, such as TensorBoard's, joins in `progress_logger`.
+Each kind of record is one of Acme's loggers: it takes a row, {name: value}. Those
+that take rows of progress are put together in `collectors`.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import sys
 from typing import Any, Mapping, Optional, Sequence
 
 from acme.utils import loggers
-from acme.utils.loggers import aggregators
 import numpy as np
 
 PROGRESS_FILE = 'progress.csv'
@@ -22,10 +21,20 @@ PROGRESS_COLUMNS = (
     'policy_lag', 'learner_wait_fraction', 'loss', 'policy_loss', 'value_loss',
     'entropy', 'reconstruction_loss', 'clip_fraction', 'approximate_kl',
     'gradient_norm', 'skipped_updates', 'learning_rate', 'restarts',
-    'bad_numbers', 'weight_pulls')
+    'bad_numbers', 'weight_pulls', 'rho_mean', 'rho_clipped_fraction',
+    'explained_variance', 'queue_fill', 'replay_fill', 'samples_per_insert')
+Row = dict[str, float]
+# What a row of progress has beside these, in some rows only, and no file of rows.
+RETURNS = 'episode_returns'  # Those of the mean, as a list.
+EVALUATION = 'evaluation_return_mean'
+PICTURE = 'reconstructions'  # Frames beside them, as a PNG.
+CONFIG_FILE = 'config.json'
 RESTARTS_FILE = 'restarts.csv'
 RESTARTS_COLUMNS = ('time', 'node', 'how')
-Row = dict[str, float]
+# What lines begin with that tell the launcher of a row of progress, and of what
+# nodes wait for that are starting; JSON follows.
+ROW = 'row: '
+STARTING = 'starting: '
 _STATE_FILE = 'counter.json'
 EVALUATION_FILE = 'evaluation.csv'
 EVALUATION_COLUMNS = ('timesteps', 'episodes', 'return_mean', 'return_std',
@@ -62,7 +71,8 @@ class CsvLogger(loggers.Logger):
                               extrasaction='ignore')
       if header is None:
         writer.writeheader()
-      writer.writerow({name: _rounded(data[name]) for name in data})
+      writer.writerow({name: _rounded(data[name]) for name in data
+                       if name in self._columns})
 
   def close(self) -> None:
     pass
@@ -88,51 +98,67 @@ class TerminalLogger(loggers.Logger):
     pass
 
 
+class LauncherLogger(loggers.Logger):
+  """Tells the launcher of rows, in lines that begin with `ROW`."""
+
+  def write(self, data: loggers.LoggingData) -> None:
+    print(ROW + json.dumps({name: data[name] for name in data
+                            if name in (*PROGRESS_COLUMNS, EVALUATION)}), flush=True)
+
+  def close(self) -> None:
+    pass
+
+
+def what_is_missing(waits_for: Mapping[str, str]) -> str:
+  """Says what nodes wait for, in one line.
+
+  Args:
+    waits_for: what each of them waits for.
+  """
+  nodes: dict[str, list[str]] = {}
+  for node, what in list(waits_for.items()):
+    nodes.setdefault(what, []).append(node)
+  return '; '.join(
+      f'{what} ({", ".join(names[:3])}'
+      f'{f" and {len(names) - 3} more" if len(names) > 3 else ""})'
+      for what, names in nodes.items())
+
+
 class SurvivingLogger(loggers.Logger):
   """Warns, once, of rows that cannot be written, and lets training go on."""
 
-  def __init__(self, to: loggers.Logger, what: str):
+  def __init__(self, to: loggers.Logger, what: str,
+               errors: type[Exception] = OSError):
     """Makes a logger.
 
     Args:
       to: writes the rows.
       what: is written, for the warning.
+      errors: what it may raise.
     """
     self._to = to
     self._what = what
+    self._errors = errors
     self._has_warned = False
 
   def write(self, data: loggers.LoggingData) -> None:
     try:
       self._to.write(data)
-    except OSError as e:
+    except self._errors as e:
       if not self._has_warned:
         self._has_warned = True
         print(f'warning: {self._what} cannot be written ({e}); training goes on '
               'without it.', file=sys.stderr, flush=True)
 
   def close(self) -> None:
-    self._to.close()
+    with contextlib.suppress(self._errors):
+      self._to.close()
 
 
 def csv_logger(run_dir: str, file: str, columns: Sequence[str]) -> loggers.Logger:
   """Makes what appends to a file of a run."""
   path = os.path.join(run_dir, file)
   return SurvivingLogger(CsvLogger(path, columns), path)
-
-
-def progress_logger(run_dir: str, verbose: bool) -> loggers.Logger:
-  """Makes everything that keeps or shows the rows of progress.
-
-  Args:
-    run_dir: where files go.
-    verbose: whether rows are printed, too.
-  """
-  kept: list[loggers.Logger] = [
-      csv_logger(run_dir, PROGRESS_FILE, PROGRESS_COLUMNS)]
-  if verbose:
-    kept.append(SurvivingLogger(TerminalLogger(), 'the terminal'))
-  return aggregators.Dispatcher(kept)
 
 
 def cut_after(run_dir: str, file: str, timesteps: float) -> int:
@@ -213,6 +239,15 @@ class KeptState:
         return json.load(f)
     except (OSError, ValueError):
       return None
+
+
+def read_config(run_dir: str) -> dict[str, Any]:
+  """Returns a run's settings, by section and name; nothing where there are none."""
+  try:
+    with open(os.path.join(run_dir, CONFIG_FILE)) as f:
+      return json.load(f)
+  except (OSError, ValueError):
+    return {}
 
 
 def read(path: str) -> list[Row]:

@@ -7,6 +7,8 @@ from concurrent import futures
 import threading
 from typing import Any, Callable, Mapping, Optional, Sequence
 
+from acme.utils import loggers
+
 
 class Background:
   """Makes calls in threads that no process waits for when it ends."""
@@ -78,6 +80,20 @@ class ActingReporter:
     self._background.wait(seconds)
     self.send()
     self._background.wait(seconds)
+
+
+class EvaluationReporter(loggers.Logger):
+  """Reports the mean return of evaluations; one that does not arrive is lost."""
+
+  def __init__(self, counter):
+    self._counter = counter
+    self._background = Background()
+
+  def write(self, data: loggers.LoggingData) -> None:
+    self._background.start(self._counter.record_evaluation, data['return_mean'])
+
+  def close(self) -> None:
+    pass
 
 
 class CounterState:

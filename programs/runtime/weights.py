@@ -341,4 +341,4 @@ class NearestSource(core.VariableSource):
           raise
         self._shared = _mirrored(handle)
         how = 'the process of this machine that gets them from the learner'
-    print(f'{self._node}: weights come from {how}.', flush=True)
+    print(f'{self._node} has weights from {how}.', flush=True)

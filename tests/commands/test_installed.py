@@ -75,7 +75,7 @@ def test_bash_completes_commands_flags_and_choices(tmp_path):
   assert {*main.commands()} <= {*completed('impala-ppo', '')}
   assert completed('impala-ppo', 'train', '--learning_rate_') == [
       '--learning_rate_decay_timesteps']
-  assert completed('impala-ppo', 'train', '--loss', '') == ['ppo', 'vtrace']
+  assert completed('impala-ppo', 'train', '--loss', '') == ['ppo', 'vtrace', 'a3c']
   assert completed('impala-ppo', 'plot', '--stat') == ['--statistic']
 
 

@@ -61,7 +61,7 @@ def launched(monkeypatch):
   """The run directories of programs that would have been launched."""
   launched = []
 
-  def run_program(program, launch_type, run_dir, restarts, keep_open, server):
+  def run_program(program, launch_type, run_dir, *args):
     launched.append(run_dir)
     return 0
 

@@ -101,8 +101,8 @@ def test_other_settings_are_not_mixed_into_a_sweep(training, tmp_path, capsys):
 def test_a_search_prunes_what_is_worse_and_finds_what_is_best(
     training, tmp_path, capsys):
   log, _ = training
-  argv = ['--search', 'learning_rate=1e-3..0.5:log', 'loss=ppo,vtrace',
-          '--seeds', '0']
+  argv = ['--seeds', '0', '--search', 'learning_rate=1e-3..0.5:log',
+          'loss=ppo,vtrace']
   assert swept(tmp_path, *argv, '--trials', '8') == 0
   printed = capsys.readouterr().out
   trials = re.findall(r'trial (\d+), after \d+ of 8: learning_rate=(\S+) loss=(\w+)',

@@ -390,3 +390,32 @@ def test_a_pause_waits_for_the_step_that_has_begun():
   with learner.paused():
     assert may_go_on.is_set() and learner.state['num_steps'] == 2
   stepping.join()
+
+
+@pytest.mark.parametrize('devices', [('/cpu:0',), ('/cpu:0', '/cpu:1')])
+def test_frames_are_drawn_beside_their_reconstructions(devices):
+  config = make_config(autoencoder=True)
+  assert config.frame_stack > 1
+  batch = make_batch()
+  learner = make_learner(config, [batch], devices=devices)
+  assert learner.reconstructions() is None
+  learner.step()
+  drawn = learner.reconstructions(most=2)
+  newest = batch.observation[:2, 0, ..., -1:]
+  height, width = newest.shape[1:3]
+  assert drawn.shape == (2 * height, 2 * width, 1) and drawn.dtype == np.uint8
+  np.testing.assert_array_equal(drawn[:, :width], np.concatenate(newest))
+  # What is beside them is the decoder's, of those very observations.
+  networks = learner._networks
+  encoder = networks.actor_critic.encoder
+  expected = networks.decoder(encoder(batch.observation[:2, 0]))
+  scale = encoder.normalizer.denormalize(tf.repeat(
+      expected, config.frame_stack, axis=-1))[..., -1:]
+  np.testing.assert_allclose(
+      drawn[:, width:], np.concatenate(np.clip(scale, 0, 255)), atol=1.01)
+
+
+def test_without_a_decoder_nothing_is_drawn():
+  learner = make_learner(make_config(autoencoder=False), [make_batch()])
+  learner.step()
+  assert learner.reconstructions() is None

@@ -275,6 +275,23 @@ def test_only_prefetching_reads_ahead(prefetch_size):
   server.stop()
 
 
+def test_statistics_are_of_all_shards():
+  config = make_config(samples_per_insert=3., batch_size=3, queue_capacity=20,
+                       replay_capacity=40, min_replay_size=1)
+  servers = [make_server(config) for _ in range(2)]
+  clients = [reverb.Client(f'localhost:{server.port}') for server in servers]
+  assert replay.statistics(clients) == {'queue_fill': 0., 'replay_fill': 0.}
+  fill(make_adder(servers[0], config), Stream(1), 8 * 4 + 1)
+  list(clients[0].sample(replay.QUEUE_TABLE, 6))
+  list(clients[0].sample(replay.REPLAY_TABLE, 10))
+  # Of 20 + 20 and 40 + 40 places; 8 were inserted.
+  assert replay.statistics(clients) == {
+      'queue_fill': 2 / 40, 'replay_fill': 8 / 80, 'samples_per_insert': 16 / 8}
+  servers[1].stop()
+  assert replay.statistics(clients) == {}
+  servers[0].stop()
+
+
 def test_real_pong_is_rebuilt_across_an_episode_start():
   environment = environments.make_environment('pong', 2, seed=0, frame_size=42)
   config = make_config(sequence_length=20, samples_per_insert=1., batch_size=2,

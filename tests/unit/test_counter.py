@@ -9,6 +9,7 @@ import pytest
 
 from programs.nodes import counter as counter_lib
 from programs.nodes import limiter as limiter_lib
+from programs.runtime import collectors
 from programs.runtime import records
 
 PERIOD = 5.
@@ -142,8 +143,37 @@ def test_a_row_tells_all_that_is_known(monkeypatch):
       'episode_return_mean_100': 3., 'timesteps_per_second': 500 / 5,
       'learner_steps': 5, 'learner_timesteps_per_second': 1500.,
       'learner_wait_fraction': 0.25, 'loss': 0.5, 'policy_lag': 1.5,
-      'restarts': 0, 'bad_numbers': 0}
-  assert set(row) <= set(records.PROGRESS_COLUMNS)
+      'restarts': 0, 'bad_numbers': 0, records.RETURNS: [1., 2., 6.]}
+  assert set(row) - {records.RETURNS} <= set(records.PROGRESS_COLUMNS)
+
+
+def test_what_comes_now_and_then_is_in_the_next_row_only(monkeypatch):
+  script = Script(end=16.)
+  counter = script.make_counter(monkeypatch)
+  script.at(0.1, counter.record_acting, 100, [])
+  script.at(6., counter.record_picture, b'one')
+  script.at(7., counter.record_picture, b'two')
+  script.at(8., counter.record_evaluation, 3.)
+  counter.run()
+  extras = [{name: row[name] for name in (records.PICTURE, records.EVALUATION)
+             if name in row} for row in script.logger.rows]
+  assert extras == [{}, {records.PICTURE: b'two', records.EVALUATION: 3.}, {}, {}]
+
+
+def test_what_nodes_wait_for_is_announced_as_it_changes(monkeypatch):
+  script, said = Script(end=4.), []
+  counter = script.make_counter(
+      monkeypatch, nodes=['learner', 'actor/0'],
+      announce=lambda waits_for: said.append((script.now, waits_for)))
+  script.at(1., counter.record_start, 'learner', 'the replay')
+  script.at(2., counter.record_start, 'learner', 'the replay')
+  script.at(3., counter.record_acting, 1, [])
+  script.at(3.5, counter.record_start, 'learner', 'too late to matter')
+  counter.run()
+  first = dict.fromkeys(['learner', 'actor/0'], 'a first sign of life')
+  assert [waits_for for _, waits_for in said] == [
+      first, {**first, 'learner': 'the replay'}]
+  assert said[1][0] == 1.
 
 
 def test_before_the_learner_has_reported_it_waits(monkeypatch):
@@ -246,7 +276,7 @@ def test_a_record_that_cannot_be_written_does_not_stop_the_run(
   run_dir.mkdir()
   script, stops = Script(end=40.), []
   counter = script.make_counter(
-      monkeypatch, records.progress_logger(str(run_dir), verbose=False),
+      monkeypatch, collectors.progress_logger(str(run_dir), verbose=False),
       limiter_lib.Limiter(3000, None, lambda: stops.append(script.now)))
   act_steadily(script, counter, begin=1, end=40)
   if obstacle == 'no directory':
@@ -256,7 +286,7 @@ def test_a_record_that_cannot_be_written_does_not_stop_the_run(
     script.at(12., os.remove, path)
     script.at(12., os.mkdir, path)
   counter.run()
-  warning, = capsys.readouterr().err.splitlines()
+  warning, *_ = capsys.readouterr().err.splitlines()
   assert records.PROGRESS_FILE in warning and 'training goes on' in warning
   # It counted on, and ended the run when it was time.
   assert stops == [30.] and counter.get_counts()['actor_steps'] == 3900

@@ -349,3 +349,61 @@ def test_environment_config():
   assert environment.num_envs == 2
   assert environment.observation_spec().shape == (36, 36, config.frame_stack)
   assert environments.EnvironmentConfig('CartPole-v1').frame_stack == 1
+
+
+# Wrappers and arguments.
+
+
+def test_arguments_reach_the_game():
+  # With it, CartPole's rewards are 0 until the pole falls.
+  for arguments, reward in (((), 1.), (('sutton_barto_reward=true',), 0.)):
+    environment = environments.EnvironmentConfig(
+        'CartPole-v1', env_arg=arguments).make(2, 0)
+    environment.reset()
+    timestep = environment.step(np.zeros(2, np.int32))
+    assert timestep.reward.tolist() == [reward, reward]
+  config = environments.EnvironmentConfig(
+      'pong', env_arg=('full_action_space=true',))
+  assert config.try_out(0).actions.num_values == 18 and config.frame_stack == 4
+
+
+def test_a_wrapper_is_around_each_copy():
+  environment = environments.EnvironmentConfig(
+      'CartPole-v1', env_wrapper='tests.wrapped:short').make(2, 0)
+  environment.reset()
+  steps = [environment.step(np.zeros(2, np.int32)) for _ in range(4)]
+  assert [step.step_type.tolist() for step in steps] == [
+      [1, 1], [1, 1], [2, 2], [0, 0]]
+  assert steps[2].discount.tolist() == [1., 1.]  # It was truncated.
+
+
+def test_atari_with_a_wrapper_is_what_the_wrapper_makes_of_it():
+  config = environments.EnvironmentConfig(
+      'pong', env_wrapper='tests.wrapped:cropped', env_arg=('frameskip=2',))
+  spec = config.try_out(0)
+  assert spec.observations.shape == (40, 40, 3) and config.frame_stack == 1
+  assert spec.actions.num_values == 6
+  game = gymnasium.make('ALE/Pong-v5', frameskip=2, repeat_action_probability=0.)
+  environment = config.make(1, 0)
+  seed = int((np.random.SeedSequence(0).generate_state(1) & 0x7fffffff)[0])
+  screen, _ = game.reset(seed=seed)
+  seen = environment.reset().observation[0]
+  for _ in range(30):
+    np.testing.assert_array_equal(seen, screen[34:194:4, ::4])
+    screen = game.step(2)[0]
+    seen = environment.step(np.array([2], np.int32)).observation[0]
+
+
+@pytest.mark.parametrize('settings, told', [
+    ({'env_arg': ('nonsense=1',)}, "unexpected keyword argument 'nonsense'"),
+    ({'env_arg': ('nonsense',)}, 'env_arg must be such as name=value'),
+    ({'env_wrapper': 'tests.wrapped'}, 'must be such as module:function'),
+    ({'env_wrapper': 'tests.wrapped:missing'}, "no attribute 'missing'"),
+    ({'env_wrapper': 'tests.nowhere:f'}, "No module named 'tests.nowhere'"),
+    ({'env_wrapper': 'tests.wrapped:NO_FUNCTION'}, 'not callable'),
+])
+@pytest.mark.parametrize('game', ['CartPole-v1', 'pong'])
+def test_bad_wrappers_and_arguments_are_told_in_one_line(game, settings, told):
+  with pytest.raises(ValueError) as error:
+    environments.EnvironmentConfig(game, **settings).try_out(0)
+  assert told in str(error.value) and '\n' not in str(error.value)

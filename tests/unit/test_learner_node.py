@@ -5,6 +5,7 @@ import threading
 import time
 
 from acme import core
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -62,6 +63,9 @@ class FakeLearner:
   def on_restore(self):
     self.is_restored = True
 
+  def reconstructions(self):
+    return np.full([4, 6, 1], self.num_steps, np.uint8)
+
   @contextlib.contextmanager
   def paused(self):
     with self._lock:
@@ -74,12 +78,16 @@ class FakeCounter(core.Saveable):
   def __init__(self):
     self.steps = 0
     self.metrics = []
+    self.pictures = []
     self.events = []
     self.restored = None
 
   def record_learning(self, num_steps, metrics):
     self.steps = num_steps
     self.metrics.append(metrics)
+
+  def record_picture(self, png):
+    self.pictures.append(tf.io.decode_png(png).numpy())
 
   def learner_done(self):
     self.events.append('learner_done')
@@ -102,14 +110,15 @@ def impatient(monkeypatch):
 class Node:
   """A worker with a fake learner and counter, run in a thread."""
 
-  def __init__(self, run_dir, learner=None, checkpoint_minutes=60.):
+  def __init__(self, run_dir, learner=None, checkpoint_minutes=60.,
+               statistics=dict):
     self.run_dir = str(run_dir)
     self.learner = learner or FakeLearner()
     self.counter = FakeCounter()
     self.should_stop = threading.Event()
     self.worker = learner_node.LearnerWorker(
         self.learner, self.counter, self.run_dir, checkpoint_minutes,
-        self.should_stop)
+        self.should_stop, statistics)
     self._thread = threading.Thread(target=self.worker.run, daemon=True)
 
   def start(self):
@@ -194,6 +203,25 @@ def test_reports_and_checkpoints_on_the_way(tmp_path, monkeypatch):
   assert node.saved() == (node.learner.num_steps,) * 2
   assert node.counter.events[-1] == 'learner_done'
   assert set(node.counter.events[:-1]) == {'save'}
+
+
+def test_statistics_of_the_replay_join_the_metrics(tmp_path, monkeypatch):
+  monkeypatch.setattr(learner_node, '_REPORT_SECONDS', 0.)
+  node = Node(tmp_path, statistics=lambda: {'queue_fill': 0.25}).start()
+  wait_for(lambda: node.counter.metrics and
+           node.counter.metrics[-1].get('queue_fill') == 0.25)
+  node.stop()
+  node.join()
+
+
+def test_pictures_are_drawn_at_once_and_then_rarely(tmp_path, monkeypatch):
+  monkeypatch.setattr(learner_node, '_REPORT_SECONDS', 0.)
+  node = Node(tmp_path).start()
+  wait_for(lambda: len(node.counter.metrics) > 5)
+  node.stop()
+  node.join()
+  picture, = node.counter.pictures
+  assert picture.shape == (4, 6, 1) and len(np.unique(picture)) == 1
 
 
 def test_a_learner_that_fails_is_saved_and_its_error_raised(tmp_path):

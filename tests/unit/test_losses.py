@@ -372,6 +372,7 @@ def random_outputs_and_batch(config, seed=0):
     dict(loss='ppo', autoencoder=False, normalize_advantages=False),
     dict(loss='vtrace', autoencoder=True, frame_stack=4),
     dict(loss='vtrace', autoencoder=False),
+    dict(loss='a3c', autoencoder=False),
 ], ids=lambda settings: '-'.join(map(str, settings.values())))
 def test_each_metric_is_what_numpy_makes_of_it(settings):
   config = config_lib.ImpalaPPOConfig(
@@ -391,7 +392,19 @@ def test_each_metric_is_what_numpy_makes_of_it(settings):
   np.testing.assert_allclose(result.priorities, priorities, rtol=1e-4)
 
 
-@pytest.mark.parametrize('loss', ['ppo', 'vtrace'])
+def test_a3c_takes_all_experience_for_the_current_policys():
+  config = config_lib.ImpalaPPOConfig(loss='a3c', autoencoder=False)
+  outputs, batch = random_outputs_and_batch(config)
+  own = batch._replace(behaviour_logits=outputs.logits[:, :-1])
+  result = losses.impala_ppo_loss(outputs, batch, config)
+  assert result.loss == losses.impala_ppo_loss(outputs, own, config).loss
+  # On policy that is IMPALA's gradient.
+  config.loss = 'vtrace'
+  assert result.loss == losses.impala_ppo_loss(outputs, own, config).loss
+  assert result.loss != losses.impala_ppo_loss(outputs, batch, config).loss
+
+
+@pytest.mark.parametrize('loss', config_lib.LOSSES)
 def test_estimates_are_constants_and_resets_have_no_gradient(loss):
   config = config_lib.ImpalaPPOConfig(loss=loss, frame_stack=4)
   outputs, batch = random_outputs_and_batch(config)

@@ -1,11 +1,21 @@
 """Rows, written and read."""
 
+import io
+import json
+import math
 import os
 
+import numpy as np
+from PIL import Image
 import pytest
 
+from programs.runtime import collectors
+from programs.runtime import processes
 from programs.runtime import records
 
+with io.BytesIO() as _file:
+  Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)).save(_file, 'png')
+  PNG = _file.getvalue()
 COLUMNS = ('timesteps', 'loss', 'episodes')
 
 
@@ -89,7 +99,8 @@ def test_rows_that_cannot_be_written_are_warned_of_once(
   path = run_dir / records.PROGRESS_FILE
   if obstacle == 'a directory in its place':
     path.mkdir(parents=True)
-  logger = records.progress_logger(str(run_dir), verbose=False)
+  logger = records.csv_logger(str(run_dir), records.PROGRESS_FILE,
+                              records.PROGRESS_COLUMNS)
   for timesteps in range(3):
     logger.write({'timesteps': timesteps})
   warning, = capsys.readouterr().err.splitlines()
@@ -101,11 +112,38 @@ def test_rows_that_cannot_be_written_are_warned_of_once(
   assert [row['timesteps'] for row in records.read(str(path))] == [3]
 
 
-def test_the_terminal_goes_on_where_the_file_cannot(tmp_path, capsys):
-  logger = records.progress_logger(str(tmp_path / 'missing'), verbose=True)
-  logger.write({name: 1 for name in records.PROGRESS_COLUMNS})
+def row(**values):
+  """A row of progress, as the counter has it."""
+  return {**dict.fromkeys(records.PROGRESS_COLUMNS, 1), **values}
+
+
+def test_the_terminal_and_boards_go_on_where_files_cannot(
+    tmp_path, capsys, monkeypatch):
+  monkeypatch.delenv(processes.NODE_VARIABLE, raising=False)
+  logger = collectors.progress_logger(str(tmp_path / 'missing'), verbose=True)
+  for timesteps in (5, 6):
+    logger.write(row(timesteps=timesteps))
+  (tmp_path / 'missing').mkdir()
+  logger.write(row(timesteps=7))
   output = capsys.readouterr()
-  assert '1 timesteps' in output.out and 'cannot be written' in output.err
+  assert '5 timesteps' in output.out and '6 timesteps' in output.out
+  of_rows, of_board = output.err.splitlines()
+  assert records.PROGRESS_FILE in of_rows and 'TensorBoard' in of_board
+  kept = sorted(path.name[:14] for path in (tmp_path / 'missing').iterdir())
+  assert kept == ['events.out.tfe', 'progress.csv']
+
+
+def test_the_launcher_is_told_of_rows_in_json(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv(processes.NODE_VARIABLE, 'counter/0')
+  logger = collectors.progress_logger(str(tmp_path), verbose=True)
+  logger.write(row(timesteps=7, loss=float('nan'), **{
+      records.RETURNS: [1.], records.PICTURE: PNG, records.EVALUATION: 3.}))
+  line, = capsys.readouterr().out.splitlines()
+  assert line.startswith(records.ROW)
+  told = json.loads(line[len(records.ROW):])
+  assert math.isnan(told.pop('loss'))
+  assert told == {**{name: 1 for name in records.PROGRESS_COLUMNS
+                     if name != 'loss'}, 'timesteps': 7, records.EVALUATION: 3.}
 
 
 def test_only_what_the_system_refuses_is_survived():

@@ -101,7 +101,7 @@ def test_memory_of_this_machine_is_used_and_told(capsys):
   for _ in range(2):
     assert source.get_variables(['version']) == [[1]]
   line, = capsys.readouterr().out.splitlines()
-  assert line == 'actor/3: weights come from memory shared with the learner.'
+  assert line == 'actor/3 has weights from memory shared with the learner.'
 
 
 class FarLearner(Source):
@@ -142,7 +142,7 @@ def test_a_learner_on_another_machine_is_asked_itself_and_told(
   source = weights.NearestSource(FarLearner(7, path), 'evaluator')
   assert source.get_variables(['version']) == [[7]]
   line, = capsys.readouterr().out.splitlines()
-  assert line.startswith('evaluator: weights come from the learner, on another')
+  assert line.startswith('evaluator has weights from the learner, on another')
 
 
 def get_until(source, version, seconds=20.):

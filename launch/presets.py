@@ -1,0 +1,62 @@
+"""Settings by what they are for, each with what was measured of it."""
+
+import dataclasses
+from typing import Any, Literal, Mapping
+
+PresetName = Literal['fewest_timesteps', 'least_time', 'large_net']
+
+# The defaults when these were measured.
+_THEN = {'baseline_cost': 0.5, 'variable_update_period': 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  """Settings, and what was measured of them.
+
+  Attributes:
+    about: what they are for.
+    variant: the results that they were measured by, of `benchmarks.sweep`.
+    measured: in short; docs/results.md has the rest.
+    values: the settings that differ from the defaults, by section.
+  """
+  about: str
+  variant: str
+  measured: str
+  values: Mapping[str, Mapping[str, Any]]
+
+
+PRESETS: Mapping[PresetName, Preset] = {
+    'fewest_timesteps': Preset(
+        'where timesteps are dear: all parts, and the weaker value loss',
+        'full_baseline_half',
+        'Pong solved after 358,319, 408,530 and 475,432 timesteps, in 3.8 to 4.7 '
+        'minutes on two cores (seeds 0, 2, 1; 4cec730)',
+        {'agent': _THEN}),
+    'least_time': Preset(
+        'where timesteps are cheap: IMPALA, with neither replay nor auto-encoder',
+        'impala',
+        'Pong solved in 3.9, 4.2 and 4.6 minutes on two cores, after 541,632, '
+        '579,125 and 676,940 timesteps (seeds 1, 0, 2; 4cec730)',
+        {'agent': {**_THEN, 'loss': 'vtrace', 'samples_per_insert': 1.,
+                   'batch_size': 4, 'autoencoder': False}}),
+    'large_net': Preset(
+        'where a GPU computes: the trunk of the Nature DQN',
+        'nature_cnn',
+        'Pong solved after 446,498 timesteps, in 10.3 minutes on two cores and no '
+        'GPU (seed 0; 4cec730)',
+        {'agent': {**_THEN, 'autoencoder': False, 'conv_channels': (32, 64, 64),
+                   'latent_size': 512}}),
+}
+
+
+def listed() -> str:
+  """Returns all presets, as a person reads them."""
+  lines = []
+  for name, preset in PRESETS.items():
+    lines += [f'{name}: {preset.about}.', f'  {preset.measured}.',
+              '  ' + ' '.join(
+                  f'{setting}={",".join(map(str, value))}'
+                  if isinstance(value, tuple) else f'{setting}={value}'
+                  for values in preset.values.values()
+                  for setting, value in values.items())]
+  return '\n'.join(lines)

@@ -1,0 +1,39 @@
+"""Who takes the rows of progress: files, the launcher, boards, warnings."""
+
+import functools
+from typing import Optional
+
+from acme.utils import loggers
+from acme.utils.loggers import aggregators
+
+from programs.runtime import board
+from programs.runtime import health
+from programs.runtime import processes
+from programs.runtime import records
+from programs.runtime import tracking
+
+
+def progress_logger(run_dir: str, verbose: bool,
+                    track: Optional[str] = None) -> loggers.Logger:
+  """Makes everything that keeps or shows the rows of progress.
+
+  Args:
+    run_dir: where files go.
+    verbose: whether rows are shown, too: by the launcher of this process, if one
+      of ours has started it, or else by being printed.
+    track: a tracker that gets them, as in `RunConfig`.
+  """
+  settings = functools.partial(records.read_config, run_dir)
+  kept: list[loggers.Logger] = [
+      records.csv_logger(run_dir, records.PROGRESS_FILE, records.PROGRESS_COLUMNS),
+      records.SurvivingLogger(board.Board(run_dir, settings), 'the TensorBoard'),
+  ]
+  if verbose:
+    shown = (records.LauncherLogger() if processes.is_supervised() else
+             records.TerminalLogger())
+    kept += [records.SurvivingLogger(shown, 'the terminal'), health.Warner()]
+  if track is not None:
+    # Whatever goes wrong with them is no reason to stop.
+    kept.append(tracking.InBackground(records.SurvivingLogger(
+        tracking.TRACKERS[track](run_dir, settings), track, Exception)))
+  return aggregators.Dispatcher(kept)
