@@ -8,6 +8,8 @@ from typing import Iterator, Mapping, Optional, Sequence
 
 from programs.runtime import parents
 
+# Where this package and the others of ours are.
+ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 # Launchpad's countdown to killing a node is left to the supervisor.
 NODE_FLAGS = ('--lp_termination_notice_secs=-1',)
 _STOP_VARIABLE = 'IMPALA_PPO_STOP_FD'
@@ -15,9 +17,7 @@ _STOP_VARIABLE = 'IMPALA_PPO_STOP_FD'
 
 def import_path() -> str:
   """Returns a PYTHONPATH with this package, wherever it was imported from."""
-  root = str(pathlib.Path(__file__).resolve().parents[2])
-  return os.pathsep.join(
-      filter(None, [root, os.environ.get('PYTHONPATH')]))
+  return os.pathsep.join(filter(None, [ROOT, os.environ.get('PYTHONPATH')]))
 
 
 class Child:

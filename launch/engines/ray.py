@@ -13,9 +13,12 @@ there is room.
 import collections
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
+import threading
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
 import cloudpickle
@@ -36,6 +39,9 @@ from programs.runtime import doors
 _LEARNER, _SHARDS, _ACTORS = 'learner', 'replay', 'actor'
 # How long this host is preferred for the home.
 _PREFER_SECONDS = 5.
+# How long to wait for room without a word, and how long in any case.
+_QUIET_SECONDS = 5.
+_LEAST_SECONDS = 1.
 _CALL_SECONDS = 120.
 _WAIT_SECONDS = 1.
 _REACH_SECONDS = 10.
@@ -277,17 +283,21 @@ class Cluster:
         **{name: value for name, value in os.environ.items()
            if name.startswith(_PASSED_ON)}}
     runtime_env: dict[str, Any] = {'env_vars': _AGENTS_VARIABLES}
+    # Where a Ray of this process's own has its files; a short path, as there are
+    # sockets among them.
+    self._files: Optional[str] = None
     if address is None:
+      self._files = tempfile.mkdtemp(prefix='ray')
       options = {'num_cpus': num_cpus, 'object_store_memory': _STORE_BYTES,
-                 'include_dashboard': False, '_node_ip_address': doors.host(listen)}
+                 'include_dashboard': False, '_temp_dir': self._files,
+                 '_node_ip_address': doors.host(listen)}
     else:
       options = {'address': address}
       # Other hosts may have another version of this, or none.
-      root = child.import_path().split(os.pathsep)[0]
       runtime_env['py_modules'] = [
-          os.path.join(root, package) for package in _PACKAGES]
-    if address is not None and ':' in address:
-      _check_reachable(address)
+          os.path.join(child.ROOT, package) for package in _PACKAGES]
+      if ':' in address:
+        _check_reachable(address)
     # Ray's own processes are in this one's process group. That it is told of the
     # end of its terminal is for the launcher only.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -301,13 +311,14 @@ class Cluster:
           f'Ray does not start ({_one_line(e)}).') from None
     finally:
       signal.signal(signal.SIGHUP, before)
-    self._is_own = address is None
     self._group: Any = None
     self._num_shards = self._min_actors = self._num_gpus = 0
 
   def close(self) -> None:
     """Leaves the cluster as it was; stops it if it was started here."""
     ray.shutdown()
+    if self._files is not None:
+      shutil.rmtree(self._files, ignore_errors=True)
 
   def sizes(self) -> dict[str, int]:
     """Returns cores and bytes of memory of all hosts together."""
@@ -338,18 +349,28 @@ class Cluster:
     self._min_actors = num_actors if min_actors is None else min_actors
     self._num_gpus = num_gpus
     home = {'CPU': 1., **({'GPU': float(num_gpus)} if num_gpus else {})}
-    here = f'node:{ray.util.get_node_ip_address()}'
     others = [{'CPU': 1.}] * (num_shards + self._min_actors)
-    patience = min(timeout, _PREFER_SECONDS)
-    for first, seconds in (({**home, here: 0.001}, patience),
-                           (home, timeout - patience)):
-      group = ray.util.placement_group([first, *others], strategy='SPREAD')
-      if group.wait(max(seconds, 0.1)):
-        self._group = group
-        return
-      ray.util.remove_placement_group(group)
-      if seconds == patience < timeout:
-        supervision.say(f'waiting for room in the cluster, {timeout:g} s at most.')
+    here = ray.get_runtime_context().get_node_id()
+    attempts = [(home, timeout)]
+    if any(host['NodeID'] == here and
+           all(host['Resources'].get(k, 0) >= v for k, v in home.items())
+           for host in _hosts()):
+      # At home is here, if there is room.
+      pinned = {**home, f'node:{ray.util.get_node_ip_address()}': 0.001}
+      patience = min(timeout, _PREFER_SECONDS)
+      attempts = [(pinned, patience), (home, timeout - patience)]
+    notice = threading.Timer(_QUIET_SECONDS, supervision.say, [
+        f'waiting for room in the cluster, {timeout:g} s at most.'])
+    notice.start()
+    try:
+      for first, seconds in attempts:
+        group = ray.util.placement_group([first, *others], strategy='SPREAD')
+        if group.wait(max(seconds, _LEAST_SECONDS)):
+          self._group = group
+          return
+        ray.util.remove_placement_group(group)
+    finally:
+      notice.cancel()
     raise ValueError(self._missing(timeout))
 
   def _missing(self, timeout: float) -> str:
@@ -381,8 +402,8 @@ class Cluster:
     try:
       (host, _), sees, gpus = ray.get([
           agent.host.remote(), agent.sees.remote(token),
-          agent.count_gpus.remote() if self._num_gpus else ray.put(0)],
-                                     timeout=_CALL_SECONDS)
+          agent.count_gpus.remote() if self._num_gpus else ray.put(0)
+      ], timeout=_CALL_SECONDS)
     except ray.exceptions.RayError as e:
       raise ValueError(
           f"the learner's host does not answer ({_one_line(e)}).") from None
