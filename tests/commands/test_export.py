@@ -1,6 +1,5 @@
 """Policies that are kept: loaded, exported, and run by TensorFlow alone."""
 
-import os
 import sys
 
 import ale_py
@@ -13,9 +12,8 @@ import tensorflow as tf
 from agents import environments
 import launch
 from launch import export
-from launch import policies
-from launch import settings as settings_lib
 from tests import fresh
+from tests.commands import runs
 
 # What a program that has TensorFlow and nothing else does with an export.
 ACT = """
@@ -36,32 +34,14 @@ for name in ('pong', 'cartpole'):
 """
 
 
-def write_run(path, *flags):
-  """Writes what a run leaves whose weights are random; returns its directory."""
-  settings = settings_lib.from_train_flags([
-      *flags, '--run_dir', str(path), '--latent_size', '16'])
-  os.makedirs(path)
-  settings_lib.save(settings)
-  spec = settings.environment.try_out(0)
-  builder = policies.builder_lib.ImpalaPPOBuilder(settings.agent)
-  networks = builder.make_networks(spec)
-  networks.create_variables()
-  random = np.random.default_rng(1)
-  for variable in networks.actor_critic.variables:
-    low = 0.5 if 'variance' in variable.name else -0.3
-    variable.assign(random.uniform(low, abs(low) + 0.01, variable.shape))
-  policies.save_weights(networks.actor_critic, 7, str(path))
-  return str(path)
-
-
 @pytest.fixture(scope='module')
 def pong(tmp_path_factory):
-  return write_run(tmp_path_factory.mktemp('pong') / 'run', '--game', 'pong')
+  return runs.write_policy(tmp_path_factory.mktemp('pong') / 'run', '--game', 'pong')
 
 
 @pytest.fixture(scope='module')
 def cartpole(tmp_path_factory):
-  return write_run(tmp_path_factory.mktemp('cartpole') / 'run', '--game',
+  return runs.write_policy(tmp_path_factory.mktemp('cartpole') / 'run', '--game',
                    'CartPole-v1')
 
 
