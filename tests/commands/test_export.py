@@ -1,5 +1,6 @@
 """Policies that are kept: loaded, exported, and run by TensorFlow alone."""
 
+import pathlib
 import sys
 
 import ale_py
@@ -12,6 +13,7 @@ import tensorflow as tf
 from agents import environments
 import launch
 from launch import export
+from launch import settings as settings_lib
 from tests import fresh
 from tests.commands import runs
 
@@ -181,6 +183,24 @@ def test_a_sampled_policy_draws_from_its_distribution(cartpole):
   assert 0.02 < probability < 0.98
   deviation = np.sqrt(probability * (1 - probability) / len(actions))
   assert abs(actions.mean() - probability) < 4 * deviation
+
+
+def test_pretrained_policies_are_small_and_have_a_card():
+  directory = pathlib.Path(settings_lib.pretrained('pong'))
+  files = [path for path in directory.rglob('*') if path.is_file()]
+  assert sum(path.stat().st_size for path in files) < 3_000_000
+  card = (directory / 'README.md').read_text()
+  settings = settings_lib.load(str(directory))
+  assert f'--seed {settings.run.seed}' in card and 'greedy return' in card
+  policy = launch.load_policy(str(directory))
+  # The ball is on its way, and so the actions are not all as likely.
+  environment = settings.environment.make(8, 0)
+  timestep = environment.reset()
+  for _ in range(60):
+    timestep = environment.step(policy(timestep.observation))
+  logits, values = policy.networks.actor_critic(timestep.observation)
+  assert tf.nn.softmax(logits).numpy().max() > 0.5
+  assert values.numpy().mean() > 0.3  # It expects to win.
 
 
 @pytest.mark.parametrize('argv, told', [
