@@ -14,7 +14,7 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
-from launch import screens
+from launch import watching
 from programs.runtime import records
 
 # As in progress.csv; docs/metrics.md explains them. Read down, then across.
@@ -74,7 +74,7 @@ def _shown(name: str, row: Mapping[str, Any]) -> str:
   return f'{value:.3g}' if abs(value) >= 1e-3 or not value else f'{value:.1e}'
 
 
-class Live(screens.Quiet):
+class Live(watching.Quiet):
   """Redraws one panel; what is said scrolls away above it."""
 
   def __init__(self, run: str, max_timesteps: int,
@@ -113,7 +113,7 @@ class Live(screens.Quiet):
         self._live.stop()
 
   def say(self, line: str) -> None:
-    screens.print_line(line, sys.stdout)  # Which the display has redirected.
+    watching.print_line(line, sys.stdout)  # Which the display has redirected.
 
   def fail(self, line: str) -> None:
     with contextlib.suppress(OSError):

@@ -209,7 +209,7 @@ class _Run:
         command.video, environment, shown, thoughts.Thinker(self._networks),
         self._settings.agent.frame_stack,
         f'{self._settings.environment.game}, after '
-        f'{checkpoints.learner_steps(self._path):,} learner steps')
+        f'{checkpoints.learner_steps(self._path):,} learner steps', _say)
 
 
 def _line(result: dict[str, Any]) -> str:

@@ -114,8 +114,8 @@ FLAGS = flags.Flags(
     'python -m launch.train', 'Trains the agent.',
     {'command': TrainCommand, **SECTIONS}, derived={'run_dir': 'runs/<game>'},
     common=(
-        'config', 'preset', 'list_presets', 'resume', 'game', 'frame_size',
-        'loss', 'learning_rate', 'batch_size', 'samples_per_insert',
+        'config', 'preset', 'list_presets', 'resume', 'plain', 'game',
+        'frame_size', 'loss', 'learning_rate', 'batch_size', 'samples_per_insert',
         'conv_channels', 'latent_size', 'run_dir', 'seed', 'num_actors',
         'envs_per_actor', 'num_gpus', 'max_timesteps', 'target_return'))
 

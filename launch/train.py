@@ -15,8 +15,8 @@ import socket
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from launch import flags
-from launch import screens
 from launch import settings as settings_lib
+from launch import watching
 from launch.engines import fork_server
 from programs.runtime import doors
 from programs.runtime import locks
@@ -260,7 +260,7 @@ def _train_holding(command: settings_lib.TrainCommand,
   program = impala_ppo.make_program(
       builder, settings.environment.make, environment_spec, settings.run,
       verbose=True)
-  screen = screens.make(f'{settings.environment.game} → {run_dir}',
+  screen = watching.make(f'{settings.environment.game} → {run_dir}',
                         settings.run.max_timesteps, command.plain, command.quiet)
   if cluster is not None:
     with flags.errors_in_one_line():

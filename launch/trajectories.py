@@ -98,12 +98,16 @@ class Held:
     return sheets.Trajectory(
         f'{self._game}: item {item.key}, environment {environment}',
         f'inserted {self._now - item.inserted_at:,.0f} s ago, priority '
-        f'{item.priority:.3g}, sampled {item.times_sampled} times; acted by the '
-        f'policies of learner steps {row.policy_version[0]:,} to '
-        f'{row.policy_version[-1]:,}, {ages.min():,} to {ages.max():,} steps ago; '
+        f'{item.priority:.3g}, times sampled {item.times_sampled}; acted after '
+        f'{_span(row.policy_version)} learner steps, {_span(ages)} steps ago; '
         f'{self.reconstructed_by}',
         row.observation, row.action, row.reward, row.discount, row.mask, behaviour,
         row.policy_version, self._think(row.observation) if self._think else None)
+
+
+def _span(numbers: np.ndarray) -> str:
+  low, high = numbers.min(), numbers.max()
+  return f'{low:,}' if low == high else f'{low:,} to {high:,}'
 
 
 def held(run_dir: str, clients: Sequence[reverb.Client]) -> Held:

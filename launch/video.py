@@ -1,7 +1,8 @@
 """Records what an environment shows and what the policy makes of it."""
 
 import collections
-from typing import Optional
+import time
+from typing import Callable, Optional
 
 import dm_env
 import imageio.v2 as imageio
@@ -21,6 +22,7 @@ _PANEL_LEFT = 648
 # Timesteps that traces show: ten seconds of Atari.
 _LENGTH = 150
 _LAST_SECONDS = 1.
+_SAY_SECONDS = 15.
 
 
 class Recorder:
@@ -34,7 +36,7 @@ class Recorder:
 
   def __init__(self, path: str, environment: environments.VectorEnvironment,
                screens: screens_lib.Screens, thinker: thoughts_lib.Thinker,
-               frame_stack: int, title: str):
+               frame_stack: int, title: str, say: Callable[[str], None]):
     """Makes a recorder.
 
     Args:
@@ -44,12 +46,16 @@ class Recorder:
       thinker: of the policy that acts.
       frame_stack: how many channels of an observation are frames.
       title: what is recorded, in a line.
+      say: is told now and then, in a line, how far it is.
     """
     self._environment = environment
     self._screens = screens
     self._think = thinker
     self._frame_stack = frame_stack
     self._title = title
+    self._say = say
+    self._said_at = time.monotonic()
+    self._frames = 0
     self._values: collections.deque[float] = collections.deque(maxlen=_LENGTH)
     self._seen: collections.deque[np.ndarray] = collections.deque(maxlen=_LENGTH)
     self._decoded: collections.deque[np.ndarray] = collections.deque(
@@ -79,6 +85,10 @@ class Recorder:
       self._write(picture, frame)
     if self._timestep.last()[0]:
       self._write_last(_LAST_SECONDS)
+    if time.monotonic() - self._said_at > _SAY_SECONDS:
+      self._said_at = time.monotonic()
+      self._say(f'{self._frames / _RATE:,.0f} s of video; episode {self._episode}, '
+                f'timestep {self._steps:,}, score {self._score:,.6g}')
     return self._timestep
 
   def close(self) -> None:
@@ -140,4 +150,5 @@ class Recorder:
     self._due += _RATE * seconds
     while self._due >= 1.:
       self._writer.append_data(self._last)
+      self._frames += 1
       self._due -= 1.

@@ -14,7 +14,7 @@ from typing import Any, Mapping, Optional, Sequence
 import launchpad as lp
 from launchpad import context
 
-from launch import screens
+from launch import watching
 from launch.engines import child
 from launch.engines import fork_server
 from launch.engines import supervision
@@ -24,7 +24,7 @@ def run_program(program: lp.Program, launch_type: str,
                 run_dir: Optional[str] = None, restarts: bool = True,
                 keep_open: Sequence[int] = (),
                 server: Optional[fork_server.ForkServer] = None,
-                screen: Optional[screens.Quiet] = None) -> int:
+                screen: Optional[watching.Quiet] = None) -> int:
   """Runs a program to its end; returns the exit code.
 
   Args:

@@ -25,7 +25,7 @@ from launchpad.launch import serialization
 import ray
 from ray.util import scheduling_strategies
 
-from launch import screens
+from launch import watching
 from launch.engines import agent as agent_lib
 from launch.engines import child
 from launch.engines import supervision
@@ -399,7 +399,7 @@ class Cluster:
 
   def run_program(self, program: lp.Program, run_dir: Optional[str] = None,
                   restarts: bool = True,
-                  screen: Optional[screens.Quiet] = None) -> int:
+                  screen: Optional[watching.Quiet] = None) -> int:
     """Runs a program to its end, once its needs are reserved.
 
     Args:

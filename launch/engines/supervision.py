@@ -25,8 +25,8 @@ from typing import (
 
 from acme.utils import loggers
 
-from launch import screens
 from launch import settings
+from launch import watching
 from programs.runtime import processes
 from programs.runtime import records
 
@@ -146,7 +146,7 @@ class Node(abc.ABC):
     """
     self.title = title
     self.log: Optional[str] = None
-    self.screen: screens.Quiet = screens.Plain()
+    self.screen: watching.Quiet = watching.Plain()
     self.last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
     # Why it ends the run, if it says so.
     self.ends_run: Optional[str] = None
@@ -206,7 +206,7 @@ class Supervisor:
 
   def __init__(self, nodes: Sequence[Node], run_dir: Optional[str] = None,
                restarts: bool = True,
-               screen: Optional[screens.Quiet] = None):
+               screen: Optional[watching.Quiet] = None):
     """Makes a supervisor.
 
     Args:
@@ -216,7 +216,7 @@ class Supervisor:
       restarts: whether nodes that end by themselves are restarted.
       screen: shows all this; by default in plain lines.
     """
-    self._screen = screen or screens.Plain()
+    self._screen = screen or watching.Plain()
     self._nodes = nodes
     for node in nodes:
       node.screen = self._screen
@@ -312,4 +312,4 @@ class Supervisor:
 
 def say(line: str, file: TextIO = sys.stdout) -> None:
   """Prints a line of the launcher's."""
-  screens.print_line(f'train: {line}', file)
+  watching.print_line(f'train: {line}', file)

@@ -41,6 +41,7 @@ _TAGS = {
     'timesteps_per_second': 'rate/timesteps_per_second',
     'learner_timesteps_per_second': 'rate/learner_timesteps_per_second',
     'learner_wait_fraction': 'rate/learner_wait_fraction',
+    'weight_pulls': 'rate/weight_pulls',
     'queue_fill': 'replay/queue_fill',
     'replay_fill': 'replay/replay_fill',
     'samples_per_insert': 'replay/samples_per_insert',

@@ -21,8 +21,9 @@ PROGRESS_COLUMNS = (
     'policy_lag', 'learner_wait_fraction', 'loss', 'policy_loss', 'value_loss',
     'entropy', 'reconstruction_loss', 'clip_fraction', 'approximate_kl',
     'gradient_norm', 'skipped_updates', 'learning_rate', 'restarts',
-    'bad_numbers', 'rho_mean', 'rho_clipped_fraction', 'explained_variance',
-    'queue_fill', 'replay_fill', 'samples_per_insert', 'weight_pulls')
+    'bad_numbers', 'weight_pulls', 'rho_mean', 'rho_clipped_fraction',
+    'explained_variance', 'queue_fill', 'replay_fill', 'samples_per_insert')
+Row = dict[str, float]
 # What a row of progress has beside these, in some rows only, and no file of rows.
 RETURNS = 'episode_returns'  # Those of the mean, as a list.
 EVALUATION = 'evaluation_return_mean'
@@ -34,7 +35,6 @@ RESTARTS_COLUMNS = ('time', 'node', 'how')
 # nodes wait for that are starting; JSON follows.
 ROW = 'row: '
 STARTING = 'starting: '
-Row = dict[str, float]
 _STATE_FILE = 'counter.json'
 EVALUATION_FILE = 'evaluation.csv'
 EVALUATION_COLUMNS = ('timesteps', 'episodes', 'return_mean', 'return_std',

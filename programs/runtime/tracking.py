@@ -50,7 +50,7 @@ class Wandb(loggers.Logger):
     if records.PICTURE in data:
       values[board.PICTURE_TAG] = wandb.Image(
           Image.open(io.BytesIO(data[records.PICTURE])))
-    self._run.log(values, step=int(data['timesteps']))
+    self._run.log(values, step=int(data['timesteps']), commit=True)
 
   def close(self) -> None:
     if self._run is not None:

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import pathlib
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,7 @@ from tensorboard.util import tensor_util
 from programs.runtime import board
 from programs.runtime import records
 
+ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = {'environment': {'game': 'pong'},
             'agent': {'learning_rate': 7e-4, 'layers': [1, 2], 'lstm': None},
             'run': {'run_dir': '/there', 'seed': 3}, 'commit': 'abc'}
@@ -49,6 +51,17 @@ def test_every_column_is_a_scalar_in_a_group_whose_steps_are_timesteps(tmp_path)
   assert points(events, 'optimizer/gradient_norm') == [
       (500, records.PROGRESS_COLUMNS.index('gradient_norm')), (900, 2.)]
   assert points(events, 'return/evaluation') == [(500, 9.)]
+
+
+def test_all_figures_are_explained(tmp_path):
+  board.Board(str(tmp_path)).write(row(500, **{
+      records.EVALUATION: 9., records.RETURNS: [1.], records.PICTURE: PNG}))
+  tags = read(tmp_path).Tags()
+  told = (ROOT / 'docs' / 'metrics.md').read_text()
+  for name in {*records.PROGRESS_COLUMNS, *tags['scalars'], *tags['images'],
+               *tags['tensors']} - {'timesteps', 'walltime_seconds', 'configuration',
+                                    '_hparams_/session_start_info'}:
+    assert f'| `{name}` |' in told, name
 
 
 def test_returns_are_histograms_now_and_then(tmp_path):

@@ -121,7 +121,7 @@ def test_a_terminal_of_usual_size_shows_all(width, most_lines):
   text = terminal.text()
   shown = set(records.PROGRESS_COLUMNS) - {
       'timesteps', 'walltime_seconds', 'rho_clipped_fraction', 'bad_numbers',
-      'skipped_updates'}
+      'skipped_updates', 'weight_pulls'}
   assert all(f'{name} ' in text for name in shown | {'restarts'})
   assert '…' not in text
   assert len(terminal.lines()) < most_lines

@@ -280,6 +280,9 @@ class Learner:
   def metrics(self):
     return {'loss': 0.}
 
+  def reconstructions(self):
+    return None
+
   def get_variables(self, names):
     return [[self.steps.numpy()] for _ in names]
 

@@ -91,11 +91,13 @@ def test_wandb_takes_rows_offline(tmp_path, monkeypatch):
   pytest.importorskip('wandb')
   monkeypatch.setenv('WANDB_MODE', 'offline')
   monkeypatch.setenv('WANDB_SILENT', 'true')
+  monkeypatch.setenv('WANDB_ERROR_REPORTING', 'false')
   logger = tracking.Wandb(str(tmp_path), lambda: SETTINGS)
   for row in ROWS:
     logger.write(row)
-  summary = dict(logger._run.summary)
   logger.close()
-  assert summary['loss/total'] == 2. and summary['_step'] == 100
   kept, = tmp_path.glob('wandb/offline-run-*/*.wandb')
-  assert b'learning_rate' in kept.read_bytes()
+  content = kept.read_bytes()
+  assert b'learning_rate' in content and b'loss/total' in content
+  # The two are the same picture.
+  assert list(tmp_path.glob('wandb/offline-run-*/files/media/images/*/*.png'))
