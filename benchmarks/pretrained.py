@@ -29,6 +29,8 @@ def _card(config, row, returns, low, high, seed) -> str:
       config[name] for name in ('environment', 'agent', 'run'))
   game, size = environment['game'], environment['frame_size']
   changed = ', with changes' if config['dirty'] else ''
+  stopped = ('' if row['timesteps'] >= run['max_timesteps'] else
+             '; stopped then, by hand or by its target')
   facts = {
       'made by': f'`python -m launch.train --game {game} --seed {run["seed"]}`, '
                  'with the settings of `config.json`',
@@ -36,7 +38,7 @@ def _card(config, row, returns, low, high, seed) -> str:
       'machine': f'{config["cores"]} cores of {config["processor"]}',
       'trained for': f'{row["timesteps"]:,.0f} timesteps, '
                      f'{row["learner_steps"]:,.0f} learner steps, '
-                     f'{row["walltime_seconds"] / 60:.1f} minutes',
+                     f'{row["walltime_seconds"] / 60:.1f} minutes{stopped}',
       'return while training': f'{row[curves.RETURN]:.1f}, the mean of the last 100 '
                                'episodes',
       'greedy return': f'{np.mean(returns):.2f} (95% interval {low:.2f} to '

@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 
+from agents.impala_ppo import builder as builder_lib
+from launch import policies
+from launch import settings as settings_lib
 from programs.runtime import records
 from tests import processes
 
@@ -83,3 +87,21 @@ def interrupt(process):
 
 def terminate(process):
   process.terminate()
+
+
+def write_policy(path, *flags):
+  """Writes what a run leaves whose weights are random; returns its directory."""
+  settings = settings_lib.from_train_flags([
+      *flags, '--run_dir', str(path), '--latent_size', '16'])
+  os.makedirs(path)
+  settings_lib.save(settings)
+  spec = settings.environment.try_out(0)
+  builder = builder_lib.ImpalaPPOBuilder(settings.agent)
+  networks = builder.make_networks(spec)
+  networks.create_variables()
+  random = np.random.default_rng(1)
+  for variable in networks.actor_critic.variables:
+    low = 0.5 if 'variance' in variable.name else -0.3
+    variable.assign(random.uniform(low, abs(low) + 0.01, variable.shape))
+  policies.save_weights(networks.actor_critic, 7, str(path))
+  return str(path)

@@ -1,6 +1,6 @@
 """Policies that are kept: loaded, exported, and run by TensorFlow alone."""
 
-import os
+import pathlib
 import sys
 
 import ale_py
@@ -13,9 +13,9 @@ import tensorflow as tf
 from agents import environments
 import launch
 from launch import export
-from launch import policies
 from launch import settings as settings_lib
 from tests import fresh
+from tests.commands import runs
 
 # What a program that has TensorFlow and nothing else does with an export.
 ACT = """
@@ -36,32 +36,14 @@ for name in ('pong', 'cartpole'):
 """
 
 
-def write_run(path, *flags):
-  """Writes what a run leaves whose weights are random; returns its directory."""
-  settings = settings_lib.from_train_flags([
-      *flags, '--run_dir', str(path), '--latent_size', '16'])
-  os.makedirs(path)
-  settings_lib.save(settings)
-  spec = settings.environment.try_out(0)
-  builder = policies.builder_lib.ImpalaPPOBuilder(settings.agent)
-  networks = builder.make_networks(spec)
-  networks.create_variables()
-  random = np.random.default_rng(1)
-  for variable in networks.actor_critic.variables:
-    low = 0.5 if 'variance' in variable.name else -0.3
-    variable.assign(random.uniform(low, abs(low) + 0.01, variable.shape))
-  policies.save_weights(networks.actor_critic, 7, str(path))
-  return str(path)
-
-
 @pytest.fixture(scope='module')
 def pong(tmp_path_factory):
-  return write_run(tmp_path_factory.mktemp('pong') / 'run', '--game', 'pong')
+  return runs.write_policy(tmp_path_factory.mktemp('pong') / 'run', '--game', 'pong')
 
 
 @pytest.fixture(scope='module')
 def cartpole(tmp_path_factory):
-  return write_run(tmp_path_factory.mktemp('cartpole') / 'run', '--game',
+  return runs.write_policy(tmp_path_factory.mktemp('cartpole') / 'run', '--game',
                    'CartPole-v1')
 
 
@@ -201,6 +183,24 @@ def test_a_sampled_policy_draws_from_its_distribution(cartpole):
   assert 0.02 < probability < 0.98
   deviation = np.sqrt(probability * (1 - probability) / len(actions))
   assert abs(actions.mean() - probability) < 4 * deviation
+
+
+def test_pretrained_policies_are_small_and_have_a_card():
+  directory = pathlib.Path(settings_lib.pretrained('pong'))
+  files = [path for path in directory.rglob('*') if path.is_file()]
+  assert sum(path.stat().st_size for path in files) < 3_000_000
+  card = (directory / 'README.md').read_text()
+  settings = settings_lib.load(str(directory))
+  assert f'--seed {settings.run.seed}' in card and 'greedy return' in card
+  policy = launch.load_policy(str(directory))
+  # The ball is on its way, and so the actions are not all as likely.
+  environment = settings.environment.make(8, 0)
+  timestep = environment.reset()
+  for _ in range(60):
+    timestep = environment.step(policy(timestep.observation))
+  logits, values = policy.networks.actor_critic(timestep.observation)
+  assert tf.nn.softmax(logits).numpy().max() > 0.5
+  assert values.numpy().mean() > 0.3  # It expects to win.
 
 
 @pytest.mark.parametrize('argv, told', [

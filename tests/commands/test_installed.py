@@ -1,6 +1,7 @@
 """The wheel, installed where nothing else of ours is, and its one command."""
 
 import importlib.metadata
+import json
 import pathlib
 import shutil
 import subprocess
@@ -117,10 +118,12 @@ def test_the_installed_command_trains_and_plots_from_anywhere(installed, tmp_pat
   assert trained.returncode == 0, trained.stdout + trained.stderr
   rows = runs.rows(tmp_path / 'run')
   assert rows[-1]['timesteps'] >= 6000 and rows[-1]['learner_steps'] > 100
-  evaluated = installed.run(tmp_path, 'impala-ppo', 'evaluate', '--run_dir', 'run',
-                            '--episodes', '5')
+  evaluated = installed.run(tmp_path, 'impala-ppo', 'evaluate', '--pretrained',
+                            'pong', '--episodes', '2', '--json')
   assert evaluated.returncode == 0, evaluated.stderr
-  assert 'CartPole-v1' in evaluated.stdout
+  result, = json.loads(evaluated.stdout)
+  assert result['game'] == 'pong' and len(result['returns']) == 2
+  assert min(result['returns']) >= 18
   plotted = installed.run(tmp_path, 'impala-ppo', 'plot', 'run')
   assert plotted.returncode == 0, plotted.stderr
   assert (tmp_path / 'curves.png').stat().st_size > 10_000
