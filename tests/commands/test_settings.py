@@ -287,7 +287,8 @@ def test_flags_of_the_evaluation():
   ) == evaluate.EvaluateCommand(('x', 'y,z'), episodes=3, seed=2, sampled=True,
                                 sticky=0.25, checkpoint='7', json=True)
   assert evaluate.parse(
-      ['--run_dir', 'x']) == evaluate.EvaluateCommand(('x',), 30, 1)
+      ['--run_dir', 'x']) == evaluate.EvaluateCommand(
+          ('x',), episodes=30, seed=1)
   filmed = evaluate.parse(['--run_dir', '~/x', '--video', '~/y.MP4'])
   assert (filmed.episodes, filmed.run_dir, filmed.video) == (
       1, (os.path.expanduser('~/x'),), os.path.expanduser('~/y.MP4'))
