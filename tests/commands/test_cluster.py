@@ -83,7 +83,7 @@ def train_on_a_ray_of_its_own(tmp_path):
   assert runs.rows(run_dir)[-1]['timesteps'] >= 6000
   path = checkpoints.latest(run_dir)
   assert checkpoints.learner_steps(path) == learner_steps(run_dir)
-  assert 'evaluator: weights come from memory shared' in output
+  assert 'actor/0: weights come from memory shared with the learner' in output
   # Neither the program's nor Ray's ports were open to other machines.
   assert len(ports) > 6 and all(address.is_loopback for address, _ in ports)
   assert len(family) > 10  # Nodes, their agents, and Ray's own.
