@@ -176,7 +176,7 @@ def test_messages():
        'vtrace_lambda must be a number in (0, 1], not 0.'),
       ({'batch_size': True},
        'batch_size must be an integer in [1, 1000000], not true.'),
-      ({'loss': 'dqn'}, "loss must be one of ppo, vtrace, not 'dqn'."),
+      ({'loss': 'dqn'}, "loss must be one of ppo, vtrace, a3c, not 'dqn'."),
       ({'replay_sampler': 3},
        'replay_sampler must be one of uniform, prioritized, fifo, not 3.'),
       ({'conv_channels': (16, 0)}, 'conv_channels must be one or more values, '
@@ -255,7 +255,8 @@ def test_run_settings_are_checked(values, told):
 
 def test_defaults_are_those_of_the_configs():
   command, settings = settings_lib.parse_train([])
-  assert command == settings_lib.TrainCommand(None, False, 'local_mp')
+  assert command == settings_lib.TrainCommand(
+      config=None, resume=False, lp_launch_type='local_mp')
   assert settings.environment == environments.EnvironmentConfig()
   # What follows from the game and where files go are settled here.
   assert settings.agent == agent_config.ImpalaPPOConfig(
@@ -745,6 +746,8 @@ def any_settings(draw):
                 typing.get_type_hints(config_class, include_extras=True).items()}
       for section, config_class in SECTIONS.items()}
   agent, run = values['agent'], values['run']
+  values['environment']['env_arg'] = [
+      f'name={value}' for value in values['environment']['env_arg']]
   # What one setting asks of another.
   replays = draw(st.integers(1, 1000))
   agent['samples_per_insert'] = float(replays)
@@ -768,6 +771,8 @@ def as_flags(settings):
         continue
       if isinstance(value, bool):
         yield f'--{name}' if value else f'--no-{name}'
+      elif name == 'env_arg':  # Each of several arguments is one of the shell's.
+        yield from [f'--{name}', *value] if value else ()
       else:
         text = (','.join(map(str, value)) if isinstance(value, tuple)
                 else 'none' if value is None else str(value))
