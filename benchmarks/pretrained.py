@@ -14,9 +14,9 @@ import textwrap
 import numpy as np
 
 from benchmarks import common
-from launch import curves
 from launch import policies
 from launch import settings as settings_lib
+from launch.views import curves
 from programs.nodes import evaluator
 from programs.runtime import checkpoints
 

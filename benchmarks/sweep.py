@@ -105,8 +105,8 @@ def report(game: str, cells: Sequence[Cell]) -> None:
 
 
 def _draw(game: str, cells: Sequence[Cell], path: pathlib.Path) -> None:
-  from launch import curves  # Only for drawing.
   from launch import plot
+  from launch.views import curves  # Only for drawing.
   groups = {variant: [curves.Run(variant, game, {}, cell.rows) for cell in runs]
             for variant, runs in itertools.groupby(
                 cells, lambda cell: cell.variant)}

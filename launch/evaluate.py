@@ -109,8 +109,8 @@ from rich import table as rich_table
 from agents import environments
 from agents import screens
 from agents.impala_ppo import builder as builder_lib
-from launch import thoughts
-from launch import video
+from launch.views import thoughts
+from launch.views import video
 from programs.nodes import evaluator
 from programs.runtime import checkpoints
 

@@ -98,7 +98,7 @@ import reverb
 import rich
 from rich import live
 
-from launch import tables
+from launch.views import tables
 from programs.runtime import servers
 
 
@@ -140,8 +140,8 @@ def _draw(command: InspectCommand, clients: Sequence[reverb.Client]) -> None:
   # Not needed to look at tables.
   import imageio.v2 as imageio
 
-  from launch import sheets
-  from launch import trajectories
+  from launch.views import sheets
+  from launch.views import trajectories
 
   assert command.run_dir is not None and command.out is not None
   assert command.sample is not None

@@ -73,7 +73,7 @@ with flags.errors_in_one_line(), flags.extra('plots'):
   from matplotlib import pyplot as plt
   from matplotlib import ticker
 
-  from launch import curves
+  from launch.views import curves
 
 # Okabe and Ito's colours, which the colour-blind tell apart, without the yellow,
 # which is pale on white. More groups than that have other lines, too.

@@ -13,7 +13,7 @@ from agents.impala_ppo import acting
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import networks as networks_lib
 from launch import settings as settings_lib
-from launch import thoughts
+from launch.views import thoughts
 from programs.runtime import checkpoints
 
 

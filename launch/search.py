@@ -10,8 +10,8 @@ from optuna.storages import journal
 
 from agents import validation
 from launch import cells as cells_lib
-from launch import curves
 from launch import sweep
+from launch.views import curves
 from programs.runtime import records
 
 _JOURNAL_FILE = 'optuna.log'

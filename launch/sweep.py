@@ -179,8 +179,8 @@ if __name__ == '__main__':
 
 with flags.errors_in_one_line():
   from launch import cells as cells_lib
-  from launch import curves
   from launch import plot
+  from launch.views import curves
 
 
 def _say(line: str) -> None:

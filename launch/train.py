@@ -16,8 +16,8 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from launch import flags
 from launch import settings as settings_lib
-from launch import watching
 from launch.engines import fork_server
+from launch.views import watching
 from programs.runtime import doors
 from programs.runtime import locks
 from programs.runtime import servers

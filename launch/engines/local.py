@@ -14,10 +14,10 @@ from typing import Any, Mapping, Optional, Sequence
 import launchpad as lp
 from launchpad import context
 
-from launch import watching
 from launch.engines import child
 from launch.engines import fork_server
 from launch.engines import supervision
+from launch.views import watching
 
 
 def run_program(program: lp.Program, launch_type: str,

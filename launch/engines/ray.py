@@ -28,10 +28,10 @@ from launchpad.launch import serialization
 import ray
 from ray.util import scheduling_strategies
 
-from launch import watching
 from launch.engines import agent as agent_lib
 from launch.engines import child
 from launch.engines import supervision
+from launch.views import watching
 from programs.nodes import serving
 from programs.runtime import doors
 

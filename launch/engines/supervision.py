@@ -26,7 +26,7 @@ from typing import (
 from acme.utils import loggers
 
 from launch import settings
-from launch import watching
+from launch.views import watching
 from programs.runtime import processes
 from programs.runtime import records
 

@@ -9,8 +9,8 @@ import pytest
 import reverb
 import rich
 
-from launch import snapshot
-from launch import tables
+from launch.views import snapshot
+from launch.views import tables
 from tests import processes
 from tests.pipeline import test_replay
 

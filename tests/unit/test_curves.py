@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launch import curves
 from launch import plot
+from launch.views import curves
 
 
 def write_run(path, rows, game='pong', seed=0, run=(), **agent):

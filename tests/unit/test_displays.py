@@ -10,8 +10,8 @@ import sys
 import pytest
 import rich.console
 
-from launch import display
 from launch import screens
+from launch.views import display
 from programs.runtime import records
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -6,9 +6,9 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from launch import pictures
-from launch import sheets
-from launch import thoughts
+from launch.views import pictures
+from launch.views import sheets
+from launch.views import thoughts
 
 RNG = np.random.default_rng(0)
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 import rich.console
 
-from launch import display
-from launch import watching
+from launch.views import display
+from launch.views import watching
 from programs.runtime import records
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -68,7 +68,8 @@ def test_a_screen_fits_the_output(monkeypatch, is_terminal, plain, quiet, made):
 
 
 def test_a_reader_that_has_gone_stops_nothing():
-  code = ('import os, sys; from launch import watching; screen = watching.Plain()\n'
+  code = ('import os, sys; from launch.views import watching\n'
+          'screen = watching.Plain()\n'
           'for _ in range(9): screen.say("nobody hears")\n'
           'os.write(2, b"goes on")')
   reader, writer = os.pipe()

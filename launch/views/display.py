@@ -14,7 +14,7 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
-from launch import watching
+from launch.views import watching
 from programs.runtime import records
 
 # As in progress.csv; docs/metrics.md explains them. Read down, then across.

@@ -6,9 +6,9 @@ from typing import Any, Optional, Sequence
 import imageio.v2 as imageio
 import numpy as np
 
-from launch import panels
-from launch import pictures
-from launch import thoughts as thoughts_lib
+from launch.views import panels
+from launch.views import pictures
+from launch.views import thoughts as thoughts_lib
 
 _COLUMNS = 8
 _MARGIN = 20

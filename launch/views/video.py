@@ -10,9 +10,9 @@ import numpy as np
 
 from agents import environments
 from agents import screens as screens_lib
-from launch import panels
-from launch import pictures
-from launch import thoughts as thoughts_lib
+from launch.views import panels
+from launch.views import pictures
+from launch.views import thoughts as thoughts_lib
 
 _RATE = 60
 _WIDTH, _HEIGHT = 1280, 720  # Multiples of 16, as codecs want them.

@@ -12,9 +12,9 @@ from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories as trajectories_lib
 from launch import settings as settings_lib
-from launch import sheets
-from launch import snapshot
-from launch import thoughts
+from launch.views import sheets
+from launch.views import snapshot
+from launch.views import thoughts
 from programs.runtime import checkpoints
 from programs.runtime import records
 

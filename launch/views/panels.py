@@ -5,7 +5,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from launch import pictures
+from launch.views import pictures
 
 WIDTH, HEIGHT = 616, 632
 _SIGHT = 252

@@ -110,5 +110,5 @@ def make(run: str, max_timesteps: int, plain: bool, quiet: bool) -> Quiet:
     return Quiet()
   if plain or not sys.stdout.isatty() or os.environ.get('TERM') == 'dumb':
     return Plain()
-  from launch import display  # Takes a moment.
+  from launch.views import display  # Takes a moment.
   return display.Live(run, max_timesteps)
