@@ -102,7 +102,7 @@ def do_faults(run: Run) -> Iterator[tuple[str, float, float]]:
 
   def starts() -> int:
     with open(log) as f:
-      return f.read().count('weights come')
+      return f.read().count('has weights')
 
   for name in ('actor/1', 'replay/0', 'learner/0', 'counter/0'):
     yield f'{name} killed', *run.recovery(run.node(name).kill)

@@ -83,7 +83,7 @@ def train_on_a_ray_of_its_own(tmp_path):
   assert runs.rows(run_dir)[-1]['timesteps'] >= 6000
   path = checkpoints.latest(run_dir)
   assert checkpoints.learner_steps(path) == learner_steps(run_dir)
-  assert 'actor/0: weights come from memory shared with the learner' in output
+  assert 'has weights from memory shared' in log(run_dir, 'actor/0')
   # Neither the program's nor Ray's ports were open to other machines.
   assert len(ports) > 6 and all(address.is_loopback for address, _ in ports)
   assert len(family) > 10  # Nodes, their agents, and Ray's own.
@@ -160,7 +160,7 @@ def test_hosts_come_and_go(hosts, tmp_path):
     # An actor that there was no room for joins with a host, and leaves with it.
     hosts.add(3, cpus=1)
     wait_for(lambda: 'actor/2' in hosts.hosts[3].nodes(), 'an actor that joins')
-    wait_for(lambda: 'weights come' in log(run_dir, 'actor/2'), 'its weights')
+    wait_for(lambda: 'has weights' in log(run_dir, 'actor/2'), 'its weights')
     hosts.kill(3)
     wait_for(lambda: len(restarts(run_dir)) == 4, 'an actor that leaves')
     assert restarts(run_dir)[3][0] == 'actor/2'

@@ -96,7 +96,8 @@ def test_a_server_that_was_killed_is_replaced_and_what_it_forked_lives(script):
   with contextlib.closing(fork_server.ForkServer(['numpy'])) as server:
     killed, = set(psutil.Process().children()) - set(others)
     before = fork(server, script, '--wait')
-    next(before.lines())
+    lines = before.lines()  # Kept, or nobody would read on.
+    next(lines)
     killed.kill()
     assert told(fork(server, script))['arguments'] == []
     assert before.code() is None
