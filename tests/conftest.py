@@ -3,6 +3,7 @@
 import agents  # noqa: F401, I001  Sets TensorFlow's variables; has to come first.
 
 import pathlib
+import signal
 
 import tensorflow as tf
 
@@ -11,6 +12,10 @@ import tensorflow as tf
 _cpu, = tf.config.list_physical_devices('CPU')
 tf.config.set_logical_device_configuration(
     _cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(2)])
+
+# Tests that run in the background, or under nohup, would pass their deafness on.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LAYERS = ('unit', 'pipeline', 'commands')
 

@@ -16,9 +16,6 @@ from launch import settings as settings_lib
 from programs.runtime import records
 from tests import processes
 
-# Tests that run under nohup would pass its deafness on.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ['--num_actors', '1', '--envs_per_actor', '8', '--batch_size', '12',
          '--sequence_length', '8', '--latent_size', '32',
