@@ -8,6 +8,8 @@ SHELL := /bin/bash
 ENV := .venv/.stamp
 GPU_ENV := .venv/.stamp-gpu
 PYTHON := .venv/bin/python
+# A file's tests share what they train; -n 0 in ARGS is for debuggers.
+BOTH_CORES := -n 2 --dist loadfile
 IS_310 := -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 10))'
 
 .PHONY: train test test-fast board docs
@@ -23,12 +25,12 @@ board: $(ENV)
 test: $(ENV)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest $(BOTH_CORES) $(ARGS)
 
 # Without the tests that are marked slow: those that start processes or train.
 test-fast: $(ENV)
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m pytest -m 'not slow' $(ARGS)
+	$(PYTHON) -m pytest $(BOTH_CORES) -m 'not slow' $(ARGS)
 
 # python3.10 may be a shim of pyenv's that fails, so each candidate is tried.
 $(ENV): pyproject.toml requirements.lock programs/runtime/doors.c

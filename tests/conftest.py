@@ -2,9 +2,11 @@
 
 import agents  # noqa: F401, I001  Sets TensorFlow's variables; has to come first.
 
+import os
 import pathlib
 import signal
 
+import pytest
 import tensorflow as tf
 
 # Two replicas can be tested without a GPU: one CPU poses as two. TensorFlow
@@ -18,6 +20,19 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LAYERS = ('unit', 'pipeline', 'commands')
+
+
+# A command that runs within a test closes the doors of all that it starts later.
+_DOORS = ('LD_PRELOAD', 'IMPALA_PPO_LISTEN')
+_OURS = {name: os.environ.get(name) for name in _DOORS}
+
+
+@pytest.fixture(autouse=True)
+def doors_as_they_were():
+  for name, value in _OURS.items():
+    os.environ.pop(name, None)
+    if value is not None:
+      os.environ[name] = value
 
 
 def pytest_collection_modifyitems(items):

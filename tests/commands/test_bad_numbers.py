@@ -83,5 +83,5 @@ def test_skip_trains_to_the_end(tmp_path, capsys, kind):
   assert_checkpoints_are_finite(tmp_path)
 
   assert evaluate.main(['--run_dir', str(tmp_path), '--episodes', '2000']) == 0
-  assert re.search('2000 episodes: mean 5.00, standard deviation 0.00, ',
-                   capsys.readouterr().out)
+  assert ('2000 episodes: mean 5.00 (95% interval 5.00 to 5.00), standard '
+          'deviation 0.00, ') in capsys.readouterr().out

@@ -159,7 +159,7 @@ def test_checkpoints_without_their_index_are_resumed_and_evaluated(
   file.write_bytes(index) if index is not None else file.unlink()
   newest = checkpoints.latest(str(copied))
   assert evaluate.main(['--run_dir', str(copied), '--episodes', '2']) == 0
-  assert newest in capsys.readouterr().out
+  assert f'{os.path.basename(newest)}, greedy' in capsys.readouterr().out
   assert resume(copied, '--max_timesteps', 10**6) == 0
   assert launched and 'passed over' not in capsys.readouterr().out
 
@@ -172,7 +172,8 @@ def test_an_older_checkpoint_is_used_and_told_why(copied, launched, capsys):
   assert evaluate.main(['--run_dir', str(copied), '--episodes', '2']) == 0
   told = f'checkpoint ckpt-{number} is passed over'
   output = capsys.readouterr()
-  assert told in output.err and f'ckpt-{number - 1}, 2 episodes' in output.out
+  assert told in output.err
+  assert f'ckpt-{number - 1}, greedy, 2 episodes' in output.out
   assert resume(copied, '--max_timesteps', 10**6) == 0
   assert told in capsys.readouterr().out and launched
 

@@ -81,7 +81,7 @@ def test_train_stop_resume_finish_and_evaluate(tmp_path, capsys):
   assert runs.rows(run_dir)[-1]['timesteps'] >= budget
 
   evaluated = runs.run('launch.evaluate', '--run_dir', run_dir, '--episodes', 2,
-                       '--seed', 1)
+                       '--seed', 1, '--max_episode_steps', 300)
   assert evaluated.returncode == 0, evaluated.stderr
   number = r'-?\d+\.\d+'
   assert re.search(
