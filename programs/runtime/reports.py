@@ -9,6 +9,10 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from acme.utils import loggers
 
+# A last checkpoint must not wait longer for the counter: what has lost its
+# launcher has some seconds only.
+_STATE_SECONDS = 1.
+
 
 class Background:
   """Makes calls in threads that no process waits for when it ends."""
@@ -41,6 +45,15 @@ class Background:
   def wait(self, seconds: float) -> None:
     if self._call is not None:
       futures.wait([self._call], seconds)
+
+  def result(self, seconds: float) -> Any:
+    """Returns what the last call returns, or raises what it raises.
+
+    Raises:
+      futures.TimeoutError: if that takes longer.
+    """
+    assert self._call is not None
+    return self._call.result(seconds)
 
 
 class ActingReporter:
@@ -104,13 +117,16 @@ class CounterState:
 
   def __init__(self, counter):
     self._counter = counter
+    self._background = Background()
     self._last: Mapping[str, Any] = {'counts': {}, 'returns': [], 'walltime': 0.}
 
   def save(self) -> Mapping[str, Any]:
+    self._background.start(self._counter.save)
     try:
-      self._last = self._counter.save()
+      self._last = self._background.result(_STATE_SECONDS)
     except Exception as e:  # pylint: disable=broad-except
-      print(f'learner: the counter does not answer ({e}); the checkpoint holds '
+      print('learner: the counter does not answer '
+            f'({str(e) or f"within {_STATE_SECONDS:g} s"}); the checkpoint holds '
             'what it said last.', flush=True)
     return self._last
 

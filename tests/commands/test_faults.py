@@ -97,13 +97,12 @@ def test_nothing_outlives_the_launcher(tmp_path, number):
   process = runs.start('--run_dir', run_dir, *CARTPOLE)
   family = psutil.Process(process.pid).children()
   process.send_signal(number)
-  wait_for(lambda: not any(map(node_processes.lives, family)), 6.)
+  wait_for(lambda: not any(map(node_processes.lives, family)), 12.)
   process.communicate(timeout=5)
   if number == signal.SIGHUP:  # As when a terminal is closed.
-    path = checkpoints.latest(run_dir)
     assert process.returncode == 0
-    assert (checkpoints.learner_steps(path) ==
-            runs.rows(run_dir)[-1]['learner_steps'])
+  assert (checkpoints.learner_steps(checkpoints.latest(run_dir)) >=
+          runs.rows(run_dir)[-1]['learner_steps'])
 
 
 @pytest.mark.slow
