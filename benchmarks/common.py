@@ -39,6 +39,12 @@ class Parser(argparse.ArgumentParser):
   def add_train_flags(self, purpose: str = 'flags of launch.train') -> None:
     self.add_argument('train_flags', nargs='*', help=f'{purpose}, after --')
 
+  def check_checkout(self, compare: Optional[pathlib.Path]) -> None:
+    """Refuses what `--compare` names if it is no checkout of this project."""
+    if compare and not (compare / 'launch' / 'train.py').exists():
+      self.error(f'--compare {compare} has no launch/train.py; give a checkout of '
+                 'this project.')
+
   def error(self, message: str):
     self.exit(2, f'{self._name}: error: {message}\n')
 

@@ -35,6 +35,23 @@ def _die_with_parent():
   ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
 
 
+def output(command: Sequence[str], told: Sequence[str]) -> str:
+  """Runs a command; returns what it prints.
+
+  Args:
+    command: to run.
+    told: what an error names in its place.
+
+  Raises:
+    OSError: if it fails, with what it printed.
+  """
+  done = subprocess.run(command, stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT, text=True)
+  if done.returncode:
+    raise OSError(f'{" ".join(told)}: {done.stdout.strip()}')
+  return done.stdout
+
+
 class Namespace:
   """Namespaces that last until they are closed, or this process ends."""
   # What commands enter; the rest stays as it is here.
@@ -68,11 +85,7 @@ class Namespace:
 
   def run(self, *args: str) -> str:
     """Runs a command there; returns what it prints."""
-    done = subprocess.run(self.command(*args), stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-      raise OSError(f'{" ".join(args)}: {done.stdout.strip()}')
-    return done.stdout
+    return output(self.command(*args), args)
 
   def close(self) -> None:
     """Kills every process there."""

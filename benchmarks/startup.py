@@ -85,9 +85,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   parser.add_train_flags()
   flags = parser.parse_args(argv)
   common.end_on_sigterm()
-  if flags.compare and not (flags.compare / 'launch' / 'train.py').exists():
-    parser.error(f'--compare {flags.compare} has no launch/train.py; give a '
-                 'checkout of this project.')
+  parser.check_checkout(flags.compare)
   checkouts = {'here': common.CHECKOUT} | (
       {'other': flags.compare} if flags.compare else {})
   try:

@@ -253,9 +253,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   parser.add_train_flags()
   flags = parser.parse_args(argv)
   common.end_on_sigterm()
-  if flags.compare and not (flags.compare / 'launch' / 'train.py').exists():
-    parser.error(f'--compare {flags.compare} has no launch/train.py; give a '
-                 'checkout of this project.')
+  parser.check_checkout(flags.compare)
   if flags.compare == common.CHECKOUT:
     settings_lib.from_train_flags(flags.train_flags)  # Or says what is wrong.
   try:

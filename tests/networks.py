@@ -12,6 +12,8 @@ from typing import Iterator, Union
 import psutil
 import pytest
 
+from benchmarks import hosts
+
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 # In /proc/net: a TCP socket that listens, a UDP socket that takes from anyone.
 _OPEN_STATES = {'tcp': '0A', 'tcp6': '0A', 'udp': '07', 'udp6': '07'}
@@ -37,11 +39,7 @@ class Network:
 
   def run(self, *args: str) -> str:
     """Runs a command in this network; returns what it prints."""
-    done = subprocess.run(self.command(*args), stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-      raise OSError(f'{" ".join(args)}: {done.stdout.strip()}')
-    return done.stdout
+    return hosts.output(self.command(*args), args)
 
   def close(self) -> None:
     self._holder.kill()
