@@ -92,8 +92,6 @@ def cells(device: str) -> Iterator[Cell]:
 
 def split_devices(device: str) -> list[str]:
   """Makes two devices of the one kind, and returns their names."""
-  if device == 'gpu':
-    cuda.load_libraries()
   physical = tf.config.list_physical_devices(device.upper())
   if not physical:
     raise ValueError('TensorFlow finds no GPU: '

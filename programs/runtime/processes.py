@@ -152,10 +152,14 @@ def end_run(why: str, launcher: Process) -> None:
 def use_one_core(niceness: int) -> None:
   """Keeps an acting process off the learner's GPUs and cores."""
   os.nice(niceness)
-  # Before TensorFlow looks for them, which would take up some of their memory.
-  os.environ['CUDA_VISIBLE_DEVICES'] = ''
+  use_no_gpus()
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def use_no_gpus() -> None:
+  """Leaves GPUs and their memory to the learner; to be called before any use."""
+  tf.config.set_visible_devices([], 'GPU')
 
 
 def is_supervised() -> bool:

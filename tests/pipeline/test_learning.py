@@ -238,6 +238,11 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
     np.testing.assert_array_equal(x, y)
 
 
+def test_missing_gpus_are_told():
+  with pytest.raises(ValueError, match='/gpu:0, but TensorFlow finds 0 GPUs'):
+    learning.make_strategy(['/gpu:0'])
+
+
 def test_batches_that_replicas_cannot_share_evenly_are_refused():
   devices = ['/cpu:0', '/cpu:1']
   config = make_config(batch_size=3, samples_per_insert=1.)

@@ -57,6 +57,11 @@ def case_relu(relu):
   return gradient(x), tf.function(gradient)(x)
 
 
+def case_backward_recurrence(recurrence):
+  x, decay = tf.constant(rng().normal(size=(2, 11, 3, 2)), tf.float32)
+  return recurrence(x, decay), recurrence(x[:1], decay[:1])
+
+
 def case_adam(adam):
   random = rng()
   parameters = [tf.Variable(random.normal(size=shape), dtype=tf.float32)
