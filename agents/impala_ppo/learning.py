@@ -122,7 +122,11 @@ class ImpalaPPOLearner(core.Learner):
       self._optimizer._initialize(networks.trainable_variables)  # pylint: disable=protected-access
     self._loss = loss
     self._update = update or self._learn
-    self._distributed_step = tf.function(self._run_replicas)
+    # Which devices may be used is known without initialising any.
+    is_one_device = (strategy.num_replicas_in_sync == 1 and
+                     not tf.config.get_visible_devices('GPU'))
+    self._distributed_step = (
+        ops.function if is_one_device else tf.function)(self._run_replicas)
     # Held while variables change.
     self._updating = threading.RLock()
     self._metrics: dict[str, tf.Tensor] = {}
