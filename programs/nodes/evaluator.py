@@ -110,7 +110,7 @@ class Evaluator(core.Worker):
     """Makes the worker.
 
     Args:
-      environment_factory: makes the environments of each evaluation anew.
+      environment_factory: makes the environments, at the first evaluation.
       actor: a greedy one.
       counter: tells how far training has come.
       logger: gets a row of `records.EVALUATION_COLUMNS` for each evaluation.
@@ -131,22 +131,22 @@ class Evaluator(core.Worker):
 
   def run(self) -> None:
     due = self._next_due(self._timesteps())
+    environment: Optional[environments.VectorEnvironment] = None
     while not self._should_stop.wait(_POLL_SECONDS):
       timesteps = self._timesteps()
       if timesteps < due:
         continue
+      self._actor.update(wait=True)
       due = self._next_due(timesteps)
-      self._evaluate(timesteps)
-
-  def _evaluate(self, timesteps: int) -> None:
-    self._actor.update(wait=True)
-    # Gone on return: ale-py frees emulators and their threads only then.
-    environment = self._environment_factory()
-    returns = play_episodes(environment, self._actor, self._num_episodes,
-                            self._max_episode_steps, self._should_stop)
-    environment.close()
-    if len(returns) == self._num_episodes:
-      self._logger.write(records.evaluation_row(timesteps, returns))
+      # Once: those of ale-py have a thread, and what one leaves in its heap when
+      # it ends the next one may not get, as glibc gives it another.
+      environment = environment or self._environment_factory()
+      returns = play_episodes(environment, self._actor, self._num_episodes,
+                              self._max_episode_steps, self._should_stop)
+      if len(returns) == self._num_episodes:
+        self._logger.write(records.evaluation_row(timesteps, returns))
+    if environment:
+      environment.close()
 
   def _timesteps(self) -> int:
     try:
@@ -165,8 +165,6 @@ def run(setup: setup_lib.Setup, learner: core.VariableSource,
   """Evaluates until the program stops; arguments are those of actors."""
   if processes.settle_in():
     processes.use_one_core(_NICENESS)
-    # Each evaluation makes environments, and so threads, anew.
-    processes.use_one_heap()
   config = setup.config
   seed = config.process_seed(0)
 
