@@ -57,8 +57,9 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
     doors.enter(settings.run.listen, settings.run.isolate,
                 threads=launch_type == 'local_mt')
   if not command.quiet:
-    print(f'Training on {settings.environment.game} into {run_dir}; it takes a '
-          'moment to start.', flush=True)
+    watching.print_line(
+        f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
+        'to start.', sys.stdout)
   server = fork_server.ForkServer() if launch_type == 'local_mp' else None
   return _Prepared(command, settings, server)
 
@@ -132,7 +133,7 @@ def _cluster(command: settings_lib.TrainCommand, run: run_config.RunConfig) -> A
 
 
 def _say(line: str) -> None:
-  print(f'train: {line}', flush=True)
+  watching.print_line(f'train: {line}', sys.stdout)
 
 
 def _check_checkpoint(path: str, builder: builder_lib.ImpalaPPOBuilder,

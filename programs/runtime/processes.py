@@ -13,7 +13,6 @@ from typing import Optional
 
 from absl import logging
 import psutil
-import tensorflow as tf
 
 from programs.runtime import parents
 
@@ -151,6 +150,7 @@ def end_run(why: str, launcher: Process) -> None:
 
 def use_one_core(niceness: int) -> None:
   """Keeps an acting process off the learner's GPUs and cores."""
+  import tensorflow as tf  # Commands, which have no cores to share, do without.
   os.nice(niceness)
   # Before TensorFlow looks for them, which would take up some of their memory.
   os.environ['CUDA_VISIBLE_DEVICES'] = ''
