@@ -143,7 +143,7 @@ def end_run(why: str, launcher: Process) -> None:
     why: one line, for the person who runs it.
     launcher: of the program.
   """
-  print(f'{ENDS_RUN_BECAUSE}{why}', flush=True)
+  print(f'{ENDS_RUN_BECAUSE}{why}', file=sys.stderr, flush=True)
   if not launcher.is_this():
     os._exit(ENDS_RUN)
 
