@@ -90,6 +90,7 @@ class Live(watching.Quiet):
     self._max_timesteps = max_timesteps
     self._console = console or rich.console.Console(highlight=False)
     self._began = time.monotonic()
+    self._width = 0
     self._nodes: dict[str, str] = {}
     self._restarts: dict[str, int] = {}
     self._waits_for: Mapping[str, str] = {}
@@ -147,7 +148,10 @@ class Live(watching.Quiet):
 
   def render(self) -> rich.console.RenderableType:
     """Returns what is to be seen now."""
-    width = self._console.width - 4  # Without the frame.
+    if self._console.width < self._width:
+      self._console.clear()  # The terminal has broken what was drawn into more lines.
+    self._width = self._console.width
+    width = self._width - 4  # Without the frame.
     parts = ([self._progress(width), self._return(width), self._metrics(width)]
              if self._rows else [rich.text.Text(
                  f'starting for {duration(time.monotonic() - self._began)}: '

@@ -131,6 +131,14 @@ def test_a_terminal_of_usual_size_shows_all(width, most_lines):
   assert len(terminal.lines()) < most_lines
 
 
+def test_a_terminal_that_gets_narrower_is_cleared():
+  terminal = Terminal(100)
+  for width, is_cleared in ((100, False), (120, False), (80, True), (80, False)):
+    terminal.console.width = width
+    first, *_ = terminal.lines()
+    assert first.startswith('\x1b[2J\x1b[H') == is_cleared
+
+
 def test_the_time_left_is_by_the_rate_of_the_last_minute():
   terminal = Terminal(100)
   for i in range(100):
