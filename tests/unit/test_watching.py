@@ -177,6 +177,8 @@ def test_each_state_of_a_node_is_told():
   screen.starting({'actor/0': 'the weights'})
   assert 'the weights (actor/0)' in terminal.text()
   assert '● learner/0 starting' in terminal.text()
+  screen.stopping()
+  assert 'stopping ● learner/0' in terminal.text()
   screen.row(row())
   assert terminal.text().endswith('● learner/0 ● actor/0')
   screen.ended('actor/0')
