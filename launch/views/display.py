@@ -151,7 +151,7 @@ class Live(watching.Quiet):
   def render(self) -> rich.console.RenderableType:
     """Returns what is to be seen now."""
     if self._console.width < self._width:
-      self._console.clear()  # The terminal has broken what was drawn into more lines.
+      self._console.clear()  # What was drawn is broken into more lines by now.
     self._width = self._console.width
     width = self._width - 4  # Without the frame.
     parts = ([self._progress(width), self._return(width), self._metrics(width)]
