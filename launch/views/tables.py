@@ -56,7 +56,7 @@ def read(client: reverb.Client) -> Reading:
   """Reads a server's tables; raises ValueError where it does not answer."""
   try:
     tables = client.server_info(timeout=_ANSWER_SECONDS)
-  except reverb.errors.ReverbError as e:
+  except (reverb.errors.ReverbError, RuntimeError) as e:  # By what went wrong.
     raise ValueError(f'no Reverb server answers at {client.server_address} '
                      f'({" ".join(str(e).split())}).') from None
   return Reading(client.server_address, dict(sorted(tables.items())),

@@ -187,6 +187,19 @@ def test_a_server_without_signatures_is_shown_too(capsys):
       [shard['address'], 'bare', '12,345', '62%', '1,234'] for shard in shards]
 
 
+def test_a_server_that_ends_meanwhile_is_told_in_one_line():
+  server = reverb.Server(
+      [reverb.Table.queue('queue', 9)], port=processes.free_ports(1))
+  address = f'localhost:{server.port}'
+  client = tables.connect(address)
+  tables.read(client)
+  server.stop()
+  for read in (tables.read, snapshot.take):
+    with pytest.raises(ValueError, match=f'server .*at {address}') as error:
+      read(client)
+    assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('address, told', [
     ('nowhere', 'must be HOST:PORT'), ('h:0', 'must be HOST:PORT'),
     ('h:99999', 'must be HOST:PORT'), (':5', 'must be HOST:PORT'),
