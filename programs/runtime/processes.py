@@ -153,7 +153,7 @@ def end_run(why: str, launcher: Process) -> None:
 
 def use_one_core(niceness: int) -> None:
   """Keeps an acting process off the learner's GPUs and cores."""
-  import tensorflow as tf  # Commands, which have no cores to share, do without.
+  import tensorflow as tf  # Not above: commands begin without it.
   os.nice(niceness)
   use_no_gpus()
   tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -162,6 +162,7 @@ def use_one_core(niceness: int) -> None:
 
 def use_no_gpus() -> None:
   """Leaves GPUs and their memory to the learner; to be called before any use."""
+  import tensorflow as tf
   tf.config.set_visible_devices([], 'GPU')
 
 
