@@ -22,6 +22,7 @@ while is slow for all of them. Medians over rounds are printed.
 """
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import os
@@ -81,12 +82,14 @@ class Whole:
   """The training program, which runs only while it is measured."""
 
   def __init__(self, train_flags: Sequence[str] = (),
-               checkout: os.PathLike = common.CHECKOUT):
+               checkout: os.PathLike = common.CHECKOUT,
+               stdout: int = subprocess.DEVNULL):
     """Starts training and waits until it learns.
 
     Args:
       train_flags: flags of the training command.
       checkout: the directory of the code to train with.
+      stdout: a file descriptor for its output, such as that of a terminal.
 
     Raises:
       RuntimeError: if training does not start.
@@ -97,7 +100,7 @@ class Whole:
     self._process = subprocess.Popen(
         [sys.executable, '-m', 'launch.train', '--game', 'pong', '--run_dir',
          run_dir, '--evaluation_interval', '0', *train_flags],
-        cwd=checkout, stdout=subprocess.DEVNULL)
+        cwd=checkout, stdout=stdout, env={**os.environ, 'TERM': 'xterm'})
     try:
       deadline = time.monotonic() + _START_SECONDS
       while sum(row['learner_steps'] > 0 for row in
@@ -146,6 +149,15 @@ class Whole:
         'policy_lag': mean('policy_lag'),
         'memory_gib': common.memory_gib(psutil.Process(self._process.pid)),
     }
+
+  def core_seconds(self) -> dict[str, float]:
+    """Returns what the launcher and each kind of node have used so far."""
+    launcher = psutil.Process(self._process.pid)
+    used = collections.Counter(launcher=sum(launcher.cpu_times()[:2]))
+    for process in launcher.children(recursive=True):
+      with contextlib.suppress(psutil.NoSuchProcess):
+        used[process.name().partition('/')[0]] += sum(process.cpu_times()[:2])
+    return dict(used)
 
   def close(self) -> None:
     """Ends training."""

@@ -267,14 +267,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   except KeyboardInterrupt:
     _say('stopped; the video ends there.')
     return 130
-  if command.json:
-    print(json.dumps(results))
-  elif len(results) == 1:
-    print(_line(results[0]))
-  else:
-    # Whole lines for what is no terminal.
-    console.Console(width=None if sys.stdout.isatty() else 1000).print(
-        _table(results))
+  with flags.errors_in_one_line():
+    if command.json:
+      print(json.dumps(results))
+    elif len(results) == 1:
+      print(_line(results[0]))
+    else:
+      # Whole lines for what is no terminal.
+      console.Console(width=None if sys.stdout.isatty() else 1000).print(
+          _table(results))
   return 0
 
 

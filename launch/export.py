@@ -220,8 +220,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     export(policy, out)
     if command.onnx:
       export_onnx(out)
-  print(f'{policy.settings.environment.game}, {policy.checkpoint}: exported to '
-        f'{out}; its README.md says how to call it.')
+    print(f'{policy.settings.environment.game}, {policy.checkpoint}: exported to '
+          f'{out}; its README.md says how to call it.')
   return 0
 
 

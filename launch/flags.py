@@ -12,6 +12,7 @@ import io
 import itertools
 import os
 import re
+import signal
 import sys
 import types
 import typing
@@ -277,11 +278,29 @@ def nearest(name: str, known: Iterable[str]) -> Optional[str]:
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-  """Makes errors that a person can mend one line, and an exit with code 2."""
+  """Makes errors that a person can mend one line, and an exit with code 2.
+
+  Where nobody reads on what is printed, as in `| head`, that is a silent exit.
+  """
   try:
-    yield
+    try:
+      yield
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    _end_unread()
+  except SystemExit as e:
+    if isinstance(e.__context__, BrokenPipeError):  # Rich's way to end.
+      _end_unread()
+    raise
   except (ValueError, OSError) as e:
     fail(str(e))
+
+
+def _end_unread() -> NoReturn:
+  # Or Python would complain of what is left to be flushed.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  sys.exit(128 + signal.SIGPIPE)
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ def _look(command: InspectCommand, clients: Sequence[reverb.Client]) -> None:
       after = [tables.read(client) for client in clients]
       found = [table for readings in zip(before, after)
                for table in tables.figures(*readings)]
-      shown = tables.shown(found, with_signature=not command.watch)
+      shown = tables.shown(found, is_watched=command.watch)
       if command.json:
         print(json.dumps(found), flush=True)
       elif not command.watch or not sys.stdout.isatty():

@@ -45,10 +45,10 @@ def _help() -> str:
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Runs a command as its module would be, and returns the exit code."""
   name, *rest = (sys.argv[1:] if argv is None else argv) or ['--help']
-  if name in ('--help', '-h'):
-    print(_help())
-    return 0
   with flags.errors_in_one_line():
+    if name in ('--help', '-h'):
+      print(_help())
+      return 0
     if name == _COMPLETION:
       if len(rest) != 1 or rest[0] not in _SHELLS:
         raise ValueError(f'{_COMPLETION} takes a shell: {", ".join(_SHELLS)}.')

@@ -181,10 +181,11 @@ with flags.errors_in_one_line():
   from launch import cells as cells_lib
   from launch import plot
   from launch.views import curves
+  from launch.views import watching
 
 
 def _say(line: str) -> None:
-  print(f'sweep: {line}', flush=True)
+  watching.print_line(f'sweep: {line}', sys.stdout)
 
 
 def make_cells(plan: Plan, settings: Mapping[str, str], name: str

@@ -57,8 +57,9 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
     doors.enter(settings.run.listen, settings.run.isolate,
                 threads=launch_type == 'local_mt')
   if not command.quiet:
-    print(f'Training on {settings.environment.game} into {run_dir}; it takes a '
-          'moment to start.', flush=True)
+    watching.print_line(
+        f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
+        'to start.', sys.stdout)
   server = fork_server.ForkServer() if launch_type == 'local_mp' else None
   return _Prepared(command, settings, server)
 
@@ -108,7 +109,7 @@ def _num_gpus(wanted: Optional[int], cluster: Optional[Any]) -> int:
   why = None if there or wanted == 0 else cuda.why_unusable()
   if wanted is None:
     if why is not None:
-      _say(f'warning: no GPU is used: {why}.')
+      _warn(f'no GPU is used: {why}.')
     return there
   if wanted > there:
     raise ValueError(
@@ -131,7 +132,11 @@ def _cluster(command: settings_lib.TrainCommand, run: run_config.RunConfig) -> A
 
 
 def _say(line: str) -> None:
-  print(f'train: {line}', flush=True)
+  watching.print_line(f'train: {line}', sys.stdout)
+
+
+def _warn(line: str) -> None:
+  watching.print_line(f'train: warning: {line}', sys.stderr)
 
 
 def _check_checkpoint(path: str, builder: builder_lib.ImpalaPPOBuilder,
@@ -175,7 +180,7 @@ def _go_back_to(run_dir: str, progress: Mapping[str, Any]) -> None:
     try:
       num_rows = records.cut_after(run_dir, file, timesteps)
     except OSError as e:
-      _say(f'warning: {file} cannot be cut at the checkpoint ({e}).')
+      _warn(f'{file} cannot be cut at the checkpoint ({e}).')
       continue
     if num_rows:
       _say(f'{file}: moved {num_rows} rows past the {timesteps:,} timesteps of the '
@@ -210,6 +215,10 @@ def _train_holding(command: settings_lib.TrainCommand,
   Returns:
     The exit code, and what to add to the command to try again, if that is due.
   """
+  if command.quiet:
+    # Warnings are not printed there. Nodes that are threads print by themselves.
+    nowhere = stack.enter_context(open(os.devnull, 'w'))
+    stack.enter_context(contextlib.redirect_stdout(nowhere))
   with flags.errors_in_one_line():
     run_dir = settings.run.run_dir
     if command.resume:

@@ -308,23 +308,25 @@ class ImpalaPPOLearner(core.Learner):
       most: frames to draw, one below the other.
 
     Returns:
-      [most * height, 2 * width, 1] uint8, or None without a step yet, or where no
-      frames are reconstructed.
+      [most * height, 2 * width, 1] uint8, with 3 channels where observations are in
+      colour; None without a step yet, or where no frames are reconstructed.
     """
     networks = self._networks
-    if (self._batch is None or networks.decoder is None or
-        self._config.frame_stack == 1):
+    *size, channels = networks.observation_spec.shape
+    if (self._batch is None or networks.decoder is None or len(size) != 2 or
+        networks.observation_spec.dtype != np.uint8):
       return None
     with self._updating:
       part, *_ = self._strategy.experimental_local_results(self._batch.observation)
       observation = part[:most, 0]
       encoder = networks.actor_critic.encoder
-      # The newest frame, as the normaliser gives it.
       drawn = networks.decoder(encoder(observation))
-      drawn = encoder.normalizer.denormalize(
-          tf.repeat(drawn, observation.shape[-1], axis=-1))[..., -1:]
-    pairs = np.concatenate(
-        [observation[..., -1:], np.clip(drawn, 0, 255)], axis=2)
+      if drawn.shape[-1] != channels:  # Of stacked frames, the newest.
+        drawn = tf.repeat(drawn, channels, axis=-1)
+      drawn = encoder.normalizer.denormalize(drawn)
+    pairs = np.concatenate([observation, np.clip(drawn, 0, 255)], axis=2)
+    if channels != 3 or self._config.frame_stack > 1:  # Not in colour.
+      pairs = pairs[..., -1:]
     return np.concatenate(pairs.astype(np.uint8), axis=0)
 
   @contextlib.contextmanager

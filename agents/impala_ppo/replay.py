@@ -62,7 +62,7 @@ def why_full(client: reverb.Client, tables: Sequence[str]) -> str:
   """Says which of a shard's tables take no more now, and why."""
   try:
     info = client.server_info(timeout=_ANSWER_SECONDS)
-  except reverb.errors.ReverbError as e:
+  except (reverb.errors.ReverbError, RuntimeError) as e:  # By what went wrong.
     return f'the server {client.server_address} does not answer ({e}).'
   reasons = []
   for table in tables:

@@ -90,6 +90,7 @@ class Live(watching.Quiet):
     self._max_timesteps = max_timesteps
     self._console = console or rich.console.Console(highlight=False)
     self._began = time.monotonic()
+    self._width = 0
     self._nodes: dict[str, str] = {}
     self._restarts: dict[str, int] = {}
     self._waits_for: Mapping[str, str] = {}
@@ -97,8 +98,10 @@ class Live(watching.Quiet):
     self._returns: list[float] = []
     self._evaluation: Optional[float] = None
     self._is_stopping = False
+    # What the terminal echoes, such as ^C, comes to stand in the empty last line.
     self._live = rich.live.Live(
-        console=self._console, get_renderable=self.render, auto_refresh=True,
+        console=self._console, auto_refresh=True,
+        get_renderable=lambda: rich.console.Group(self.render(), ''),
         refresh_per_second=_REFRESHES_PER_SECOND, vertical_overflow='crop')
 
   @contextlib.contextmanager
@@ -147,19 +150,22 @@ class Live(watching.Quiet):
 
   def render(self) -> rich.console.RenderableType:
     """Returns what is to be seen now."""
-    width = self._console.width - 4  # Without the frame.
+    if self._console.width < self._width:
+      self._console.clear()  # What was drawn is broken into more lines by now.
+    self._width = self._console.width
+    width = self._width - 4  # Without the frame.
     parts = ([self._progress(width), self._return(width), self._metrics(width)]
-             if self._rows else [rich.text.Text(
-                 f'starting for {duration(time.monotonic() - self._began)}: '
-                 f'{self._what_is_missing()}')])
+             if self._rows else [rich.text.Text(self._what_is_missing())])
     return rich.panel.Panel(
         rich.console.Group(*parts, self._states()), title=self._run,
         title_align='left')
 
   def _what_is_missing(self) -> str:
-    if self._waits_for:
-      return records.what_is_missing(self._waits_for)
-    return 'processes import what they need'
+    if self._is_stopping:
+      return 'stopping'
+    missing = (records.what_is_missing(self._waits_for) if self._waits_for else
+               'processes import what they need')
+    return f'starting for {duration(time.monotonic() - self._began)}: {missing}'
 
   def _progress(self, width: int) -> rich.table.Table:
     row, first = self._rows[-1], self._rows[0]

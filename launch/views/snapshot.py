@@ -61,7 +61,7 @@ def take(client: reverb.Client) -> list[Item]:
   """
   try:
     path = client.checkpoint()
-  except reverb.errors.ReverbError as e:
+  except (reverb.errors.ReverbError, RuntimeError) as e:  # By what went wrong.
     raise ValueError(f'the server at {client.server_address} saves no snapshot '
                      f'({" ".join(str(e).split())}).') from None
   if not os.access(os.path.join(path, _TABLES), os.R_OK):

@@ -7,6 +7,7 @@ import time
 from typing import Any, Mapping, Optional, Sequence
 
 import reverb
+from rich import box
 from rich import console
 from rich import table as rich_table
 import tensorflow as tf
@@ -55,7 +56,7 @@ def read(client: reverb.Client) -> Reading:
   """Reads a server's tables; raises ValueError where it does not answer."""
   try:
     tables = client.server_info(timeout=_ANSWER_SECONDS)
-  except reverb.errors.ReverbError as e:
+  except (reverb.errors.ReverbError, RuntimeError) as e:  # By what went wrong.
     raise ValueError(f'no Reverb server answers at {client.server_address} '
                      f'({" ".join(str(e).split())}).') from None
   return Reading(client.server_address, dict(sorted(tables.items())),
@@ -150,13 +151,22 @@ def _signature(signature: Any) -> Optional[dict[str, dict[str, Any]]]:
 
 
 def shown(tables: Sequence[Mapping[str, Any]],
-          with_signature: bool) -> console.Group:
-  """Returns what a terminal shows of tables' figures, a block for each server."""
+          is_watched: bool = False) -> console.Group:
+  """Returns what a terminal shows of tables' figures.
+
+  Args:
+    tables: their figures.
+    is_watched: whether to leave out what stays as it is, and show several servers
+      by a line for each table; by default each has a block.
+  """
+  addresses = list(dict.fromkeys(table['address'] for table in tables))
+  if is_watched and len(addresses) > 1:
+    return console.Group(_lines(tables))
   blocks: list[Any] = []
-  for address in dict.fromkeys(table['address'] for table in tables):
+  for address in addresses:
     blocks.append(_block(
         address, [table for table in tables if table['address'] == address]))
-  if with_signature:
+  if not is_watched:
     signatures: dict[str, list[str]] = {}
     for table in tables:
       signatures.setdefault(repr(table['signature']), []).append(table['table'])
@@ -176,6 +186,18 @@ def _block(address: str,
     block.add_column(table['table'], style='cyan')
   for name, cell in _ROWS.items():
     block.add_row(name, *map(cell, tables))
+  return block
+
+
+def _lines(tables: Sequence[Mapping[str, Any]]) -> rich_table.Table:
+  block = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+  for title in ('server', 'table'):
+    block.add_column(title)
+  for title in _COLUMNS:
+    block.add_column(title, justify='right', style='cyan')
+  for table in tables:
+    block.add_row(table['address'], table['table'],
+                  *(cell(table) for cell in _COLUMNS.values()))
   return block
 
 
@@ -221,6 +243,17 @@ _ROWS = {
     'sampled by': lambda t: t['sampler'],
     'each item': _times_sampled,
     'removed by': lambda t: t['remover'],
+}
+
+
+_COLUMNS = {
+    'items': lambda t: f'{t["size"]:,}',
+    'full': lambda t: f'{t["size"] / t["max_size"]:.0%}',
+    'inserts\na second': lambda t: f'{t["inserts_per_second"]:,.4g}',
+    'samples\na second': lambda t: f'{t["samples_per_second"]:,.4g}',
+    'samples\nan\ninsert': lambda t: f'{t["samples_per_insert"] or 0.:.3g}',
+    'actors\nwait': lambda t: f'{t["inserts_held_up"]:.0%}',
+    'learner\nwaits': lambda t: f'{t["samples_held_up"]:.0%}',
 }
 
 

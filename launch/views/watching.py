@@ -60,7 +60,8 @@ class Quiet:
     elif line.startswith(_WARNING):
       self.fail(line)
     elif line.startswith((f'{node}: ', f'{node.partition("/")[0]}: ')):
-      self.of_node(node, line)
+      is_warning = line.partition(': ')[2].startswith(_WARNING)
+      self.fail(line) if is_warning else self.of_node(node, line)
 
   def row(self, row: Mapping[str, Any]) -> None:
     """Takes a row of progress."""

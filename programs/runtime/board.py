@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Callable, Mapping, Optional
 
 from acme.utils import loggers
 import numpy as np
+from PIL import Image
 from tensorboard.compat.proto import event_pb2
 from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.histogram import summary as histogram_summary
@@ -143,10 +144,10 @@ class Board(loggers.Logger):
 
 
 def _picture(png: bytes) -> summary_pb2.Summary:
-  # A PNG's size is where its header has it.
-  width, height = (int.from_bytes(png[i:i + 4], 'big') for i in (16, 20))
-  image = summary_pb2.Summary.Image(
-      width=width, height=height, colorspace=1, encoded_image_string=png)
+  with Image.open(io.BytesIO(png)) as read:
+    image = summary_pb2.Summary.Image(
+        width=read.width, height=read.height, colorspace=len(read.getbands()),
+        encoded_image_string=png)
   return summary_pb2.Summary(
       value=[summary_pb2.Summary.Value(tag=PICTURE_TAG, image=image)])
 

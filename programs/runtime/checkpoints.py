@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from typing import Any, Callable, Iterable, Mapping, Optional
 
@@ -312,7 +313,8 @@ class Saver:
       self._checkpoint.write(path)
     except (OSError, tf.errors.OpError) as e:
       print(f'learner: warning: no checkpoint could be saved ({one_line(e)}); '
-            'training goes on, and saving is tried again.', flush=True)
+            'training goes on, and saving is tried again.', file=sys.stderr,
+            flush=True)
       # What there is of it may be what fills the disk.
       _remove(path)
       _remove_leftovers(self._run_dir)
@@ -323,7 +325,7 @@ class Saver:
       _write_index(self._run_dir)
     except OSError as e:
       print(f'learner: warning: {directory(self._run_dir)} could not be tidied '
-            f'({e}).', flush=True)
+            f'({e}).', file=sys.stderr, flush=True)
 
 
 def variables_of(learner: Mapping[str, Any]) -> list[tf.Variable]:

@@ -4,6 +4,7 @@ docs/metrics.md says what each metric is like in a healthy run.
 """
 
 import math
+import sys
 from typing import Any, Callable, Mapping, Optional
 
 from acme.utils import loggers
@@ -150,7 +151,7 @@ class Warner(loggers.Logger):
 
   def write(self, data: loggers.LoggingData) -> None:
     for line in self._watch.warnings(data):
-      print(f'warning: {line} See docs/metrics.md.', flush=True)
+      print(f'warning: {line} See docs/metrics.md.', file=sys.stderr, flush=True)
 
   def close(self) -> None:
     pass

@@ -13,7 +13,6 @@ from typing import Optional
 
 from absl import logging
 import psutil
-import tensorflow as tf
 
 from programs.runtime import parents
 
@@ -144,13 +143,14 @@ def end_run(why: str, launcher: Process) -> None:
     why: one line, for the person who runs it.
     launcher: of the program.
   """
-  print(f'{ENDS_RUN_BECAUSE}{why}', flush=True)
+  print(f'{ENDS_RUN_BECAUSE}{why}', file=sys.stderr, flush=True)
   if not launcher.is_this():
     os._exit(ENDS_RUN)
 
 
 def use_one_core(niceness: int) -> None:
   """Keeps an acting process off the learner's GPUs and cores."""
+  import tensorflow as tf  # Not above: commands begin without it.
   os.nice(niceness)
   use_no_gpus()
   tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -159,6 +159,7 @@ def use_one_core(niceness: int) -> None:
 
 def use_no_gpus() -> None:
   """Leaves GPUs and their memory to the learner; to be called before any use."""
+  import tensorflow as tf
   tf.config.set_visible_devices([], 'GPU')
 
 

@@ -3,13 +3,18 @@
 import json
 import os
 import re
+import shutil
+import subprocess
+import urllib.request
 
 import imageio.v2 as imageio
 import numpy as np
+from playwright import sync_api
 import pytest
 
 from agents.impala_ppo import builder as builder_lib
 from launch import evaluate
+from programs.runtime import board
 from programs.runtime import checkpoints
 from programs.runtime import servers
 from tests import processes
@@ -43,6 +48,50 @@ def looked_at(tmp_path_factory):
   assert [ended.returncode for ended in (seen, drawn, told)] == [0, 0, 0], (
       seen.stderr + drawn.stderr + told.stderr)
   return run_dir, out, before, drawn.stdout, told.stdout
+
+
+def answer(address, path):
+  try:
+    with urllib.request.urlopen(f'{address}/data/plugin/{path}') as response:
+      return json.load(response)
+  except OSError:
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_board_shows_it_in_a_browser(looked_at):
+  port = processes.free_ports(1)
+  address = f'http://localhost:{port}'
+  server = subprocess.Popen(
+      runs.command('tensorboard.main', '--logdir', looked_at[0], '--host',
+                   'localhost', '--port', port),
+      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  try:
+    scalars = processes.wait_for(
+        lambda: answer(address, 'scalars/tags'), 'tags')['.']
+    assert answer(address, 'histograms/tags')['.'].keys() == {board.HISTOGRAM_TAG}
+    assert answer(address, 'text/tags')['.'] == ['configuration']
+    assert answer(address, 'images/tags')['.'].keys() == {board.PICTURE_TAG}
+    chromium = shutil.which('chromium') or shutil.which('google-chrome')
+    if chromium is None:
+      pytest.skip('neither chromium nor google-chrome is on the path')
+    with sync_api.sync_playwright() as playwright, playwright.chromium.launch(
+        executable_path=chromium) as browser:
+      page = browser.new_page()
+      page.set_default_timeout(120_000)
+      page.goto(f'{address}/#scalars')
+      for group in {tag.partition('/')[0] for tag in scalars}:
+        page.get_by_text(group, exact=True).first.wait_for()
+      page.get_by_text('loss/total', exact=True).first.wait_for()
+      page.goto(f'{address}/#images')
+      page.get_by_text(board.PICTURE_TAG, exact=True).first.wait_for()
+      assert page.locator('img').evaluate(
+          'image => image.decode().then('
+          '() => [image.naturalWidth, image.naturalHeight])') == [2 * 16, 4 * 16]
+  finally:
+    server.terminate()
+    server.wait()
 
 
 def evaluated(capsys, *args):

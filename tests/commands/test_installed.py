@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -33,6 +35,22 @@ def test_help_lists_the_commands_without_importing_any():
   assert listed.returncode == 0, listed.stderr
   for name, does in main.commands().items():
     assert f'  {name} ' in listed.stdout and does in listed.stdout
+
+
+@pytest.mark.parametrize('name', ['main', *main.commands()])
+def test_help_does_not_wait_for_tensorflow_and_ends_with_its_reader(name):
+  code = ('import atexit, runpy, sys\n'
+          'atexit.register(lambda: sys.stderr.write('
+          '"too slow" if "tensorflow" in sys.modules else ""))\n'
+          f'runpy.run_module("launch.{name}", run_name="__main__", alter_sys=True)')
+  reader, writer = os.pipe()
+  os.close(reader)
+  try:
+    ended = subprocess.run([sys.executable, '-c', code, '--help'], cwd=runs.ROOT,
+                           stdout=writer, stderr=subprocess.PIPE, text=True)
+  finally:
+    os.close(writer)
+  assert (ended.stderr, ended.returncode) == ('', 128 + signal.SIGPIPE)
 
 
 @pytest.mark.parametrize('argv, told', [

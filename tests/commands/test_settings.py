@@ -431,13 +431,6 @@ def test_bad_flags_are_told_in_one_line(argv, told, encoding, monkeypatch, capsy
   assert len(output.err) < 250
 
 
-def test_settings_are_read_without_tensorflow():
-  # --help and the refusal of a bad flag would wait seconds for it.
-  subprocess.run(
-      [sys.executable, '-c', 'import sys; from launch import settings; '
-       'assert "tensorflow" not in sys.modules'], cwd=ROOT, check=True)
-
-
 # Files.
 
 

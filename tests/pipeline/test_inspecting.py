@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reverb
 import rich
+import rich.console
 
 from launch.views import snapshot
 from launch.views import tables
@@ -169,11 +170,34 @@ def test_a_server_without_signatures_is_shown_too(capsys):
   assert (seen['sampler'], seen['remover']) == ('prioritized, exponent 0.5', 'lifo')
   assert seen['rate_limiter']['min_difference'] is None
   assert not seen['rate_limiter']['gives_samples']
-  rich.print(tables.shown([seen], with_signature=True))
+  rich.print(tables.shown([seen]))
   said = capsys.readouterr().out
   for text in ('0 of 9', 'at most 4 times', 'without a signature', '[-inf, inf]'):
     assert text in said
   server.stop()
+  # Many servers are watched on a terminal of usual size.
+  shards = [{**seen, 'address': f'192.168.10.10:{port}', 'size': 12_345,
+             'max_size': 20_000, 'inserts_per_second': 1234.5}
+            for port in range(40_000, 40_020)]
+  console = rich.console.Console(width=80, height=24)
+  with console.capture() as capture:
+    console.print(tables.shown(shards, is_watched=True))
+  _, _, _, _, *lines = capture.get().splitlines()
+  assert [line.split()[:5] for line in lines] == [
+      [shard['address'], 'bare', '12,345', '62%', '1,234'] for shard in shards]
+
+
+def test_a_server_that_ends_meanwhile_is_told_in_one_line():
+  server = reverb.Server(
+      [reverb.Table.queue('queue', 9)], port=processes.free_ports(1))
+  address = f'localhost:{server.port}'
+  client = tables.connect(address)
+  tables.read(client)
+  server.stop()
+  for read in (tables.read, snapshot.take):
+    with pytest.raises(ValueError, match=f'server .*at {address}') as error:
+      read(client)
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('address, told', [

@@ -437,10 +437,10 @@ def test_a_pause_waits_for_the_step_that_has_begun():
   stepping.join()
 
 
-@pytest.mark.parametrize('devices', [('/cpu:0',), ('/cpu:0', '/cpu:1')])
-def test_frames_are_drawn_beside_their_reconstructions(devices):
-  config = make_config(autoencoder=True)
-  assert config.frame_stack > 1
+@pytest.mark.parametrize('devices, frame_stack', [
+    (('/cpu:0',), 4), (('/cpu:0', '/cpu:1'), 4), (('/cpu:0',), 1)])
+def test_frames_are_drawn_beside_their_reconstructions(devices, frame_stack):
+  config = make_config(autoencoder=True, frame_stack=frame_stack)
   batch = make_batch()
   learner = make_learner(config, [batch], devices=devices)
   assert learner.reconstructions() is None
@@ -454,8 +454,9 @@ def test_frames_are_drawn_beside_their_reconstructions(devices):
   networks = learner._networks
   encoder = networks.actor_critic.encoder
   expected = networks.decoder(encoder(batch.observation[:2, 0]))
-  scale = encoder.normalizer.denormalize(tf.repeat(
-      expected, config.frame_stack, axis=-1))[..., -1:]
+  scale = encoder.normalizer.denormalize(
+      tf.repeat(expected, frame_stack, axis=-1) if frame_stack > 1 else expected
+  )[..., -1:]
   np.testing.assert_allclose(
       drawn[:, width:], np.concatenate(np.clip(scale, 0, 255)), atol=1.01)
 

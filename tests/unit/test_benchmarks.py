@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from benchmarks import common
 from benchmarks import sweep
 from benchmarks import throughput
+from benchmarks import watching
 from launch import settings as settings_lib
 from programs.runtime import records
 
@@ -170,7 +173,8 @@ def test_committed_results_are_of_their_variants_flags(path):
 class Program:
   """Stands in for `throughput.Whole`, at the rates of each that is started."""
 
-  def __init__(self, started, rates, train_flags=(), checkout=common.CHECKOUT):
+  def __init__(self, started, rates, train_flags=(), checkout=common.CHECKOUT,
+               stdout=None):
     self._rates = iter(rates[len(started)])
     started.append((list(train_flags), checkout))
 
@@ -199,6 +203,36 @@ def test_compare_pairs_what_it_measures_in_a_round(started, tmp_path, capsys):
                      (['--batch_size', '6'], common.CHECKOUT)]
   assert json.loads(out.read_text())['ratio'] == 2.  # And not 300 / 100.
   assert '| here | 300 | 200 | 370 | 100 | 440 |\n' in capsys.readouterr().out
+
+
+def test_what_watching_costs_is_a_difference_of_shares(started, monkeypatch,
+                                                       tmp_path, capsys):
+  # By when it is asked: before and after each of a run's rounds.
+  shares = iter([(10., 5., 100.), (12., 6., 197.),  # Watched: 2% and 1%.
+                 (9., 9., 9.), (9., 9.5, 108.5)])  # The least: 0 and 0.5%.
+  monkeypatch.setattr(Program, 'core_seconds', lambda _: dict(
+      zip(('launcher', 'counter', 'actor'), next(shares))), raising=False)
+  out = tmp_path / 'figures.json'
+  watching.main(['--rounds', '1', '--seconds', '2', '--json', str(out)])
+  (_, watched), (least_flags, least) = started
+  assert least_flags == ['--quiet'] and watched == common.CHECKOUT != least
+  said = capsys.readouterr().out
+  assert '| watched / least: timesteps/s | 3 |' in said
+  assert '| watched - least: % of core time | 2.5 |' in said
+
+
+def test_the_least_keeps_rows_of_progress_only():
+  code = ('import os; from programs.runtime import collectors\n'
+          'from programs.nodes import learner\n'
+          'logger = collectors.progress_logger("kept", verbose=True)\n'
+          'logger.write({"timesteps": 1})\n'
+          'print(os.listdir("kept"), learner._PICTURE_SECONDS)')
+  with watching.unwatched_code() as checkout:
+    (checkout / 'kept').mkdir()
+    said = subprocess.run(
+        [sys.executable, '-c', code], cwd=checkout, check=True, text=True,
+        stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': str(checkout)})
+  assert said.stdout == "['progress.csv'] inf\n"
 
 
 def test_compare_takes_another_checkout(started, tmp_path, capsys):

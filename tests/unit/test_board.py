@@ -1,13 +1,9 @@
 """Event files, read by TensorBoard's own reader."""
 
 import io
-import json
 import math
 import os
 import pathlib
-import subprocess
-import sys
-import urllib.request
 
 import numpy as np
 from PIL import Image
@@ -17,7 +13,6 @@ from tensorboard.util import tensor_util
 
 from programs.runtime import board
 from programs.runtime import records
-from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = {'environment': {'game': 'pong'},
@@ -125,35 +120,3 @@ def test_a_full_disk_is_an_error_and_later_rows_go_to_a_new_file(
   writer.write(row(4, loss=4.))
   assert points(read(tmp_path), 'loss/total') == [(1, 1.), (4, 4.)]
   assert len(os.listdir(tmp_path)) == 2
-
-
-def answer(port, path):
-  try:
-    with urllib.request.urlopen(f'http://localhost:{port}{path}') as response:
-      return json.load(response)
-  except OSError:
-    return None
-
-
-@pytest.mark.slow
-def test_tensorboard_serves_all_of_it(tmp_path):
-  board.Board(str(tmp_path), lambda: SETTINGS).write(row(500, **{
-      records.RETURNS: [1.], records.PICTURE: PNG}))
-  port = processes.free_ports(1)
-  server = subprocess.Popen(
-      [sys.executable, '-m', 'tensorboard.main', '--logdir', str(tmp_path), '--host',
-       'localhost', '--port', str(port)], stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL)
-  try:
-    def tags(plugin):
-      served = answer(port, f'/data/plugin/{plugin}/tags')
-      return set(served['.']) if served else None
-
-    scalars = processes.wait_for(lambda: tags('scalars'), 'scalars')
-    assert {'loss/total', 'policy/entropy', 'replay/queue_fill'} <= scalars
-    assert tags('images') == {'reconstruction/frames_beside_reconstructions'}
-    assert tags('histograms') == {'return/of_100_episodes'}
-    assert tags('text') == {'configuration'}
-  finally:
-    server.terminate()
-    server.wait()

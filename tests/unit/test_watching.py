@@ -15,6 +15,8 @@ from launch.views import watching
 from programs.runtime import records
 
 ROOT = pathlib.Path(__file__).parents[2]
+WARNINGS = ['warning: all is lost', 'learner: warning: no checkpoint',
+            'train: error: or not']
 
 
 def row(**values):
@@ -35,6 +37,7 @@ def fill(screen):
   screen.output('actor/0', 'something that a library says')
   screen.output('counter/0', of_row())
   screen.output('counter/0', 'warning: all is lost')
+  screen.output('learner/0', 'learner: warning: no checkpoint')
   screen.output('actor/0', 'actor/0: back after 2 s')
   screen.say('train: done')
   screen.fail('train: error: or not')
@@ -48,14 +51,14 @@ def test_plain_lines_are_of_rows_and_of_what_nodes_say(capsys, monkeypatch):
   assert starting == 'waiting for the replay (learner); the weights (actor/0)'
   assert progress.split()[:2] == ['1,000', 'timesteps']
   assert (back, done) == ('actor/0: back after 2 s', 'train: done')
-  assert output.err.splitlines() == ['warning: all is lost', 'train: error: or not']
+  assert output.err.splitlines() == WARNINGS
 
 
 def test_quiet_is_but_for_warnings(capsys):
   fill(watching.Quiet())
   output = capsys.readouterr()
   assert output.out == ''
-  assert output.err.splitlines() == ['warning: all is lost', 'train: error: or not']
+  assert output.err.splitlines() == WARNINGS
 
 
 @pytest.mark.parametrize('is_terminal, plain, quiet, made', [
@@ -128,6 +131,14 @@ def test_a_terminal_of_usual_size_shows_all(width, most_lines):
   assert len(terminal.lines()) < most_lines
 
 
+def test_a_terminal_that_gets_narrower_is_cleared():
+  terminal = Terminal(100)
+  for width, is_cleared in ((100, False), (120, False), (80, True), (80, False)):
+    terminal.console.width = width
+    first, *_ = terminal.lines()
+    assert first.startswith('\x1b[2J\x1b[H') == is_cleared
+
+
 def test_the_time_left_is_by_the_rate_of_the_last_minute():
   terminal = Terminal(100)
   for i in range(100):
@@ -166,6 +177,8 @@ def test_each_state_of_a_node_is_told():
   screen.starting({'actor/0': 'the weights'})
   assert 'the weights (actor/0)' in terminal.text()
   assert '● learner/0 starting' in terminal.text()
+  screen.stopping()
+  assert 'stopping ● learner/0' in terminal.text()
   screen.row(row())
   assert terminal.text().endswith('● learner/0 ● actor/0')
   screen.ended('actor/0')

@@ -1,0 +1,125 @@
+"""What watching a run costs: `python -m benchmarks.watching`.
+
+Trains Pong twice, in turn, round after round, as `benchmarks.throughput --compare`
+does: once as people do, on a terminal, with the live display, all records, the
+board, pictures and warnings; and once with the least that can be measured: rows of
+progress in their file, `--quiet`. Prints
+
+* the rate, and the ratio of the watched run's to the other's within a round;
+* the shares of a run's core time that go to its launcher, which draws the display,
+  and to its counter, which writes records and board; and by how much both are more
+  in the watched run. That is sharper: what else the machine does is not in it.
+
+Pictures are drawn by the learner, and so are in the rate only. Flags after `--` go
+to both training commands.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import threading
+from typing import Optional, Sequence
+
+import numpy as np
+
+from benchmarks import common
+from benchmarks import throughput
+from launch import settings as settings_lib
+
+_PACKAGES = ('agents', 'programs', 'launch')
+# Put to the end of modules, in a copy of the code.
+_LEAST = {
+    'programs/runtime/collectors.py': """
+def progress_logger(run_dir, verbose, track=None):
+  return records.csv_logger(run_dir, records.PROGRESS_FILE, records.PROGRESS_COLUMNS)
+""",
+    'programs/nodes/learner.py': "_PICTURE_SECONDS = float('inf')\n",
+}
+_WATCHES = ('launcher', 'counter')
+
+
+@contextlib.contextmanager
+def unwatched_code():
+  """Yields a checkout whose runs keep only the rows of their progress."""
+  with tempfile.TemporaryDirectory() as scratch:
+    checkout = pathlib.Path(scratch)
+    for package in _PACKAGES:
+      shutil.copytree(common.CHECKOUT / package, checkout / package)
+    for module, text in _LEAST.items():
+      with open(checkout / module, 'a') as f:
+        f.write(text)
+    yield checkout
+
+
+@contextlib.contextmanager
+def terminal():
+  """Yields the file descriptor of a terminal at which nobody looks."""
+  reader, writer = os.openpty()
+
+  def read():
+    with contextlib.suppress(OSError):  # It ends with its last writer.
+      while os.read(reader, 1 << 16):
+        pass
+
+  thread = threading.Thread(target=read, daemon=True)
+  thread.start()
+  try:
+    yield writer
+  finally:
+    os.close(writer)
+    thread.join()
+    os.close(reader)
+
+
+def measure(whole: throughput.Whole, seconds: float) -> dict[str, float]:
+  """Returns the rate of a run, and shares of its core time."""
+  before = whole.core_seconds()
+  figures = whole.measure(seconds)
+  used = {name: value - before.get(name, 0.)
+          for name, value in whole.core_seconds().items()}
+  total = sum(used.values())
+  return {'timesteps/s': figures['timesteps_per_second'],
+          **{f'% of core time: {name}': 100 * used[name] / total
+             for name in _WATCHES}}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+  parser = common.Parser('watching', __doc__)
+  parser.add_argument('--rounds', type=common.positive(int), default=12,
+                      help='how often to measure both')
+  parser.add_argument('--seconds', type=common.positive(float), default=30.,
+                      help='to measure each for, in each round')
+  parser.add_json()
+  parser.add_train_flags()
+  flags = parser.parse_args(argv)
+  common.end_on_sigterm()
+  settings_lib.from_train_flags(flags.train_flags)  # Or says what is wrong.
+  try:
+    with contextlib.ExitStack() as stack:
+      watched, least = (
+          stack.enter_context(contextlib.closing(throughput.Whole(*arguments)))
+          for arguments in (
+              (flags.train_flags, common.CHECKOUT, stack.enter_context(terminal())),
+              (['--quiet', *flags.train_flags],
+               stack.enter_context(unwatched_code()))))
+      rounds = [{'watched': measure(watched, flags.seconds),
+                 'least': measure(least, flags.seconds)}
+                for _ in range(flags.rounds)]
+  except RuntimeError as e:
+    sys.exit(f'watching: error: {e}')
+  columns = {f'{run}: {what}': np.array([r[run][what] for r in rounds])
+             for run in rounds[0] for what in rounds[0][run]}
+  columns['watched / least: timesteps/s'] = (
+      columns['watched: timesteps/s'] / columns['least: timesteps/s'])
+  columns['watched - least: % of core time'] = sum(
+      columns[f'watched: % of core time: {name}'] -
+      columns[f'least: % of core time: {name}'] for name in _WATCHES)
+  common.print_spread('figure', columns, '.4g')
+  common.write_json(flags.json, rounds)
+
+
+if __name__ == '__main__':
+  main()
