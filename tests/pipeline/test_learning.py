@@ -54,8 +54,9 @@ def make_config(**kwargs):
   return config_lib.ImpalaPPOConfig(**{**defaults, **kwargs})
 
 
-def make_learner(config, batches, devices=('/cpu:0',), seed=0, **kwargs):
-  builder = builder_lib.ImpalaPPOBuilder(config, devices)
+def make_learner(config, batches, devices=('/cpu:0',), seed=0,
+                 loss=losses.impala_ppo_loss, **kwargs):
+  builder = builder_lib.ImpalaPPOBuilder(config, devices, loss)
   dataset = tf.data.Dataset.from_tensor_slices(
       tf.nest.map_structure(lambda *x: np.stack(x), *batches))
   options = tf.data.Options()
@@ -294,6 +295,29 @@ def test_a_step_is_what_numpy_makes_of_it(loss, autoencoder, max_gradient_norm):
     np.testing.assert_allclose(
         variable, old - 1e-2 * gradient / (np.abs(gradient) + 1e-2),
         rtol=1e-3, atol=1e-5)
+
+
+def test_half_precision_makes_the_same_gradients():
+  def small_loss(outputs, batch, config, total):
+    """As small as that of a batch of 1,000 times as many timesteps."""
+    loss, *rest = losses.impala_ppo_loss(outputs, batch, config, total)
+    return 1e-3 * loss, *rest
+
+  gradients = {}
+  for dtype in ('float32', 'float16'):
+    learner = make_learner(
+        make_config(autoencoder=True, compute_dtype=dtype), [make_batch()],
+        loss=small_loss)
+    learner.step()
+    # The first moment of Adam is a tenth of its first gradient.
+    gradients[dtype] = [m.numpy() for m in learner.state['optimizer'].m]
+    assert all(w.dtype == np.float32 for w in weights(learner))
+    graph = learner._distributed_step.get_concrete_function(learner._batch).graph
+    assert {operation.get_attr('T') for operation in graph.get_operations()
+            if operation.type.startswith('Conv2D')} == {tf.as_dtype(dtype)}
+  for half, single in zip(gradients['float16'], gradients['float32']):
+    assert half.dtype == np.float32
+    assert np.linalg.norm(half - single) <= 0.1 * np.linalg.norm(single)
 
 
 def test_plain_operations_learn_the_same(monkeypatch):
