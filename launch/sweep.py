@@ -255,9 +255,12 @@ def report(cells: Sequence[cells_lib.Cell], out: str) -> None:
     return
   panels = plot.by_game(runs)
   path = os.path.join(out, 'curves.png')
-  plot.draw(panels, path)
-  plot.print_table(panels)
-  _say(f'curves: {path}')
+  try:
+    plot.draw(panels, path)
+    plot.print_table(panels)
+    _say(f'curves: {path}')
+  except ValueError as e:  # As of runs that are very short.
+    _say(f'no curves: {e}')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -193,6 +193,35 @@ def test_hosts_come_and_go(hosts, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+def test_a_sweep_trains_side_by_side_and_goes_on(hosts, tmp_path):
+  argv = runs.command(
+      'launch.sweep', '--out', tmp_path / 'out', '--game', 'CartPole-v1',
+      '--seeds', '0-1', *runs.SMALL, '--num_actors', '2', '--max_timesteps', '30000',
+      '--ray_address', 'auto')
+  paths = [str(tmp_path / 'out' / 'all' / f'seed{seed}') for seed in range(2)]
+  process = subprocess.Popen(hosts.head.command(*argv), cwd=runs.ROOT,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+  # One on each host: a second would have no room.
+  wait_for(lambda: all(learner_steps(path) > 5 for path in paths), 'both to learn')
+  trainer(process).send_signal(signal.SIGINT)
+  told = process.communicate(timeout=SECONDS)[0].decode()
+  assert 'the same command goes on' in told and process.returncode == 130
+  steps = [checkpoints.learner_steps(checkpoints.latest(path)) for path in paths]
+  assert steps == [learner_steps(path) for path in paths] and min(steps) > 5
+  ended = subprocess.run(hosts.head.command(*argv), cwd=runs.ROOT, text=True,
+                         capture_output=True, timeout=SECONDS)
+  assert ended.returncode == 0, ended.stdout + ended.stderr
+  assert '| CartPole-v1 | 2 ' in ended.stdout
+  for path in paths:
+    # It went on: no timestep is there twice.
+    timesteps = [row['timesteps'] for row in runs.rows(path)]
+    assert timesteps == sorted(set(timesteps)) and timesteps[-1] >= 30_000
+    with open(os.path.join(path, 'logs', 'train.log')) as f:
+      assert 'train: stopped; every node has ended' in f.read()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_nothing_outlives_the_launcher_on_any_host(hosts, tmp_path):
   run_dir = str(tmp_path / 'run')
   process = launch(hosts.head, '--ray_address', 'auto', '--run_dir', run_dir,
