@@ -12,7 +12,6 @@ import reverb
 import sonnet as snt
 import tensorflow as tf
 
-from agents import cuda
 from agents.impala_ppo import acting
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import losses
@@ -39,11 +38,17 @@ def make_strategy(
   Args:
     devices: TensorFlow device names, one a replica; by default all GPUs that
       TensorFlow sees, or else the CPU.
+
+  Raises:
+    ValueError: if GPUs are missing. TensorFlow would use the CPU in silence.
   """
-  cuda.load_libraries()
+  num_gpus = len(tf.config.list_logical_devices('GPU'))
   if devices is None:
-    num_gpus = len(tf.config.list_logical_devices('GPU'))
     devices = [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0']
+  elif num_gpus < sum('gpu' in device.lower() for device in devices):
+    raise ValueError(
+        f'the learner is to compute on {", ".join(devices)}, but TensorFlow finds '
+        f'{num_gpus} GPUs here.')
   # Reducing to one device works on any of them, unlike NCCL.
   return snt.distribute.Replicator(
       list(devices),
@@ -117,7 +122,11 @@ class ImpalaPPOLearner(core.Learner):
       self._optimizer._initialize(networks.trainable_variables)  # pylint: disable=protected-access
     self._loss = loss
     self._update = update or self._learn
-    self._distributed_step = tf.function(self._run_replicas)
+    # Which devices may be used is known without initialising any.
+    is_one_device = (strategy.num_replicas_in_sync == 1 and
+                     not tf.config.get_visible_devices('GPU'))
+    self._distributed_step = (
+        ops.function if is_one_device else tf.function)(self._run_replicas)
     # Held while variables change.
     self._updating = threading.RLock()
     self._metrics: dict[str, tf.Tensor] = {}

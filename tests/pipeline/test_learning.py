@@ -16,6 +16,7 @@ from agents.impala_ppo import losses
 from agents.impala_ppo import ops
 from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories
+from tests import heap
 from tests import oracles
 
 # Of the thread that sends priorities.
@@ -107,6 +108,20 @@ def test_two_replicas_are_one_with_the_same_batch(loss, autoencoder):
   a, b = one.metrics(), two.metrics()
   for name in set(a) - {'wait_fraction', 'timesteps_per_second'}:
     assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
+
+
+def test_steps_leave_no_memory_behind():
+  learner = make_learner(make_config(), [make_batch()])
+
+  def grown(num_steps):
+    before = heap.used()
+    for _ in range(num_steps):
+      learner.step()
+    return heap.used() - before
+
+  grown(50)
+  # By TensorFlow's own call, some 400 bytes each time.
+  assert grown(500) < 500 * 50
 
 
 def test_masked_steps_teach_nothing():
@@ -238,6 +253,11 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
     np.testing.assert_array_equal(x, y)
 
 
+def test_missing_gpus_are_told():
+  with pytest.raises(ValueError, match='/gpu:0, but TensorFlow finds 0 GPUs'):
+    learning.make_strategy(['/gpu:0'])
+
+
 def test_batches_that_replicas_cannot_share_evenly_are_refused():
   devices = ['/cpu:0', '/cpu:1']
   config = make_config(batch_size=3, samples_per_insert=1.)
@@ -312,7 +332,8 @@ def test_half_precision_makes_the_same_gradients():
     # The first moment of Adam is a tenth of its first gradient.
     gradients[dtype] = [m.numpy() for m in learner.state['optimizer'].m]
     assert all(w.dtype == np.float32 for w in weights(learner))
-    graph = learner._distributed_step.get_concrete_function(learner._batch).graph
+    graph = tf.function(learner._run_replicas).get_concrete_function(
+        learner._batch).graph
     assert {operation.get_attr('T') for operation in graph.get_operations()
             if operation.type.startswith('Conv2D')} == {tf.as_dtype(dtype)}
   for half, single in zip(gradients['float16'], gradients['float32']):

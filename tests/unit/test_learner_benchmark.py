@@ -59,6 +59,7 @@ def test_a_cell_is_expected_to_take_as_long_as_its_like():
   assert benchmark._expected_seconds(small, []) == 0.
   results = [{'batch_size': 12, 'frame_size': 42, 'trunk': 'small',
               'first_step_seconds': 5., 'step_milliseconds': 1000.}]
+  results.insert(0, {**results[0], 'trunk': 'nature', 'first_step_seconds': 95.})
   # The first step, and then seven of four times the size.
   assert benchmark._expected_seconds(
       benchmark.Cell(48, 42, 'small'), results) == 5. + 7 * 4.
