@@ -39,7 +39,7 @@ _NO_FLAG = ('frame_stack',)
 _TYRO = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
 # What is replaced in tyro's scripts for shells. They offer no files for what
 # follows no flag, or follows a flag's first value.
-_COMPLETION_MENDS: Mapping[str, Sequence[tuple[str, str]]] = {
+_COMPLETION_MENDS: Mapping[str, list[tuple[str, str]]] = {
     'all': [(r'for completion in completions:$',
              "for completion in completions or ['__TYRO_COMPLETE_FILES__']:")],
     # The word that it completes to files has the word before stuck to it.
