@@ -283,7 +283,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
           num_failed = train_all(cells)
         else:
           with flags.extra('ray'):
-            from launch import side_by_side
+            from launch.engines import side_by_side
           num_failed = side_by_side.train_all(left, plan.command.ray_address, _say)
     except KeyboardInterrupt:
       _say('stopped; the same command goes on.')
