@@ -58,4 +58,4 @@ $(GPU_ENV): $(ENV)
 
 # The documents as a site, in build/site; a warning is an error.
 docs: $(ENV)
-	$(PYTHON) -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet

@@ -1,5 +1,7 @@
-"""The runs of a sweep: trained one after the other, and resumed."""
+"""The runs of a sweep: each trained by the training command, and resumed."""
 
+import contextlib
+import ctypes
 import dataclasses
 import math
 import os
@@ -8,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from typing import Callable, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 from launch import settings as settings_lib
 from programs.runtime import records
@@ -17,6 +18,12 @@ from programs.runtime import records
 _POLL_SECONDS = 1.
 # Says that a run has come to its end, so that it need not be asked.
 _DONE_FILE = 'done'
+_LOG_FILE = 'train.log'
+# From <linux/prctl.h>; loaded here, as it must not be after a fork.
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl
+# Ray sets it, which would keep TensorFlow to so many threads.
+_LEFT_OUT = ('OMP_NUM_THREADS',)
 
 # Is given a run's rows so far, and says whether to stop it.
 Watch = Callable[[Sequence[records.Row]], bool]
@@ -39,6 +46,11 @@ class Cell:
 
   def is_done(self) -> bool:
     return os.path.exists(os.path.join(self.run_dir, _DONE_FILE))
+
+  @property
+  def log(self) -> str:
+    """Where `train(to_log=True)` has it print."""
+    return os.path.join(self.run_dir, settings_lib.LOGS, _LOG_FILE)
 
   def rows(self) -> list[records.Row]:
     """Returns its progress so far."""
@@ -64,11 +76,14 @@ class Cell:
               f'{self.run_dir} holds a run with {name} {theirs[name]}, not {value}; '
               'give the flags that the sweep was begun with, or another --out.')
 
-  def train(self, watch: Optional[Watch] = None) -> int:
+  def train(self, watch: Optional[Watch] = None, to_log: bool = False,
+            variables: Optional[Mapping[str, str]] = None) -> int:
     """Trains it to its end, from where it was stopped before.
 
     Args:
       watch: is asked every second; it may stop the run, which then is done.
+      to_log: whether it prints into its directory.
+      variables: of its environment, beside those of this process.
 
     Returns:
       The exit code of the training command.
@@ -83,10 +98,14 @@ class Cell:
     elif (folder / settings_lib.CONFIG_FILE).exists():
       shutil.rmtree(folder)  # It was stopped before it had learned anything.
     command = [sys.executable, '-m', 'launch.train', *self.flags, *how, '--plain']
-    # In a process group of its own: Ctrl-C in a terminal is for this process,
-    # which tells the run once. Asked twice, that would not save what it has.
-    training = subprocess.Popen(command, preexec_fn=os.setpgrp,
-                                env=_environment())
+    with contextlib.ExitStack() as stack:
+      output = None
+      if to_log:
+        os.makedirs(os.path.dirname(self.log), exist_ok=True)
+        output = stack.enter_context(open(self.log, 'a'))
+      training = subprocess.Popen(command, preexec_fn=_be_told_of_our_end,
+                                  env=_environment(variables or {}), stdout=output,
+                                  stderr=output and subprocess.STDOUT)
     try:
       code, was_stopped = _wait(training, self.rows, watch)
     except KeyboardInterrupt:
@@ -111,21 +130,31 @@ class Cell:
 def _wait(training: subprocess.Popen, rows: Callable[[], list[records.Row]],
           watch: Optional[Watch]) -> tuple[int, bool]:
   """Returns the exit code, and whether the watch has stopped it."""
-  if watch is None:
-    return training.wait(), False
-  while training.poll() is None:
-    if watch(rows()):
-      training.terminate()
-      return training.wait(), True
-    time.sleep(_POLL_SECONDS)
-  return training.returncode, False
+  while True:
+    try:
+      # Not for ever: Ray interrupts a task between two instructions only.
+      return training.wait(_POLL_SECONDS), False
+    except subprocess.TimeoutExpired:
+      if watch is not None and watch(rows()):
+        training.terminate()
+        return training.wait(), True
 
 
-def _environment() -> dict[str, str]:
+def _be_told_of_our_end() -> None:
+  """Has a run that begins stop, with a checkpoint, where this process is killed."""
+  # In a process group of its own: Ctrl-C in a terminal is for this process,
+  # which tells the run once. Asked twice, that would not save what it has.
+  os.setpgrp()
+  _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
   # The run imports this package from wherever it was imported here.
   root = str(pathlib.Path(__file__).resolve().parents[1])
-  path = os.pathsep.join(filter(None, [root, os.environ.get('PYTHONPATH')]))
-  return {**os.environ, 'PYTHONPATH': path}
+  path = os.pathsep.join(filter(None, [
+      root, os.environ.get('PYTHONPATH'), variables.get('PYTHONPATH')]))
+  return {**{name: value for name, value in os.environ.items()
+             if name not in _LEFT_OUT}, **variables, 'PYTHONPATH': path}
 
 
 def end_on_signals() -> None:

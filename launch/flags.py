@@ -38,6 +38,22 @@ from agents import validation
 # Follows from the game.
 _NO_FLAG = ('frame_stack',)
 _TYRO = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+# What is replaced in tyro's scripts for shells. They offer no files for what
+# follows no flag, or follows a flag's first value.
+_COMPLETION_MENDS: Mapping[str, list[tuple[str, str]]] = {
+    'all': [(r'for completion in completions:$',
+             "for completion in completions or ['__TYRO_COMPLETE_FILES__']:")],
+    # The word that it completes to files has the word before stuck to it.
+    'bash': [(r'COMPREPLY=\(\$\(compgen -f .*', 'COMPREPLY=()'),
+             (r'complete -F', 'complete -o default -F')],
+    # It is for a folder of $fpath, and does nothing where it is sourced.
+    'zsh': [(r'(#compdef (\S+)[\s\S]*)^((\w+) "\$@")$',
+             r'\1if [[ $zsh_eval_context[-1] == loadautofunc ]]; then \3; '
+             r'else compdef \4 \2; fi')],
+    # It does not tell the word that was begun.
+    'fish': [(r'set -l current \(count \$words\)$',
+              r'\g<0>; set -a words (commandline -ct)')],
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +159,14 @@ def print_completion(prog: str, commands: Mapping[str, Flags], shell: str) -> No
                 tyro.conf.subcommand(name, description=flags.description)]
       for name, flags in commands.items())
   any_of_them: Any = Union[parts]
-  with contextlib.suppress(SystemExit):
+  script = io.StringIO()
+  with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
     tyro.cli(any_of_them, prog=prog, args=['--tyro-print-completion', shell],
              use_underscores=True, config=_TYRO)
+  text = script.getvalue()
+  for pattern, mended in _COMPLETION_MENDS['all'] + _COMPLETION_MENDS[shell]:
+    text = re.sub(pattern, mended, text, flags=re.MULTILINE)
+  print(text, end='')
 
 
 def _refuse_repeated_words(config_class: type, argv: Sequence[str]) -> None:
@@ -192,7 +213,8 @@ def _flags_of(config_class: type, derived: Mapping[str, str], positional: str,
     else:
       flags[name] = Annotated[str, told, constructors.PrimitiveConstructorSpec(
           nargs=1, metavar=_placeholder(schema), choices=(
-              tuple(schema.get('enum', ())) or None if for_completion else None),
+              tuple(schema.get('anyOf', [schema])[0].get('enum', ())) or None
+              if for_completion else None),
           instance_from_str=functools.partial(_meaning, schema),
           is_instance=lambda _: True, str_from_instance=lambda text: [text])]
   return flags

@@ -35,6 +35,9 @@ class SweepCommand:
     trials: how many settings a search tries.
     config: a file of settings, as for launch.train.
     preset: settings by what they are for, as for launch.train.
+    ray_address: of a Ray cluster, such as auto for the one that this machine is
+      of: the runs of a grid are trained there, side by side. Each takes as many of
+      a host's CPUs as it has --num_actors.
   """
   out: run_config.Directory
   seeds: _Text = '0-2'
@@ -43,6 +46,7 @@ class SweepCommand:
   trials: Annotated[int, Field(ge=1, le=1_000_000)] = 20
   config: Optional[run_config.Directory] = None
   preset: Optional[presets.PresetName] = None
+  ray_address: Optional[_Text] = None
 
   def __post_init__(self):
     validation.check(self)
@@ -92,10 +96,18 @@ def parse(argv: Sequence[str]) -> Plan:
   command.out = os.path.abspath(os.path.expanduser(command.out))
   if bool(command.grid) and bool(command.search):
     raise ValueError('give either --grid or --search.')
+  if command.ray_address is not None:
+    if command.search:
+      raise ValueError('--search tries one setting after the other, without '
+                       '--ray_address.')
+    if 'num_actors' not in {**given.get('run', {}), **_grid(command.grid)}:
+      raise ValueError("--num_actors is missing: give how many of a host's CPUs "
+                       'each run is to take.')
   shared = []
-  for name in ('config', 'preset'):
-    if name in own:
-      shared += flags.as_argv(name, own[name])
+  if command.config is not None:
+    shared += ['--config', os.path.abspath(os.path.expanduser(command.config))]
+  if command.preset is not None:
+    shared += ['--preset', command.preset]
   for values in given.values():
     for name, value in values.items():
       shared += flags.as_argv(name, value)
@@ -214,8 +226,6 @@ def grid_cells(plan: Plan) -> list[cells_lib.Cell]:
 
 def train_all(cells: Sequence[cells_lib.Cell]) -> int:
   """Trains cells that are not done; returns how many failed."""
-  for cell in cells:
-    cell.check()
   num_failed = 0
   for i, cell in enumerate(cells):
     where = f'{i + 1} of {len(cells)}, {cell.run_dir}'
@@ -246,9 +256,12 @@ def report(cells: Sequence[cells_lib.Cell], out: str) -> None:
     return
   panels = plot.by_game(runs)
   path = os.path.join(out, 'curves.png')
-  plot.draw(panels, path)
-  plot.print_table(panels)
-  _say(f'curves: {path}')
+  try:
+    plot.draw(panels, path)
+    plot.print_table(panels)
+    _say(f'curves: {path}')
+  except ValueError as e:  # As of runs that are very short.
+    _say(f'no curves: {e}')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -264,7 +277,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         cells, num_failed = search.run(plan, make_cells, _say)
       else:
         cells = grid_cells(plan)
-        num_failed = train_all(cells)
+        for cell in cells:
+          cell.check()
+        left = [cell for cell in cells if not cell.is_done()]
+        if plan.command.ray_address is None or not left:
+          num_failed = train_all(cells)
+        else:
+          with flags.extra('ray'):
+            from launch.engines import side_by_side
+          num_failed = side_by_side.train_all(left, plan.command.ray_address, _say)
     except KeyboardInterrupt:
       _say('stopped; the same command goes on.')
       return 130

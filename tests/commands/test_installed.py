@@ -77,10 +77,17 @@ def test_a_command_is_its_module():
     assert as_command.returncode == as_module.returncode
 
 
+def completion(shell, path):
+  """Writes the script that a shell sources."""
+  if shutil.which(shell) is None:
+    pytest.skip(f'there is no {shell}')
+  path.write_text(runs.run('launch.main', '--completion', shell).stdout)
+  return path
+
+
 @pytest.mark.slow
 def test_bash_completes_commands_flags_and_choices(tmp_path):
-  script = runs.run('launch.main', '--completion', 'bash').stdout
-  (tmp_path / 'script').write_text(script)
+  completion('bash', tmp_path / 'script')
 
   def completed(*words):
     line = ' '.join(f"'{word}'" for word in words)
@@ -96,6 +103,32 @@ def test_bash_completes_commands_flags_and_choices(tmp_path):
       '--learning_rate_decay_timesteps']
   assert completed('impala-ppo', 'train', '--loss', '') == ['ppo', 'vtrace', 'a3c']
   assert completed('impala-ppo', 'plot', '--stat') == ['--statistic']
+  assert completed('impala-ppo', 'train', '--preset', 'le') == ['least_time']
+  # Where nothing else fits, bash itself has files.
+  assert completed('impala-ppo', 'plot', 'scr') == []
+  assert '-o default -F' in (tmp_path / 'script').read_text()
+
+
+@pytest.mark.slow
+def test_fish_completes_choices_and_files(tmp_path):
+  script = completion('fish', tmp_path / 'script')
+  for line, expected in (('train --preset le', 'least_time'),
+                         ('plot --stat', '--statistic'), ('plot scr', 'script')):
+    told = subprocess.run(
+        ['fish', '--no-config', '-c', f'source {script}; complete -C '
+         f'"impala-ppo {line}"'], check=True, capture_output=True, text=True,
+        cwd=tmp_path).stdout.splitlines()
+    assert [candidate.partition('\t')[0] for candidate in told] == [expected]
+
+
+@pytest.mark.slow
+def test_zsh_knows_the_command_once_it_has_sourced_the_script(tmp_path):
+  script = completion('zsh', tmp_path / 'script')
+  told = subprocess.run(
+      ['zsh', '-fc', 'autoload -U compinit; compinit -D; '
+       f'source {script}; print $_comps[impala-ppo]'],
+      check=True, capture_output=True, text=True)
+  assert told.stdout.strip() == '_tyro_impala_ppo' and not told.stderr
 
 
 @pytest.fixture(scope='module')

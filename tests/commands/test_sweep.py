@@ -162,6 +162,9 @@ def test_a_real_sweep_saves_what_it_has_when_it_is_stopped(tmp_path):
     (['--seed', '1'], 'a sweep has no --seed; give --seeds'),
     (['--run_dir', 'x'], 'a sweep has no --run_dir; give --out'),
     (['--loss', 'dqn'], 'loss must be one of'),
+    (['--ray_address', 'auto'], '--num_actors is missing'),
+    (['--ray_address', 'auto', '--search', 'discount=0..1'], 'without --ray'),
+    (['--ray_address', '127.0.0.1:9', '--num_actors', '2'], 'no Ray cluster at'),
 ])
 def test_bad_sweeps_are_told_in_one_line(argv, told, training, tmp_path, capsys):
   log, _ = training

@@ -78,7 +78,8 @@ def test_only_the_graph_and_what_starts_it_know_launchpad():
 def test_only_an_engine_knows_ray():
   users = {str(path) for package in ARROWS for path in modules(package)
            if 'ray' in packages_imported(path)}
-  assert users == {'launch/engines/agent.py', 'launch/engines/ray.py'}
+  assert users == {'launch/engines/agent.py', 'launch/engines/ray.py',
+                   'launch/engines/side_by_side.py'}
 
 
 def test_the_runtime_knows_neither_nodes_nor_algorithm():
