@@ -125,7 +125,8 @@ class _Process:
       self._end = self._node.lost()
     except ray.exceptions.RayTaskError as e:
       self._end = supervision.End(1, f'cannot be started ({e.cause})')
-    except ray.exceptions.RayError as e:
+    except (ray.exceptions.RayError, OSError) as e:
+      # The latter where this host's own Ray has gone.
       self._end = supervision.End(1, f'is out of reach ({_one_line(e)})')
 
   def _wait_for_host(self) -> Optional[supervision.End]:
