@@ -35,26 +35,22 @@ _CACHE_BYTES = 4 << 30
 
 
 def prepare() -> None:
-  """Sets what CUDA and TensorFlow read when they load.
+  """Sets what CUDA and TensorFlow read when they load, and loads the wheels.
 
-  To be called before TensorFlow is imported, which opens CUDA's runtime then.
+  To be called before TensorFlow is imported. It opens CUDA's runtime then, and the
+  rest when it is first asked for GPUs, which Abseil's `app.run` makes it do before
+  anything of ours runs. Where there is no driver nothing is loaded.
   """
   os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
   # Kernels are compiled for a new GPU once, as they are used, and kept.
   os.environ.setdefault('CUDA_MODULE_LOADING', 'LAZY')
   os.environ.setdefault('CUDA_CACHE_MAXSIZE', str(_CACHE_BYTES))
   if _load(_DRIVER) is not None:
-    _preload('cuda_runtime')
-
-
-def load_libraries() -> None:
-  """Loads the wheels' libraries, where there is a driver.
-
-  To be called before TensorFlow is first asked for GPUs, by who is to use them.
-  """
-  if _load(_DRIVER) is not None:
-    for folder in LIBRARIES:
-      _preload(folder)
+    for folder, names in LIBRARIES.items():
+      for name in names:
+        path = _path(folder, name)
+        if path is not None:
+          _load(path)
 
 
 def why_unusable() -> Optional[str]:
@@ -89,13 +85,6 @@ def why_unusable() -> Optional[str]:
 def has_to_compile(compute_capability: tuple[int, int]) -> bool:
   """Tells whether TensorFlow's kernels are yet to be compiled for a GPU."""
   return tuple(compute_capability) > _NEWEST_COMPILED
-
-
-def _preload(folder: str) -> None:
-  for name in LIBRARIES[folder]:
-    path = _path(folder, name)
-    if path is not None:
-      _load(path)
 
 
 def _path(folder: str, name: str) -> Optional[str]:

@@ -4,8 +4,9 @@ Real trajectories of Pong, in the host's memory, go through a pipeline as they d
 after Reverb, and are learned from. For each size of batch and frame, and each
 trunk, prints the time of a step, the timesteps learned in a second, and the share
 of time that the learner waits for data; then the same of two replicas, and of
-batches that are not copied to the device ahead. On a GPU it says from a profile
-how much of the copying is hidden behind computing.
+batches that are not copied to the device ahead. On a GPU it measures large batches
+in half precision, too, and says from a profile of one cell how much of the copying
+is hidden behind computing.
 
 What would not fit into `--minutes` is left out, and said. The Atari ROMs are
 ale-py's own: nothing is fetched, nor shown.
@@ -37,11 +38,12 @@ _BATCHES = (12, 48, 192, 768)
 _FRAMES = (42, 84)
 _TRUNKS = {'small': (), 'nature': ('--conv_channels', '32,64,64',
                                    '--latent_size', '512')}
-# Of which two replicas and batches copied late are measured, too.
+# Of which two replicas, batches copied late and half precision are measured, too.
 _COMPARED = ((42, 'small'), (84, 'nature'))
 _COMPARED_BATCH = {'cpu': 12, 'gpu': 192}
+_HALF_PRECISION_BATCHES = {'cpu': (), 'gpu': (192, 768)}
 _WARM_UP_STEPS = 3
-_CELL_SECONDS = 3.
+_CELL_SECONDS = 2.
 _MIN_STEPS = 3
 _PROFILED_STEPS = 10
 # Of a card's memory, for each of two logical GPUs on it.
@@ -58,17 +60,24 @@ class Cell:
     trunk: a key of `_TRUNKS`.
     replicas: devices that share each batch.
     prefetch: whether batches are copied to the device ahead.
+    compute_dtype: of the agent's configuration.
   """
   batch_size: int
   frame_size: int
   trunk: str
   replicas: int = 1
   prefetch: bool = True
+  compute_dtype: str = 'float32'
 
   def settings(self) -> settings_lib.Settings:
     return settings_lib.from_train_flags([
         '--game', 'pong', '--frame_size', str(self.frame_size),
-        '--batch_size', str(self.batch_size), *_TRUNKS[self.trunk]])
+        '--batch_size', str(self.batch_size),
+        '--compute_dtype', self.compute_dtype, *_TRUNKS[self.trunk]])
+
+
+# TensorFlow 2.8 can profile a process once, with a driver of CUDA 13.
+_PROFILED = Cell(192, 84, 'nature')
 
 
 def cells(device: str) -> Iterator[Cell]:
@@ -76,16 +85,17 @@ def cells(device: str) -> Iterator[Cell]:
   for batch_size, frame_size, trunk in itertools.product(
       _BATCHES, _FRAMES, _TRUNKS):
     yield Cell(batch_size, frame_size, trunk)
-    if (batch_size == _COMPARED_BATCH[device] and
-        (frame_size, trunk) in _COMPARED):
+    if (frame_size, trunk) not in _COMPARED:
+      continue
+    if batch_size == _COMPARED_BATCH[device]:
       yield Cell(batch_size, frame_size, trunk, prefetch=False)
       yield Cell(batch_size, frame_size, trunk, replicas=2)
+    if batch_size in _HALF_PRECISION_BATCHES[device]:
+      yield Cell(batch_size, frame_size, trunk, compute_dtype='float16')
 
 
 def split_devices(device: str) -> list[str]:
   """Makes two devices of the one kind, and returns their names."""
-  if device == 'gpu':
-    cuda.load_libraries()
   physical = tf.config.list_physical_devices(device.upper())
   if not physical:
     raise ValueError('TensorFlow finds no GPU: '
@@ -228,7 +238,9 @@ def _expected_seconds(cell: Cell, results: Sequence[dict[str, Any]]) -> float:
   step = 1e-3 * like[-1]['step_milliseconds'] * (
       cell.batch_size / like[-1]['batch_size'])
   steps = 1 + _WARM_UP_STEPS + _MIN_STEPS
-  return like[-1]['first_step_seconds'] + max(_CELL_SECONDS, steps * step)
+  # The very first one may compile kernels, too.
+  first = min(r['first_step_seconds'] for r in results)
+  return first + max(_CELL_SECONDS, steps * step)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -247,7 +259,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   recorded: dict[int, Any] = {}
   results: list[dict[str, Any]] = []
   common.print_header(['batch', 'frames', 'trunk', 'replicas', 'copied ahead',
-                       'first step, s', 'step, ms', 'timesteps/s', 'waiting',
+                       'type', 'first step, s', 'step, ms', 'timesteps/s', 'waiting',
                        'copying, ms', 'of it hidden'])
   left_out = []
   for cell in cells(flags.device):
@@ -257,18 +269,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       continue
     if cell.frame_size not in recorded:
       _, environment_spec, batch = parts.real_batch(
-          Cell(12, cell.frame_size, 'small').settings())
+          Cell(12, cell.frame_size, 'small').settings(), ('/cpu:0',))
       recorded[cell.frame_size] = (environment_spec, batch)
     environment_spec, batch = recorded[cell.frame_size]
     learner = make_learner(cell, devices, batch, environment_spec)
     result: dict[str, Any] = {
         **dataclasses.asdict(cell), **measure(learner, cell, _CELL_SECONDS)}
-    if flags.device == 'gpu' and cell.replicas == 1:
+    if flags.device == 'gpu' and cell == _PROFILED:
       result |= profile(learner)
     results.append(result)
     common.print_row([
         cell.batch_size, f'{cell.frame_size}x{cell.frame_size}', cell.trunk,
         cell.replicas, 'yes' if cell.prefetch else 'no',
+        cell.compute_dtype,
         f'{result["first_step_seconds"]:.1f}', f'{result["step_milliseconds"]:.2f}',
         f'{result["timesteps_per_second"]:,.0f}', f'{result["wait_fraction"]:.1%}',
         f'{result.get("copy_milliseconds", np.nan):.2f}',

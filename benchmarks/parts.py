@@ -14,7 +14,7 @@ import itertools
 import multiprocessing
 from multiprocessing import connection
 import time
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 from acme import specs
 import dm_env
@@ -202,10 +202,10 @@ def sampling(settings: settings_lib.Settings) -> Iterator[Work]:
 
 
 def real_batch(
-    settings: settings_lib.Settings
+    settings: settings_lib.Settings, devices: Optional[Sequence[str]] = None,
 ) -> tuple[ImpalaPPOBuilder, specs.EnvironmentSpec, trajectories.Trajectories]:
   """Returns a batch of a game that was played at random, and what it is for."""
-  with _full_tables(settings) as (builder, environment_spec, client, _):
+  with _full_tables(settings, devices) as (builder, environment_spec, client, _):
     return builder, environment_spec, next(builder.make_dataset_iterator(client))
 
 
@@ -307,7 +307,7 @@ def _server(
 
 @contextlib.contextmanager
 def _full_tables(
-    settings: settings_lib.Settings
+    settings: settings_lib.Settings, devices: Optional[Sequence[str]] = None,
 ) -> Iterator[tuple[ImpalaPPOBuilder, specs.EnvironmentSpec, reverb.Client,
                     psutil.Process]]:
   """Yields a builder, a spec, and a client and the process of a full server."""
@@ -317,4 +317,5 @@ def _full_tables(
     write = _writer(settings, client, steps)
     for _ in range(settings.agent.replay_capacity * length + 1):
       write()
-    yield ImpalaPPOBuilder(settings.agent), environment_spec, client, process
+    yield (ImpalaPPOBuilder(settings.agent, devices), environment_spec, client,
+           process)

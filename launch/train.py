@@ -104,7 +104,6 @@ def _num_gpus(wanted: Optional[int], cluster: Optional[Any]) -> int:
   """Returns how many GPUs to use; raises ValueError where they are missing."""
   if cluster is not None:  # Which looks for them when it reserves them.
     return cluster.most_gpus() if wanted is None else wanted
-  cuda.load_libraries()
   there = len(tf.config.list_physical_devices('GPU'))
   why = None if there or wanted == 0 else cuda.why_unusable()
   if wanted is None:

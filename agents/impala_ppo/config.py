@@ -10,6 +10,7 @@ from agents import validation
 
 Loss = Literal['ppo', 'vtrace', 'a3c']
 ReplaySampler = Literal['uniform', 'prioritized', 'fifo']
+ComputeDtype = Literal['float32', 'float16']
 
 LOSSES = typing.get_args(Loss)
 
@@ -75,6 +76,8 @@ class ImpalaPPOConfig:
     final_learning_rate: step size from then on.
     adam_epsilon: Adam's denominator offset.
     max_gradient_norm: gradients are clipped to this global norm.
+    compute_dtype: what the learner's encoder and decoder compute in. Weights,
+      heads and losses stay float32.
     variable_update_period: actor steps between two requests for weights; more
       pay where many actors ask a learner on another machine.
     prefetch_size: batches kept ready for the learner; 0 makes each one when
@@ -113,6 +116,7 @@ class ImpalaPPOConfig:
   adam_epsilon: _StepSize = 1e-5
   max_gradient_norm: Annotated[float, Field(gt=0, le=10**9)] = 0.5
   # Systems.
+  compute_dtype: ComputeDtype = 'float32'
   variable_update_period: Annotated[int, Field(ge=1, le=10**9)] = 2
   prefetch_size: Annotated[int, Field(ge=0, le=10_000)] = 1
   num_fetch_workers: Annotated[int, Field(ge=1, le=10**6)] = 2

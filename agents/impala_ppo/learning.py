@@ -12,7 +12,6 @@ import reverb
 import sonnet as snt
 import tensorflow as tf
 
-from agents import cuda
 from agents.impala_ppo import acting
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import losses
@@ -22,6 +21,10 @@ from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories
 
 _SLOWEST_STATISTICS_RATE = 1e-3
+# By compute_dtype: what float16 is called in Sonnet, and the loss's scale. A mean
+# over 10,000 timesteps has gradients of 1e-7 each, too small for float16, and one
+# weight's can be 10.
+_PRECISIONS = {'float32': (None, 1.), 'float16': (tf.float16, 1024.)}
 
 # From a replica's part of a batch to metrics, and to priorities [B] or None.
 Update = Callable[[trajectories.Trajectories],
@@ -35,11 +38,17 @@ def make_strategy(
   Args:
     devices: TensorFlow device names, one a replica; by default all GPUs that
       TensorFlow sees, or else the CPU.
+
+  Raises:
+    ValueError: if GPUs are missing. TensorFlow would use the CPU in silence.
   """
-  cuda.load_libraries()
+  num_gpus = len(tf.config.list_logical_devices('GPU'))
   if devices is None:
-    num_gpus = len(tf.config.list_logical_devices('GPU'))
     devices = [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0']
+  elif num_gpus < sum('gpu' in device.lower() for device in devices):
+    raise ValueError(
+        f'the learner is to compute on {", ".join(devices)}, but TensorFlow finds '
+        f'{num_gpus} GPUs here.')
   # Reducing to one device works on any of them, unlike NCCL.
   return snt.distribute.Replicator(
       list(devices),
@@ -100,7 +109,9 @@ class ImpalaPPOLearner(core.Learner):
     self._priorities = [replay.Priorities(client) for client in replay_clients]
     self._counter = counter
     self._networks = networks
-    with strategy.scope():
+    self._dtype, self._loss_scale = _PRECISIONS[config.compute_dtype]
+    # Sonnet computes in float32 the first time, for variables to be that.
+    with strategy.scope(), snt.mixed_precision.scope(self._dtype):
       networks.create_variables()
       self._num_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
       self._learning_rate = tf.Variable(config.learning_rate, trainable=False)
@@ -111,7 +122,11 @@ class ImpalaPPOLearner(core.Learner):
       self._optimizer._initialize(networks.trainable_variables)  # pylint: disable=protected-access
     self._loss = loss
     self._update = update or self._learn
-    self._distributed_step = tf.function(self._run_replicas)
+    # Which devices may be used is known without initialising any.
+    is_one_device = (strategy.num_replicas_in_sync == 1 and
+                     not tf.config.get_visible_devices('GPU'))
+    self._distributed_step = (
+        ops.function if is_one_device else tf.function)(self._run_replicas)
     # Held while variables change.
     self._updating = threading.RLock()
     self._metrics: dict[str, tf.Tensor] = {}
@@ -158,12 +173,14 @@ class ImpalaPPOLearner(core.Learner):
     self._learning_rate.assign(learning_rate(num_steps, config))
     self._update_normalizer(batch.observation, num_steps)
 
-    with tf.GradientTape() as tape:
+    with tf.GradientTape() as tape, snt.mixed_precision.scope(self._dtype):
       outputs = networks.unroll(batch.observation, config.reconstruction_period)
       loss, metrics, priorities = self._loss(
           outputs, batch, config, total_over_replicas)
+      loss *= self._loss_scale
 
-    gradients = tape.gradient(loss, networks.trainable_variables)
+    gradients = [gradient / self._loss_scale for gradient in
+                 tape.gradient(loss, networks.trainable_variables)]
     gradients = tf.distribute.get_replica_context().all_reduce(
         tf.distribute.ReduceOp.SUM, gradients)
     gradients, gradient_norm = tf.clip_by_global_norm(

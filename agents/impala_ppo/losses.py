@@ -183,14 +183,8 @@ def vtrace(
   next_values = tf.concat([values[1:], bootstrap_value[None]], axis=0)
   deltas = rhos * (rewards + discounts * next_values - values)
 
-  def step(correction, inputs):
-    delta, discount, c = inputs
-    return delta + discount * c * correction
-
-  # v_s - V(x_s), from the last step to the first.
-  corrections = tf.scan(
-      step, (deltas, discounts, lambda_ * rhos),
-      initializer=tf.zeros_like(bootstrap_value), reverse=True)
+  # v_s - V(x_s), which is delta_s + discount_s c_s (v_{s+1} - V(x_{s+1})).
+  corrections = ops.backward_recurrence(deltas, discounts * lambda_ * rhos)
   next_corrections = tf.concat(
       [corrections[1:], tf.zeros_like(bootstrap_value)[None]], axis=0)
   advantages = (rewards + discounts *

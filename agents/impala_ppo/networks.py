@@ -15,6 +15,8 @@ _RELU_GAIN = math.sqrt(2.)
 _MLP_SIZES = (64, 64)
 _SMALLEST_IMAGE = 8
 _MAX_NORMALIZED = 10.
+# Decorates what runs in `snt.mixed_precision`'s type, from float32 to float32.
+_mixed_precision = snt.mixed_precision.modes([tf.float32, tf.float16])
 
 
 def _convolutions(image_size: int, num_layers: int) -> Sequence[tuple[int, int]]:
@@ -131,8 +133,11 @@ class Encoder(snt.Module):
     self._to_latent = snt.Linear(latent_size, w_init=w_init)
 
   def __call__(self, observation: tf.Tensor) -> tf.Tensor:
-    x = self.normalizer(observation)
-    return ops.relu(self._to_latent(self._torso(x)))
+    return self._encode(self.normalizer(observation))
+
+  @_mixed_precision
+  def _encode(self, normalized: tf.Tensor) -> tf.Tensor:
+    return ops.relu(self._to_latent(self._torso(normalized)))
 
 
 class Decoder(snt.Module):
@@ -169,6 +174,7 @@ class Decoder(snt.Module):
                             stride=stride1, padding='VALID'),
     ])
 
+  @_mixed_precision
   def __call__(self, latent: tf.Tensor) -> tf.Tensor:
     return self._net(latent)
 

@@ -64,10 +64,14 @@ def elementwise(function: Callable[..., tf.Tensor],
   compiled by XLA they take a quarter to half of the time. On GPUs XLA would
   need more of CUDA than TensorFlow itself does.
   """
-  # Which devices may be used is known without initialising any.
-  if tf.executing_eagerly() or tf.config.get_visible_devices('GPU'):
+  if tf.executing_eagerly() or _may_use_gpus():
     return function(*tensors)
   return tf.function(function, jit_compile=True)(*tensors)
+
+
+def _may_use_gpus() -> bool:
+  # Which is known without initialising any.
+  return bool(tf.config.get_visible_devices('GPU'))
 
 
 @tf.custom_gradient
@@ -82,8 +86,46 @@ def _relu(x: tf.Tensor):
 
 @_fast_path_of(tf.nn.relu)
 def relu(x: tf.Tensor) -> tf.Tensor:
-  """`tf.nn.relu`, whose gradient is one vectorised loop."""
-  return _relu(x)
+  """`tf.nn.relu`, whose gradient is one vectorised loop.
+
+  On GPUs it is TensorFlow's own, which its optimiser of memory layouts knows.
+  """
+  return tf.nn.relu(x) if _may_use_gpus() else _relu(x)
+
+
+# Recurrences.
+
+
+def _recurrence_by_scan(x: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
+  return tf.scan(lambda later, inputs: inputs[0] + inputs[1] * later,
+                 (x, decay), initializer=tf.zeros_like(x[0]), reverse=True)
+
+
+@_fast_path_of(_recurrence_by_scan)
+def backward_recurrence(x: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
+  """Computes y_t = x_t + decay_t y_{t+1}, with y_T = 0.
+
+  In log2(T) rounds, each of which doubles how far every step looks ahead; a loop
+  of T rounds takes GPUs most of the learner's step.
+
+  Args:
+    x: [T, ...] float32.
+    decay: likewise.
+
+  Returns:
+    y, [T, ...] float32.
+  """
+  length = x.shape[0]
+
+  def ahead(x: tf.Tensor, steps: int) -> tf.Tensor:
+    return tf.concat([x[steps:], tf.zeros_like(x[:steps])], axis=0)
+
+  steps = 1
+  while steps < length:
+    x += decay * ahead(x, steps)
+    decay *= ahead(decay, steps)
+    steps *= 2
+  return x
 
 
 # Adam.
@@ -136,27 +178,57 @@ def _checked_call(function: Callable[..., Any],
   return lambda *args: list(traced(*map(tf.constant, args)))
 
 
+def _shares_rendezvous(function: Callable[..., Any]) -> Any:
+  """Makes a TensorFlow function whose calls may share one rendezvous.
+
+  TensorFlow 2.8 never frees some 400 bytes of each call (its issue 50765), a
+  rendezvous, unless calls share one, as those by `PartitionedCall` can. Nothing
+  goes through it where there is one device.
+  """
+  graph_function = tf.function(function)
+  graph_function._shared_rendezvous = True  # pylint: disable=protected-access
+  return graph_function
+
+
 @_fast_path_of(_checked_call)
 def caller(function: Callable[..., Any], *signature: tf.TensorSpec) -> _Call:
   """Traces a function for one device, and returns what calls it with arrays.
 
   The checks of an ordinary call are Python, which environments have driven out
-  of the caches since the last one: they would cost half of it. And TensorFlow
-  2.8 never frees some 400 bytes of each call (its issue 50765), a rendezvous,
-  unless calls share one. Nothing goes through it where there is one device.
+  of the caches since the last one: they would cost half of it. And it would
+  leave memory behind.
 
   Args:
     function: of tensors; returns a flat tuple of tensors.
     signature: its arguments.
   """
-  graph_function = tf.function(function)
-  graph_function._shared_rendezvous = True  # pylint: disable=protected-access
-  traced = graph_function.get_concrete_function(*signature)
+  traced = _shares_rendezvous(function).get_concrete_function(*signature)
   # Looked up once: the property flattens them anew each time.
   captured = traced.captured_inputs
   dtypes = [output.dtype for output in traced.outputs]
   return lambda *args: tf.raw_ops.PartitionedCall(
       args=[*args, *captured], Tout=dtypes, f=traced)
+
+
+@_fast_path_of(tf.function)
+def function(python_function: Callable[..., Any]) -> Callable[..., Any]:
+  """Makes a `tf.function` for one device, whose calls leave no memory behind.
+
+  Args:
+    python_function: of nests of tensors; returns one of tensors and None.
+  """
+  graph_function = _shares_rendezvous(python_function)
+
+  def call(*args):
+    traced = graph_function.get_concrete_function(*args)
+    tensors = iter(tf.raw_ops.PartitionedCall(
+        args=[*tf.nest.flatten(args), *traced.captured_inputs],
+        Tout=[output.dtype for output in traced.outputs], f=traced))
+    return tf.nest.map_structure(
+        lambda output: None if output is None else next(tensors),
+        traced.structured_outputs)
+
+  return call
 
 
 def _checked_assign(variables: Sequence[tf.Variable],

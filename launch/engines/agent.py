@@ -21,9 +21,8 @@ _LEFT_OUT = ('OMP_NUM_THREADS',)
 _BACKLOG_LINES = 1000
 _LAST_WORDS_SECONDS = 1.
 _COUNT_GPUS = """
-from agents import cuda
+import agents
 import tensorflow as tf
-cuda.load_libraries()
 print(len(tf.config.list_physical_devices('GPU')))
 """
 

@@ -273,7 +273,8 @@ def make(config: config_lib.RunConfig, shards: Sequence[reverb.Client],
     stop_program: ends the program.
     should_stop: set when the program stops.
   """
-  processes.settle_in()
+  if processes.settle_in():
+    processes.use_no_gpus()
   servers.write(config.run_dir, [shard.server_address for shard in shards],
                 launcher)
   limiter = limiter_lib.Limiter(config.max_timesteps, config.target_return,

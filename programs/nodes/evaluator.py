@@ -135,14 +135,18 @@ class Evaluator(core.Worker):
       timesteps = self._timesteps()
       if timesteps < due:
         continue
-      self._actor.update(wait=True)
       due = self._next_due(timesteps)
-      environment = self._environment_factory()
-      returns = play_episodes(environment, self._actor, self._num_episodes,
-                              self._max_episode_steps, self._should_stop)
-      environment.close()
-      if len(returns) == self._num_episodes:
-        self._logger.write(records.evaluation_row(timesteps, returns))
+      self._evaluate(timesteps)
+
+  def _evaluate(self, timesteps: int) -> None:
+    self._actor.update(wait=True)
+    # Gone on return: ale-py frees emulators and their threads only then.
+    environment = self._environment_factory()
+    returns = play_episodes(environment, self._actor, self._num_episodes,
+                            self._max_episode_steps, self._should_stop)
+    environment.close()
+    if len(returns) == self._num_episodes:
+      self._logger.write(records.evaluation_row(timesteps, returns))
 
   def _timesteps(self) -> int:
     try:
@@ -161,6 +165,8 @@ def run(setup: setup_lib.Setup, learner: core.VariableSource,
   """Evaluates until the program stops; arguments are those of actors."""
   if processes.settle_in():
     processes.use_one_core(_NICENESS)
+    # Each evaluation makes environments, and so threads, anew.
+    processes.use_one_heap()
   config = setup.config
   seed = config.process_seed(0)
 

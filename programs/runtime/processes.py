@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import ctypes
 import dataclasses
 import os
 import signal
@@ -26,6 +27,8 @@ ENDED_AT_VARIABLE = 'IMPALA_PPO_ENDED_AT'
 # The line that it says last begins so, and goes on with why.
 ENDS_RUN = 76
 ENDS_RUN_BECAUSE = 'this ends the run: '
+# From <malloc.h>.
+_M_ARENA_MAX = -8
 _WATCH_SECONDS = 1.
 # A node has as long to end by itself once its launcher has gone.
 _ORPHAN_SECONDS = 8.
@@ -152,10 +155,25 @@ def end_run(why: str, launcher: Process) -> None:
 def use_one_core(niceness: int) -> None:
   """Keeps an acting process off the learner's GPUs and cores."""
   os.nice(niceness)
-  # Before TensorFlow looks for them, which would take up some of their memory.
-  os.environ['CUDA_VISIBLE_DEVICES'] = ''
+  use_no_gpus()
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def use_no_gpus() -> None:
+  """Leaves GPUs and their memory to the learner; to be called before any use."""
+  tf.config.set_visible_devices([], 'GPU')
+
+
+def use_one_heap() -> None:
+  """Keeps this process's threads from having heaps of their own.
+
+  glibc gives a thread one that no other has, and keeps in it what the thread has
+  freed: up to eight heaps a core, each as large as the largest of such threads
+  needs. Where one core does all the work they save no waiting. To be called
+  before there are threads.
+  """
+  ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def is_supervised() -> bool:

@@ -16,6 +16,7 @@ from agents.impala_ppo import losses
 from agents.impala_ppo import ops
 from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories
+from tests import heap
 from tests import oracles
 
 # Of the thread that sends priorities.
@@ -54,8 +55,9 @@ def make_config(**kwargs):
   return config_lib.ImpalaPPOConfig(**{**defaults, **kwargs})
 
 
-def make_learner(config, batches, devices=('/cpu:0',), seed=0, **kwargs):
-  builder = builder_lib.ImpalaPPOBuilder(config, devices)
+def make_learner(config, batches, devices=('/cpu:0',), seed=0,
+                 loss=losses.impala_ppo_loss, **kwargs):
+  builder = builder_lib.ImpalaPPOBuilder(config, devices, loss)
   dataset = tf.data.Dataset.from_tensor_slices(
       tf.nest.map_structure(lambda *x: np.stack(x), *batches))
   options = tf.data.Options()
@@ -106,6 +108,20 @@ def test_two_replicas_are_one_with_the_same_batch(loss, autoencoder):
   a, b = one.metrics(), two.metrics()
   for name in set(a) - {'wait_fraction', 'timesteps_per_second'}:
     assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
+
+
+def test_steps_leave_no_memory_behind():
+  learner = make_learner(make_config(), [make_batch()])
+
+  def grown(num_steps):
+    before = heap.used()
+    for _ in range(num_steps):
+      learner.step()
+    return heap.used() - before
+
+  grown(50)
+  # By TensorFlow's own call, some 400 bytes each time.
+  assert grown(500) < 500 * 50
 
 
 def test_masked_steps_teach_nothing():
@@ -237,6 +253,11 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
     np.testing.assert_array_equal(x, y)
 
 
+def test_missing_gpus_are_told():
+  with pytest.raises(ValueError, match='/gpu:0, but TensorFlow finds 0 GPUs'):
+    learning.make_strategy(['/gpu:0'])
+
+
 def test_batches_that_replicas_cannot_share_evenly_are_refused():
   devices = ['/cpu:0', '/cpu:1']
   config = make_config(batch_size=3, samples_per_insert=1.)
@@ -294,6 +315,30 @@ def test_a_step_is_what_numpy_makes_of_it(loss, autoencoder, max_gradient_norm):
     np.testing.assert_allclose(
         variable, old - 1e-2 * gradient / (np.abs(gradient) + 1e-2),
         rtol=1e-3, atol=1e-5)
+
+
+def test_half_precision_makes_the_same_gradients():
+  def small_loss(outputs, batch, config, total):
+    """As small as that of a batch of 1,000 times as many timesteps."""
+    loss, *rest = losses.impala_ppo_loss(outputs, batch, config, total)
+    return 1e-3 * loss, *rest
+
+  gradients = {}
+  for dtype in ('float32', 'float16'):
+    learner = make_learner(
+        make_config(autoencoder=True, compute_dtype=dtype), [make_batch()],
+        loss=small_loss)
+    learner.step()
+    # The first moment of Adam is a tenth of its first gradient.
+    gradients[dtype] = [m.numpy() for m in learner.state['optimizer'].m]
+    assert all(w.dtype == np.float32 for w in weights(learner))
+    graph = tf.function(learner._run_replicas).get_concrete_function(
+        learner._batch).graph
+    assert {operation.get_attr('T') for operation in graph.get_operations()
+            if operation.type.startswith('Conv2D')} == {tf.as_dtype(dtype)}
+  for half, single in zip(gradients['float16'], gradients['float32']):
+    assert half.dtype == np.float32
+    assert np.linalg.norm(half - single) <= 0.1 * np.linalg.norm(single)
 
 
 def test_plain_operations_learn_the_same(monkeypatch):

@@ -12,6 +12,15 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 DRIVER = """
 int cuDriverGetVersion(int *version) { *version = %d; return 0; }
 int cuInit(unsigned int flags) { return %d; }
+int cuDeviceGetCount(int *count) { *count = %d; return 0; }
+int cuDeviceGet(int *device, int number) { return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+  *value = attribute == 75 ? 7 : 5;  // The compute capability's first part.
+  return 0;
+}
+int cuDeviceGetName(char *name, int size, int device) { *name = 0; return 0; }
+int cuDeviceTotalMem_v2(long *size, int device) { *size = 1L << 30; return 0; }
+int cuDeviceGetPCIBusId(char *name, int size, int device) { *name = 0; return 0; }
 """
 
 
@@ -35,9 +44,9 @@ def run(code, tmp_path, **environ):
   return output.stdout.strip()
 
 
-def make_driver(tmp_path, version=12020, error=0):
+def make_driver(tmp_path, version=12020, error=0, num_gpus=0):
   compile_library(str(tmp_path / 'driver' / 'libcuda.so.1'),
-                  DRIVER % (version, error))
+                  DRIVER % (version, error, num_gpus))
 
 
 def make_wheels(tmp_path, without=()):
@@ -52,22 +61,30 @@ def test_libraries_of_wheels_are_found_by_their_names(tmp_path):
   make_wheels(tmp_path)
   names = [name for names in cuda.LIBRARIES.values() for name in names]
   # As TensorFlow opens them.
-  told = run('import ctypes\ncuda.load_libraries()\n'
+  told = run('import ctypes\n'
              f'for name in {names}: ctypes.CDLL(name)\n'
              'print(cuda.why_unusable())', tmp_path)
   assert told == 'None'
 
 
-def test_the_runtime_is_there_when_tensorflow_is_imported(tmp_path):
-  make_driver(tmp_path)
+def test_nodes_find_the_gpu_which_actors_leave_to_the_learner(tmp_path):
+  make_driver(tmp_path, num_gpus=1)
   make_wheels(tmp_path)
-  run('import ctypes; ctypes.CDLL("libcudart.so.11.0")', tmp_path)
+  # As Launchpad starts a node: Abseil has TensorFlow look for GPUs first.
+  told = run("""from absl import app
+import tensorflow as tf
+from programs.runtime import processes
+def main(argv):
+  found = tf.config.get_visible_devices('GPU')
+  processes.use_one_core(niceness=0)
+  print(len(found), tf.config.list_logical_devices('GPU'))
+app.run(main)""", tmp_path)
+  assert told == '1 []'
 
 
 def test_without_a_driver_nothing_is_loaded(tmp_path):
   make_wheels(tmp_path)
-  told = run('cuda.load_libraries()\n'
-             'print("nvidia" in open("/proc/self/maps").read())', tmp_path)
+  told = run('print("nvidia" in open("/proc/self/maps").read())', tmp_path)
   assert told == 'False'
 
 

@@ -1,5 +1,9 @@
 """Evaluations: which episodes count, and when they are due."""
 
+import os
+import pathlib
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -155,3 +159,81 @@ def test_an_evaluation_that_was_broken_off_leaves_no_row():
                           scripted.ScriptedActor(), script, logger, 2, 100,
                           MANY, script).run()
   assert logger.rows == []
+
+
+EVALUATIONS = """
+import agents
+import threading
+import types
+
+import numpy as np
+
+from agents import environments
+from programs import config as config_lib
+from programs.nodes import evaluator
+from tests import heap
+
+NUM_EVALUATIONS = 10
+should_stop = threading.Event()
+ready = threading.Barrier(2)
+held = []
+
+
+def stay():
+  # Takes a heap that is free, and keeps it, as some threads of gRPC do.
+  bytes(10_000)
+  ready.wait()
+  should_stop.wait()
+
+
+class Counter:
+
+  def get_counts(self):
+    held.append(heap.held())
+    threading.Thread(target=stay, daemon=True).start()
+    ready.wait()
+    if len(held) > NUM_EVALUATIONS:
+      should_stop.set()
+    return {'actor_steps': len(held)}
+
+  def record_evaluation(self, mean_return):
+    pass
+
+
+class Actor:
+
+  def update(self, wait):
+    # As weights do, this lets glibc keep all that is freed and not larger.
+    np.ones(2**20)
+
+  def select_action(self, observation):
+    return np.zeros(len(observation), int)
+
+
+def make_environment(num_envs, seed):
+  return environments.EnvironmentConfig('pong').make(num_envs, seed)
+
+
+evaluator._POLL_SECONDS = 0.
+evaluator.run(
+    types.SimpleNamespace(
+        config=config_lib.RunConfig(
+            run_dir='.', evaluation_interval=1, evaluation_episodes=4,
+            max_episode_steps=10),
+        make_policy=lambda evaluation: None,
+        builder=types.SimpleNamespace(make_actor=lambda *_, **__: Actor()),
+        environment_factory=make_environment),
+    None, Counter(), should_stop)
+print('grew by', held[-1] - held[4])
+"""
+
+
+@pytest.mark.slow
+def test_evaluations_leave_no_memory_behind(tmp_path):
+  root = pathlib.Path(__file__).parents[2]
+  result = subprocess.run(
+      [sys.executable, '-c', EVALUATIONS], capture_output=True, text=True,
+      cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root)}, timeout=300)
+  *_, grew = result.stdout.split()
+  # 2.7 MB each time, where each thread has a heap of its own.
+  assert int(grew) < 4e6, result.stderr
