@@ -5,14 +5,17 @@ what it carries, and share its cores; beside them is the same run without Ray. I
 needs the right to make namespaces, which root has. Prints a row for each run:
 
 * `timesteps/s`, `lag`: acted, and how many learner steps old their policy was
+* `waits`: the part of its time that the learner waits for them
 * `pulls/s`: how often the learner's weights went over the wire
 * `bytes`: that the wire carried for each timestep
 
-and, with `--faults`, a row for each fault: the seconds until a row of progress had
-0.7 times the rate before.
+and a row for each fault, in the first run without Ray and the first with it: the
+seconds until a row of progress had 0.7 times the rate before, and the seconds of
+learning that were undone.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import statistics
@@ -29,7 +32,7 @@ from launch import settings as settings_lib
 # The learner, a shard and an actor; and an actor on each of the other hosts.
 _HEAD_CPUS = 3
 _RETRIES = 20
-_TITLES = ('hosts', 'delay ms', 'timesteps/s', 'lag', 'pulls/s', 'bytes')
+_TITLES = ('hosts', 'delay ms', 'timesteps/s', 'lag', 'waits', 'pulls/s', 'bytes')
 _FAULT_TITLES = ('hosts', 'delay ms', 'fault', 'back after, s', 'lost, s')
 
 
@@ -83,18 +86,31 @@ def measure(run: faults.Run, seconds: float,
   first, carried = run.rows()[-1], bytes_carried()
   number = len(run.rows())
   time.sleep(seconds)
-  last, carried = run.rows()[-1], bytes_carried() - carried
+  run.wait_for(lambda: len(run.rows()) > number, 'row of progress')
+  rows = run.rows()[number:]
+  last, carried = rows[-1], bytes_carried() - carried
   timesteps = last['timesteps'] - first['timesteps']
   elapsed = last['walltime_seconds'] - first['walltime_seconds']
   return {
       'timesteps/s': timesteps / elapsed,
-      'lag': statistics.mean(row['policy_lag'] for row in run.rows()[number:]),
+      'lag': statistics.mean(row['policy_lag'] for row in rows),
+      'waits': statistics.mean(row['learner_wait_fraction'] for row in rows),
       'pulls/s': (last['weight_pulls'] - first['weight_pulls']) / elapsed,
       'bytes': carried / timesteps}
 
 
-def do_faults(run: Run) -> Iterator[tuple[str, float, float]]:
-  """Does faults to a run; yields each with what `faults.Run.recovery` returns."""
+Fault = tuple[str, float, float]
+
+
+def kill_nodes(run: faults.Run) -> Iterator[Fault]:
+  """Kills nodes of a run; yields each with what `faults.Run.recovery` returns."""
+  for name in ('actor/1', 'replay/0', 'learner/0', 'counter/0'):
+    yield (f'{name} killed',
+           *run.recovery(lambda name=name: run.node(name).kill()))
+
+
+def lose_a_host(run: Run) -> Iterator[Fault]:
+  """Takes a host of actors away from a run, and gives it back."""
   far, _ = run.hosts.node('actor/1')
   assert far != 1, 'the head has room for one actor'
 
@@ -104,8 +120,6 @@ def do_faults(run: Run) -> Iterator[tuple[str, float, float]]:
     with open(log) as f:
       return f.read().count('has weights')
 
-  for name in ('actor/1', 'replay/0', 'learner/0', 'counter/0'):
-    yield f'{name} killed', *run.recovery(run.node(name).kill)
   yield 'host lost', *run.recovery(lambda: run.hosts.kill(far))
   before = starts()
   run.hosts.add(far, 1)
@@ -119,7 +133,7 @@ def main() -> None:
                       default=[2, 4])
   parser.add_argument('--delays', type=float, nargs='+', default=[1., 10.],
                       help='milliseconds that the wire adds one way; 0 for none')
-  parser.add_argument('--seconds', type=common.positive(float), default=60.)
+  parser.add_argument('--seconds', type=common.positive(float), default=45.)
   parser.add_argument('--no_faults', action='store_true',
                       help='do not measure what runs make of faults')
   parser.add_json()
@@ -130,28 +144,41 @@ def main() -> None:
   rows: list[dict[str, Any]] = []
   fault_rows: list[dict[str, Any]] = []
 
+  def write():
+    common.write_json(flags.json, {'runs': rows, 'faults': fault_rows})
+
   def show(hosts: object, delay: object, figures: dict[str, float]):
     rows.append(dict(zip(_TITLES, (hosts, delay, *figures.values()))))
+    write()
     common.print_row([hosts, delay, *(f'{x:,.4g}' for x in figures.values())])
+
+  def show_faults(hosts: object, delay: object, seen: Iterator[Fault]):
+    if not flags.no_faults:
+      fault_rows.extend(dict(zip(_FAULT_TITLES, (hosts, delay, *fault)))
+                        for fault in seen)
+      write()
 
   common.print_header(_TITLES)
   for number in flags.hosts:
+    is_first = number == flags.hosts[0]
     with running_here(number, *train_flags) as here:
-      show(f'none, {number} actors', '', measure(here, flags.seconds, lambda: 0))
+      name = f'none, {number} actors'
+      show(name, '', measure(here, flags.seconds, lambda: 0))
+      if is_first:
+        show_faults(name, '', kill_nodes(here))
     for delay in flags.delays:
       with running(number, delay, *train_flags) as run:
         show(number, f'{delay:g}',
              measure(run, flags.seconds, run.hosts.bytes_carried))
-        if not flags.no_faults:
-          for fault in do_faults(run):
-            fault_rows.append(dict(zip(_FAULT_TITLES, (number, delay, *fault))))
+        if is_first and delay == flags.delays[0]:
+          show_faults(number, f'{delay:g}',
+                      itertools.chain(kill_nodes(run), lose_a_host(run)))
   if fault_rows:
     print()
     common.print_header(_FAULT_TITLES)
     for row in fault_rows:
       common.print_row([f'{x:.1f}' if isinstance(x, float) else x
                         for x in row.values()])
-  common.write_json(flags.json, {'runs': rows, 'faults': fault_rows})
 
 
 if __name__ == '__main__':

@@ -26,8 +26,9 @@ _MTU = 9000
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _UNSHARE = ['unshare', '--net', '--uts', '--pid', '--mount', '--fork',
             '--kill-child', '--mount-proc']
-# As process 1, which has nobody to wait for.
-_HOLD = 'trap "" CHLD; {}ip link set lo up && echo ready && exec sleep infinity'
+# Process 1 waits for nobody; that it ignores their ends is what makes them go.
+_HOLD = ('{}ip link set lo up && echo ready && '
+         'exec env --ignore-signal=CHLD sleep infinity')
 _STORE_BYTES = 80 * 2**20
 
 

@@ -48,8 +48,11 @@ _REACH_SECONDS = 10.
 _PACKAGES = ('agents', 'programs', 'launch')
 # Nodes get what was set for TensorFlow here, above all by TensorFlow itself.
 _PASSED_ON = ('TF', 'XLA_', 'IMPALA_PPO_PLAIN')
-# Ray would kill nodes before they have saved what they have.
-_AGENTS_VARIABLES = {'RAY_kill_child_processes_on_worker_exit': 'false'}
+_AGENTS_VARIABLES = {
+    # Ray would kill nodes before they have saved what they have.
+    'RAY_kill_child_processes_on_worker_exit': 'false',
+    # It would make all of them so nice that the learner no longer went first.
+    'RAY_worker_niceness': '0'}
 _THREADS = 8
 # The least that Ray takes; nothing large goes through its store.
 _STORE_BYTES = 80 * 2**20
@@ -122,7 +125,8 @@ class _Process:
       self._end = self._node.lost()
     except ray.exceptions.RayTaskError as e:
       self._end = supervision.End(1, f'cannot be started ({e.cause})')
-    except ray.exceptions.RayError as e:
+    except (ray.exceptions.RayError, OSError) as e:
+      # The latter where this host's own Ray has gone.
       self._end = supervision.End(1, f'is out of reach ({_one_line(e)})')
 
   def _wait_for_host(self) -> Optional[supervision.End]:

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from benchmarks import common
+from benchmarks import estimate
 from benchmarks import sweep
 from benchmarks import throughput
 from benchmarks import watching
@@ -244,3 +245,20 @@ def test_compare_takes_another_checkout(started, tmp_path, capsys):
   (tmp_path / 'launch' / 'train.py').touch()
   throughput.main(['--compare', str(tmp_path), '--rounds', '1', '--seconds', '2'])
   assert started == [([], common.CHECKOUT), ([], tmp_path)]
+
+
+def test_a_larger_machine_is_estimated_in_proportion():
+  # A timestep costs 4 ms of acting, 0.5 of a shard and 0.5 of the learner's host.
+  parts = {'efficiency': 0.8, 'parts': {
+      'environment': {'core_seconds': 0.002}, 'policy': {'core_seconds': 0.0015},
+      'insertion': {'core_seconds': 0.0005}, 'learner': {'core_seconds': 9.}}}
+  rows = [{'in/s': 1000., 'replay cores': 0.5, 'learner cores': 0.5,
+           'bytes': 2000., 'step ms': 30.},
+          {'in/s': 10., 'replay cores': 9., 'learner cores': 9., 'bytes': 9.,
+           'step ms': 9.}]
+  figures = {'by cores': 16_000., 'acting': 64., 'replay': 8., 'learner': 8.}
+  assert estimate.estimate(parts, rows, 100, 300) == pytest.approx({
+      **figures, 'by learner': 10_000., 'MB/s': 20., '1.7 million, min': 17 / 6})
+  assert estimate.estimate(parts, rows, 100, 600) == pytest.approx({
+      **figures, 'by learner': 20_000., 'MB/s': 32.,
+      '1.7 million, min': 1.7e6 / 16_000 / 60})

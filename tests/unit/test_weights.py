@@ -174,6 +174,22 @@ def test_one_process_asks_a_far_learner_for_all_of_its_machine(capsys):
   assert sum('process of this machine that gets' in line for line in lines) == 4
 
 
+def test_a_mirror_is_hardly_behind_memory_of_the_same_machine():
+  learner = FarLearner(1)
+  near = weights.SharedWeightsSource(learner.shared.handle)
+  far = weights.NearestSource(learner, 'actor/0')
+  published, behind = {}, []
+  for _ in range(100):
+    learner.step()
+    published[learner.version] = time.monotonic()
+    time.sleep(0.02)
+    [[here]], [[there]] = (s.get_variables(['version']) for s in (near, far))
+    assert here == learner.version
+    behind.append(published[here] - published.get(there, 0.))
+  # It asks ten times a second: it is half of that behind, and what asking takes.
+  assert np.median(behind) < 0.15
+
+
 def test_a_mirror_ends_with_its_learner(capsys):
   learner = FarLearner(1)
   sources = [weights.NearestSource(learner, f'actor/{i}') for i in range(2)]
