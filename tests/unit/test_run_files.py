@@ -207,21 +207,21 @@ def test_a_save_that_fails_is_a_warning_and_the_next_one_is_tried(tmp_path, capf
   num_steps.assign(5)
   with no_file_beyond(500):
     saver.save()
-  line, = capfd.readouterr().out.strip().splitlines()
+  line, = capfd.readouterr().err.strip().splitlines()
   assert line.startswith('learner: warning: no checkpoint could be saved (')
   assert 'File too large' in line
   # Nothing of it is left, to fill the disk for good.
   assert files(tmp_path) == sorted([*of(1), 'checkpoint'])
   saver.save()
   assert checkpoints.learner_steps(checkpoints.latest(str(tmp_path))) == 5
-  assert capfd.readouterr().out == ''
+  assert capfd.readouterr().err == ''
 
 
 def test_a_directory_that_cannot_be_made_is_a_warning(tmp_path, capfd):
   (tmp_path / 'checkpoints').write_text('not a directory')
   saver, _, _ = make_saver(tmp_path)
   saver.save()
-  assert 'no checkpoint could be saved' in capfd.readouterr().out
+  assert 'no checkpoint could be saved' in capfd.readouterr().err
   os.remove(tmp_path / 'checkpoints')
   saver.save()
   assert files(tmp_path) == sorted([*of(1), 'checkpoint'])
@@ -351,7 +351,7 @@ def test_learning_goes_on_while_nothing_can_be_saved(
   failures = []
 
   def until():
-    failures.extend(line for line in capfd.readouterr().out.splitlines()
+    failures.extend(line for line in capfd.readouterr().err.splitlines()
                     if 'no checkpoint could be saved' in line)
     if len(failures) >= 3 and os.path.isfile(tmp_path / 'checkpoints'):
       os.remove(tmp_path / 'checkpoints')
