@@ -772,6 +772,7 @@ def as_flags(settings):
         yield f'--{name}={text}'
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=50, deadline=None)
 @hypothesis.given(any_settings())
 def test_settings_survive_flags_and_files(settings):

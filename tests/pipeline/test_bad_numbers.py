@@ -97,9 +97,10 @@ def assert_finite(learner):
 
 
 @pytest.mark.parametrize('column, value, num_devices, plain', [
-    ('reward', np.nan, 1, False), ('discount', np.inf, 1, True),
-    ('behaviour_logits', np.nan, 2, False), ('behaviour_logits', -np.inf, 2, True),
-    ('mask', False, 1, False)])
+    ('reward', np.nan, 1, False),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+        ('discount', np.inf, 1, True), ('behaviour_logits', np.nan, 2, False),
+        ('behaviour_logits', -np.inf, 2, True), ('mask', False, 1, False)])])
 def test_a_gradient_that_is_not_finite_is_not_applied(
     column, value, num_devices, plain, monkeypatch):
   if plain:
@@ -122,6 +123,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(
   assert all((x != y).any() for x, y in zip(before, trained(learner)))
 
 
+@pytest.mark.slow
 def test_an_observation_that_is_not_finite_changes_no_statistics_of_it():
   good = [make_batch(0), make_batch(1)]
   learner = make_learner([good[0], spoil(make_batch(2), 'observation'), good[1]],
@@ -174,6 +176,7 @@ FOREIGN = [('frame', np.nan), ('frame', np.inf), ('reward', np.nan),
            ('action', A), ('action', -1), ('action', 2**31 - 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sampler', ('fifo', 'prioritized'))
 def test_what_strangers_insert_does_not_reach_the_learner(sampler, caplog):
   config = make_config(replay_sampler=sampler)
@@ -234,6 +237,7 @@ class Hanging(Away):
     self.answers.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('client, asked', [(Away(), 3), (Hanging(), 1)])
 def test_a_shard_that_does_not_answer_holds_no_learner_up(client, asked, caplog,
                                                           monkeypatch):

@@ -110,6 +110,7 @@ def test_two_replicas_are_one_with_the_same_batch(loss, autoencoder):
     assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_steps_leave_no_memory_behind():
   learner = make_learner(make_config(), [make_batch()])
 
@@ -124,6 +125,7 @@ def test_steps_leave_no_memory_behind():
   assert grown(500) < 500 * 50
 
 
+@pytest.mark.slow
 def test_masked_steps_teach_nothing():
   batch = make_batch()
   other = make_batch(seed=1)
@@ -177,6 +179,7 @@ def test_rewards_are_clipped_for_learning():
   assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_reconstruction_trains_the_encoder_and_can_be_left_out():
   config = make_config(autoencoder=True, baseline_cost=0., entropy_cost=0.,
                        learning_rate=3e-3)
@@ -234,6 +237,7 @@ def test_serves_its_version_with_its_weights():
     learner.get_variables(['critic'])
 
 
+@pytest.mark.slow
 def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
   batches = [make_batch(seed) for seed in range(6)]
   config = make_config(autoencoder=True, learning_rate_decay_timesteps=200)
@@ -317,6 +321,7 @@ def test_a_step_is_what_numpy_makes_of_it(loss, autoencoder, max_gradient_norm):
         rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_makes_the_same_gradients():
   def small_loss(outputs, batch, config, total):
     """As small as that of a batch of 1,000 times as many timesteps."""
@@ -341,6 +346,7 @@ def test_half_precision_makes_the_same_gradients():
     assert np.linalg.norm(half - single) <= 0.1 * np.linalg.norm(single)
 
 
+@pytest.mark.slow
 def test_plain_operations_learn_the_same(monkeypatch):
   batches = [make_batch(seed) for seed in range(3)]
   # A large epsilon keeps Adam from blowing rounding errors up.
@@ -437,6 +443,7 @@ def test_a_pause_waits_for_the_step_that_has_begun():
   stepping.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('devices, frame_stack', [
     (('/cpu:0',), 4), (('/cpu:0', '/cpu:1'), 4), (('/cpu:0',), 1)])
 def test_frames_are_drawn_beside_their_reconstructions(devices, frame_stack):

@@ -292,6 +292,7 @@ def test_statistics_are_of_all_shards():
   servers[0].stop()
 
 
+@pytest.mark.slow
 def test_real_pong_is_rebuilt_across_an_episode_start():
   environment = environments.make_environment('pong', 2, seed=0, frame_size=42)
   config = make_config(sequence_length=20, samples_per_insert=1., batch_size=2,
@@ -394,6 +395,7 @@ def test_a_write_that_waits_says_for_what(full, fits, sizes, caplog, monkeypatch
     assert f"'{other}'" not in message
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_what_a_write_waits_for():
   config = make_config()
   server = make_server(config)

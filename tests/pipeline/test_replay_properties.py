@@ -8,6 +8,7 @@ import dm_env
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
+import pytest
 import reverb
 
 from agents.impala_ppo import adders
@@ -182,6 +183,7 @@ def learner_batches(case, experience):
   return batches
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=25, deadline=None, derandomize=True,
                      database=None)
 @hypothesis.given(cases())

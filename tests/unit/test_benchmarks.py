@@ -222,6 +222,7 @@ def test_what_watching_costs_is_a_difference_of_shares(started, monkeypatch,
   assert '| watched - least: % of core time | 2.5 |' in said
 
 
+@pytest.mark.slow
 def test_the_least_keeps_rows_of_progress_only():
   code = ('import os; from programs.runtime import collectors\n'
           'from programs.nodes import learner\n'

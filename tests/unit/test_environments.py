@@ -95,6 +95,7 @@ def test_newest_frame_is_last_and_the_stack_begins_with_zeros():
   np.testing.assert_array_equal(observations[3, ..., 0], observations[0, ..., -1])
 
 
+@pytest.mark.slow
 def test_seeds_decide_the_no_op_starts():
   observations = play(0, seed=0)
   np.testing.assert_array_equal(observations, play(0, seed=0))
@@ -114,6 +115,7 @@ def test_another_reset_starts_other_episodes():
   assert (ends[0] != ends[1]).any()
 
 
+@pytest.mark.slow
 def test_sticky_actions_repeat_the_last_one():
   up, down = 2, 3
   moved = play(up, num_envs=2)
@@ -138,6 +140,7 @@ def test_rewards_are_raw():
   assert rewards.max() >= 10
 
 
+@pytest.mark.slow
 def test_pong_autoreset():
   num_envs = 4
   environment = pong(num_envs)

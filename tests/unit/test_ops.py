@@ -247,6 +247,7 @@ print('none')
 """
 
 
+@pytest.mark.slow
 def test_a_forward_pass_initialises_no_devices():
   # A process may still have to choose its GPUs and threads.
   result = subprocess.run(
@@ -259,6 +260,7 @@ def adder(x):
   return (x + 1,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('call', [
     ops.caller.fast(adder, tf.TensorSpec([None], tf.float32)),
     ops.function.fast(adder)], ids=['caller', 'function'])

@@ -26,6 +26,7 @@ os._exit(0)  # Without waiting for the servers.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variables', [
     {'http_proxy': PROXY}, {'https_proxy': PROXY, 'no_proxy': 'example.com'},
     {'grpc_proxy': PROXY, 'no_grpc_proxy': 'example.com'},
