@@ -36,10 +36,14 @@ def doors_as_they_were():
 
 
 def pytest_collection_modifyitems(items):
-  """Fast tests first, and among them the layer that points closest to a fault."""
+  """Fast tests first, and among them the layer that points closest to a fault.
+
+  Of slow ones the longest come first, for workers to end at the same time.
+  """
   def order(item):
     layer = pathlib.Path(item.fspath).parent.name
-    return (item.get_closest_marker('slow') is not None,
-            _LAYERS.index(layer) if layer in _LAYERS else len(_LAYERS))
+    place = _LAYERS.index(layer) if layer in _LAYERS else len(_LAYERS)
+    is_slow = item.get_closest_marker('slow') is not None
+    return is_slow, -place if is_slow else place
 
   items.sort(key=order)
