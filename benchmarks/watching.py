@@ -39,6 +39,8 @@ def progress_logger(run_dir, verbose, track=None):
     'programs/nodes/learner.py': "_PICTURE_SECONDS = float('inf')\n",
 }
 _WATCHES = ('launcher', 'counter')
+# A run is stopped while the other one is measured, which is no step that hangs.
+_PATIENT = ('--step_timeout', '3600')
 
 
 @contextlib.contextmanager
@@ -102,8 +104,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
       watched, least = (
           stack.enter_context(contextlib.closing(throughput.Whole(*arguments)))
           for arguments in (
-              (flags.train_flags, common.CHECKOUT, stack.enter_context(terminal())),
-              (['--quiet', *flags.train_flags],
+              ([*_PATIENT, *flags.train_flags], common.CHECKOUT,
+               stack.enter_context(terminal())),
+              (['--quiet', *_PATIENT, *flags.train_flags],
                stack.enter_context(unwatched_code()))))
       runs = {'watched': watched, 'least': least}
       rounds = []
