@@ -9,7 +9,7 @@ the row counts that wrote most timesteps. Prints a row for each number of cores:
   lost to waiting as in PARTS
 * `acting`, `replay`, `learner`: how many of the cores each of them takes then
 * `by learner`: timesteps a second that one learner takes, a step after the other, if
-  its GPUs compute in the time that SCALE slept; no GPU was measured
+  its GPUs compute in the time that SCALE slept, which is assumed
 * `MB/s`, `1.7 million, min`: what hosts exchange, and how long the abstract's
   training takes, at the smaller of the two
 

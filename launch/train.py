@@ -240,7 +240,7 @@ def _train_holding(command: settings_lib.TrainCommand,
     builder = builder_lib.ImpalaPPOBuilder(
         settings.agent, [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0'])
     if command.lp_launch_type != 'local_mt':
-      tf.config.set_visible_devices([], 'GPU')  # They are the learner's.
+      processes.use_no_gpus()
     builder.make_networks(environment_spec)
     sizes.check(settings.agent, settings.run, environment_spec,
                 threads=command.lp_launch_type == 'local_mt',

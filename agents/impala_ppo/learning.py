@@ -122,9 +122,8 @@ class ImpalaPPOLearner(core.Learner):
       self._optimizer._initialize(networks.trainable_variables)  # pylint: disable=protected-access
     self._loss = loss
     self._update = update or self._learn
-    # Which devices may be used is known without initialising any.
     is_one_device = (strategy.num_replicas_in_sync == 1 and
-                     not tf.config.get_visible_devices('GPU'))
+                     not ops.may_use_gpus())
     self._distributed_step = (
         ops.function if is_one_device else tf.function)(self._run_replicas)
     # Held while variables change.

@@ -64,13 +64,13 @@ def elementwise(function: Callable[..., tf.Tensor],
   compiled by XLA they take a quarter to half of the time. On GPUs XLA would
   need more of CUDA than TensorFlow itself does.
   """
-  if tf.executing_eagerly() or _may_use_gpus():
+  if tf.executing_eagerly() or may_use_gpus():
     return function(*tensors)
   return tf.function(function, jit_compile=True)(*tensors)
 
 
-def _may_use_gpus() -> bool:
-  # Which is known without initialising any.
+def may_use_gpus() -> bool:
+  """Tells whether TensorFlow sees GPUs; that initialises no device."""
   return bool(tf.config.get_visible_devices('GPU'))
 
 
@@ -90,7 +90,7 @@ def relu(x: tf.Tensor) -> tf.Tensor:
 
   On GPUs it is TensorFlow's own, which its optimiser of memory layouts knows.
   """
-  return tf.nn.relu(x) if _may_use_gpus() else _relu(x)
+  return tf.nn.relu(x) if may_use_gpus() else _relu(x)
 
 
 # Recurrences.
