@@ -50,12 +50,8 @@ class VectorEnvironmentLoop(core.Worker):
     self._actor = actor
     self._counter = counter
     self._should_stop = should_stop or threading.Event()
-    self._step_began: Optional[float] = None
-
-  def seconds_in_step(self) -> float:
-    """Returns how long the environment has been busy with its current step."""
-    began = self._step_began
-    return 0. if began is None else time.monotonic() - began
+    # When the environment's current step began; None between steps.
+    self.step_began: Optional[float] = None
 
   def run(self, num_steps: Optional[int] = None) -> None:
     """Runs until stopped.
@@ -71,9 +67,9 @@ class VectorEnvironmentLoop(core.Worker):
     num_ended = 0
     while not self._should_stop.is_set() and num_steps != 0:
       action = self._actor.select_action(timestep.observation)
-      self._step_began = time.monotonic()
+      self.step_began = time.monotonic()
       timestep = self._environment.step(action)
-      self._step_began = None
+      self.step_began = None
       self._actor.observe(action, timestep)
       self._actor.update()
 
@@ -97,14 +93,19 @@ class VectorEnvironmentLoop(core.Worker):
 
 def _end_when_stuck(loop: VectorEnvironmentLoop, name: str, seconds: float,
                     should_stop: threading.Event) -> None:
-  """Ends the process, to be restarted, if a step takes too long."""
+  """Ends the process, to be restarted, if a step takes too long.
+
+  Only time that the process ran is counted: it may be stopped in a terminal.
+  """
 
   def watch():
-    while not should_stop.wait(_WATCH_SECONDS):
-      if loop.seconds_in_step() >= seconds:
-        break
-    else:
-      return
+    step, watched = None, 0.
+    while watched < seconds:
+      if should_stop.wait(_WATCH_SECONDS):
+        return
+      began = loop.step_began
+      watched = watched + _WATCH_SECONDS if began == step is not None else 0.
+      step = began
     print(f'{name}: the environment has been in one step for {seconds:g} s '
           '(--step_timeout); this actor ends.', flush=True)
     os._exit(1)
