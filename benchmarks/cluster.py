@@ -15,6 +15,7 @@ learning that were undone.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import signal
@@ -106,7 +107,7 @@ def kill_nodes(run: faults.Run) -> Iterator[Fault]:
   """Kills nodes of a run; yields each with what `faults.Run.recovery` returns."""
   for name in ('actor/1', 'replay/0', 'learner/0', 'counter/0'):
     yield (f'{name} killed',
-           *run.recovery(lambda name=name: run.node(name).kill()))
+           *run.recovery(functools.partial(faults.kill, run, name)))
 
 
 def lose_a_host(run: Run) -> Iterator[Fault]:

@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import signal
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, NoReturn, Optional, Sequence, Union
 
 import numpy as np
 import psutil
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
       self.error(f'--compare {compare} has no launch/train.py; give a checkout of '
                  'this project.')
 
-  def error(self, message: str):
+  def error(self, message: str) -> NoReturn:
     self.exit(2, f'{self._name}: error: {message}\n')
 
 
@@ -116,7 +116,8 @@ def print_row(cells: Sequence[Any]) -> None:
   print('| ' + ' | '.join(map(str, cells)) + ' |', flush=True)
 
 
-def print_spread(title: str, figures: Mapping[str, Sequence[float]],
+def print_spread(title: str,
+                 figures: Mapping[str, Union[Sequence[float], np.ndarray]],
                  number_format: str) -> None:
   """Prints a table of each figure's median over rounds, and of its spread."""
   num_rounds = len(next(iter(figures.values())))

@@ -10,6 +10,7 @@ Then come faults that each have a run of their own. Prints a row for each fault:
 * `processes`, `ports`: what of the run was left when it had ended
 """
 
+import functools
 import os
 import signal
 import statistics
@@ -126,7 +127,7 @@ class Run:
     seconds = time.monotonic() - start
     left = [process for process in family if processes.lives(process)]
     ports_left = len(ports & {c.laddr.port for c in psutil.net_connections('tcp')
-                              if c.status == psutil.CONN_LISTEN})
+                              if c.laddr and c.status == psutil.CONN_LISTEN})
     for process in left:
       process.kill()
     return seconds, len(left), ports_left
@@ -137,17 +138,22 @@ class Run:
     return checkpoints.learner_steps(path) if path else 0
 
 
+def kill(run: Run, name: str) -> None:
+  """Kills a node of a run."""
+  run.node(name).kill()
+
+
 def _listening(family: Sequence[psutil.Process]) -> set[int]:
   pids = {process.pid for process in family}
   return {c.laddr.port for c in psutil.net_connections('tcp')
-          if c.status == psutil.CONN_LISTEN and c.pid in pids}
+          if c.laddr and c.status == psutil.CONN_LISTEN and c.pid in pids}
 
 
 Row = dict[str, object]
 
 
 def _row(fault: str, seconds: float, lost: Optional[float], then: str,
-         left: Sequence[int] = ('', '')) -> Row:
+         left: Sequence[object] = ('', '')) -> Row:
   cells = [fault, f'{seconds:.1f}', '' if lost is None else f'{lost:.1f}', then,
            *left]
   common.print_row(cells)
@@ -167,7 +173,7 @@ def in_one_run(max_timesteps: int) -> list[Row]:
       f'median {statistics.median(seconds for seconds, _ in kills):.1f} s'))
   for name in ('evaluator/0', 'learner/0', 'counter/0', 'replay/0'):
     rows.append(_row(f'{name} killed',
-                     *run.recovery(lambda name=name: run.node(name).kill()),
+                     *run.recovery(functools.partial(kill, run, name)),
                      'trains on'))
   node = run.node('actor/0')
 
@@ -235,7 +241,7 @@ def main() -> None:
   for name in ('learner/0', 'counter/0', 'replay/0'):
     rows.append(at_the_end(
         f'{name} killed, --no_restart',
-        lambda run, name=name: run.node(name).kill(), '--no_restart'))
+        functools.partial(kill, name=name), '--no_restart'))
   rows.append(at_the_end('launcher killed', lambda run: run.process.kill()))
   rows.append(at_the_end(
       'terminal closed (SIGHUP)',

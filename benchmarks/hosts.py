@@ -56,7 +56,7 @@ def output(command: Sequence[str], told: Sequence[str]) -> str:
 class Namespace:
   """Namespaces that last until they are closed, or this process ends."""
   # What commands enter; the rest stays as it is here.
-  _entered = ('--net', '--uts', '--pid', '--mount')
+  _entered: Sequence[str] = ('--net', '--uts', '--pid', '--mount')
 
   def __init__(self, setup: str = ''):
     """Makes namespaces.

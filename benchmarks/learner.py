@@ -157,7 +157,7 @@ def measure(learner: learning.ImpalaPPOLearner, cell: Cell,
   for _ in range(_WARM_UP_STEPS):
     learner.step()
   _wait_for(learner)
-  times = []
+  times: list[float] = []
   start = time.perf_counter()
   while len(times) < _MIN_STEPS or time.perf_counter() - start < seconds:
     began = time.perf_counter()

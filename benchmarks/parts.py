@@ -236,7 +236,7 @@ def _learner_timesteps(settings: settings_lib.Settings) -> int:
   return settings.agent.batch_size * settings.agent.sequence_length
 
 
-Step = tuple[np.ndarray, dm_env.TimeStep, dict[str, np.ndarray]]
+Step = tuple[np.ndarray, dm_env.TimeStep, dict[str, Any]]
 
 
 def record(settings: settings_lib.Settings,
@@ -255,7 +255,7 @@ def record(settings: settings_lib.Settings,
     return timestep._replace(
         observation=timestep.observation.copy(order='K'))
 
-  steps = [(np.zeros(envs, np.int32), kept(env.reset()), extras)]
+  steps: list[Step] = [(np.zeros(envs, np.int32), kept(env.reset()), extras)]
   for _ in range(num_steps):
     action = rng.integers(num_actions, size=envs, dtype=np.int32)
     steps.append((action, kept(env.step(action)), extras))

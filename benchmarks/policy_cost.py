@@ -6,6 +6,7 @@ and with the convolutions and dense layer of the Nature DQN, at both frame
 sizes. Times are medians over rounds in which the networks take turns.
 """
 
+import functools
 import time
 from typing import Callable
 
@@ -84,7 +85,7 @@ def main() -> None:
       for name, (policy, _, observations) in made.items():
         for size in BATCH_SIZES:
           batch, seed = observations[:size], np.array([0, round_], np.int64)
-          elapsed = time_calls(lambda p=policy, b=batch, s=seed: p(b, s),
+          elapsed = time_calls(functools.partial(policy, batch, seed),
                                flags.seconds if round_ else 0.1)
           if round_:  # The first one traces.
             times.setdefault((name, size), []).append(elapsed)

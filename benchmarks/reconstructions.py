@@ -36,14 +36,14 @@ def main() -> None:
     path = checkpoints.latest(flags.run_dir)
     if path is None:
       raise ValueError(f'{flags.run_dir} holds no whole checkpoint.')
-    if not settings.agent.autoencoder or settings.agent.frame_stack == 1:
+    environment = settings.environment.make(_ENVS, flags.seed)
+    environment_spec = specs.make_environment_spec(environment)
+    builder = ImpalaPPOBuilder(settings.agent)
+    networks = builder.make_networks(environment_spec)
+    if networks.decoder is None or settings.agent.frame_stack == 1:
       raise ValueError(f'{flags.run_dir} reconstructs no frames.')
   except ValueError as e:
     parser.error(str(e))
-  environment = settings.environment.make(_ENVS, flags.seed)
-  environment_spec = specs.make_environment_spec(environment)
-  builder = ImpalaPPOBuilder(settings.agent)
-  networks = builder.make_networks(environment_spec)
   networks.create_variables()
   checkpoints.Checkpoint({
       'actor_critic': networks.actor_critic,

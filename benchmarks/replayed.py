@@ -14,7 +14,7 @@ import pickle
 import sys
 import threading
 import time
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from acme import specs
 import launchpad as lp
@@ -113,9 +113,12 @@ class _LearnerNode:
 
   def _wait(self, batch: trajectories.Trajectories):
     """Stands in for the compute of a replica; the learner does all the rest."""
+    delay = self._cell.learner_delay
+    assert delay is not None
+
     def wait(versions: np.ndarray, replica: np.ndarray) -> np.float32:
       if replica == 0:  # They take turns here, and would not on GPUs.
-        time.sleep(self._cell.learner_delay)
+        time.sleep(delay)
       return np.float32(np.mean(self._learner.num_steps - versions))
 
     # The first trajectories of a batch are the online ones.
@@ -158,7 +161,7 @@ def _act(cell: Cell, steps: list[parts.Step], shard: reverb.Client, learner,
   source = weights.NearestSource(learner, 'client')
   envs = cell.settings.run.envs_per_actor
   period = envs * cell.num_clients / cell.timesteps_per_second
-  version = np.int64(0)
+  version: Any = np.int64(0)
   adder.add_first(steps[0][1])
   due = start
   for count, (action, timestep, extras) in enumerate(itertools.cycle(steps[1:])):

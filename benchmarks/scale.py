@@ -22,7 +22,6 @@ import itertools
 import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -97,7 +96,7 @@ def run_cell(cell: replayed.Cell, row_seconds: float) -> list[dict[str, float]]:
     try:
       process.join()
     except KeyboardInterrupt:
-      os.kill(process.pid, signal.SIGTERM)
+      process.terminate()
       process.join()
       raise
     _check(cell, process.exitcode)
@@ -193,8 +192,8 @@ def main() -> None:
   flags = parser.parse_args()
   common.end_on_sigterm()
   settings = settings_lib.from_train_flags(flags.train_flags)
-  rows = []
-  cells = itertools.product(flags.clients, flags.shards)
+  rows: list[common.Row] = []
+  cells = list(itertools.product(flags.clients, flags.shards))
   row_seconds = seconds = flags.seconds
   if flags.soak_minutes:
     cells = [(max(flags.clients), max(flags.shards))]

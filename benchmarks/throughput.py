@@ -127,7 +127,7 @@ class Whole:
     self._signal(signal.SIGCONT)
     time.sleep(_RESUME_SECONDS)
     first = len(records.read(self._path))
-    rows = []
+    rows: list[common.Row] = []
     while not rows or (rows[-1]['walltime_seconds'] <
                        rows[0]['walltime_seconds'] + seconds):
       if self._process.poll() is not None:
@@ -153,7 +153,7 @@ class Whole:
   def core_seconds(self) -> dict[str, float]:
     """Returns what the launcher and each kind of node have used so far."""
     launcher = psutil.Process(self._process.pid)
-    used = collections.Counter(launcher=sum(launcher.cpu_times()[:2]))
+    used = collections.defaultdict(float, launcher=sum(launcher.cpu_times()[:2]))
     for process in launcher.children(recursive=True):
       with contextlib.suppress(psutil.NoSuchProcess):
         used[process.name().partition('/')[0]] += sum(process.cpu_times()[:2])
