@@ -322,22 +322,27 @@ def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
 
 
 def save(settings: Settings) -> None:
-  """Writes `config.json`, with what the settings were used on.
-
-  That is the versions of libraries, the commit and whether it had been changed
-  (null outside a git checkout), the processor and the number of cores.
-  """
-  content = dataclasses.asdict(settings)
-  content['versions'] = {'python': sys.version.split()[0]} | {
-      package: importlib.metadata.version(package) for package in _PACKAGES}
-  content['commit'], content['dirty'] = _commit()
-  content['processor'] = _processor()
-  content['cores'] = machine.cores()
+  """Writes `config.json`, with what the settings were used on."""
+  content = {**dataclasses.asdict(settings), **used_on()}
   path = os.path.join(settings.run.run_dir, CONFIG_FILE)
   with open(f'{path}.new', 'w') as f:
     json.dump(content, f, indent=2)
     f.write('\n')
   os.replace(f'{path}.new', path)
+
+
+def used_on() -> dict[str, Any]:
+  """Returns what runs from here are made by.
+
+  That is the versions of libraries, the commit and whether it had been changed
+  (None outside a git checkout), the processor and the number of cores.
+  """
+  commit, dirty = _commit()
+  return {
+      'versions': {'python': sys.version.split()[0]} | {
+          package: importlib.metadata.version(package) for package in _PACKAGES},
+      'commit': commit, 'dirty': dirty, 'processor': _processor(),
+      'cores': machine.cores()}
 
 
 def _commit() -> tuple[Optional[str], Optional[bool]]:

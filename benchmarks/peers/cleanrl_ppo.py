@@ -1,10 +1,12 @@
-"""CleanRL's PPO on EnvPool, with the script's own settings, on Pong.
+"""CleanRL's PPO on EnvPool, with the script's own settings.
 
-    python cleanrl_ppo.py PROGRESS_CSV SEED
+    python cleanrl_ppo.py PROGRESS_CSV SEED GAME FRAME_SIZE
+
+The frames are of 84 pixels, as the script has them, or of 42. Its first convolution
+is then of half the size and stride, so that all that follows is as it was.
 """
 
-import os
-import runpy
+import pathlib
 import sys
 
 import cleanrl
@@ -44,12 +46,20 @@ class OldInterface(gym.Env):
     return observation, reward, done, info
 
 
-def main(path: str, seed: str):
+def main(path: str, seed: str, game: str, frame_size: str):
+  size = int(frame_size)
   envpool.make = lambda *args, **kwargs: OldInterface(
-      _make(*args, **kwargs), Recorder(path))
-  script = os.path.join(list(cleanrl.__path__)[0], 'ppo_atari_envpool.py')
-  sys.argv = [script, '--env-id', 'Pong-v5', '--seed', seed]
-  runpy.run_path(script, run_name='__main__')
+      _make(*args, img_height=size, img_width=size, **kwargs), Recorder(path))
+  script = pathlib.Path(list(cleanrl.__path__)[0], 'ppo_atari_envpool.py')
+  source = script.read_text()
+  if size == 42:
+    first = 'nn.Conv2d(4, 32, 8, stride=4)'
+    assert source.count(first) == 1
+    source = source.replace(first, 'nn.Conv2d(4, 32, 4, stride=2)')
+  name = ''.join(word.capitalize() for word in game.split('_'))
+  sys.argv = [str(script), '--env-id', f'{name}-v5', '--seed', seed]
+  exec(compile(source, script, 'exec'), {'__name__': '__main__',
+                                         '__file__': str(script)})
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@
 set -euo pipefail
 
 if [[ $# != 2 ]]; then
-  echo "usage: $0 acme_impala|cleanrl_ppo|rllib_appo|sample_factory_appo DIRECTORY" >&2
+  echo "usage: $0 acme_impala|cleanrl_ppo|rllib_appo|sample_factory_appo|sb3_ppo DIRECTORY" >&2
   exit 2
 fi
 peer=$1
@@ -48,6 +48,11 @@ case $peer in
     $pip install --quiet torch==2.13.0 sample-factory==2.1.1 gymnasium==0.29.1 \
       'shimmy[atari]<2' opencv-python-headless
     add_roms
+    ;;
+  sb3_ppo)
+    python3.11 -m venv "$directory"
+    $pip install --quiet torch==2.13.0 stable-baselines3==2.9.2 ale-py==0.12.1 \
+      opencv-python-headless
     ;;
   *)
     echo "install: error: unknown peer $peer" >&2

@@ -20,7 +20,7 @@ class Recorder:
     self._writer = csv.writer(self._file, lineterminator='\n')
     self._writer.writerow(['timesteps', 'walltime_seconds', 'episodes',
                            'episode_return_mean_100'])
-    self._returns = collections.deque(maxlen=100)
+    self._returns: collections.deque[float] = collections.deque(maxlen=100)
     self._episodes = 0
     self._started = self._next_row = time.monotonic()
 

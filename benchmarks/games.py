@@ -1,0 +1,184 @@
+"""Several games against what people would use instead: `python -m benchmarks.games`.
+
+    for peer in cleanrl_ppo sb3_ppo; do
+      benchmarks/peers/install.sh $peer /tmp/peers/$peer; done
+    python -m benchmarks.games --environments /tmp/peers --minutes 15 --seed 0 1
+    python -m benchmarks.games --report
+
+Trains this project and each peer for the same time from its first row of progress,
+one run after the other, on each game with each seed. Runs that are kept already are
+not run again, so that one may stop and go on. The thinned rows go to
+`benchmarks/results/<game>/peer_<name>/seed<k>/`, the command of the run beside them.
+
+The score of a run is the mean raw return of its last 100 training episodes when
+the time was over, as a part of what a person earns beyond random play (as in Wang
+et al., arXiv:1511.06581, appendix). The report gives the interquartile mean of all
+runs of a peer, with its 95% interval by bootstrap over seeds within each game
+(Agarwal et al., arXiv:2108.13264, section 4).
+"""
+
+import itertools
+import os
+import pathlib
+import sys
+import tempfile
+from typing import Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+from scipy import stats
+
+from benchmarks import common
+from benchmarks.peers import __main__ as peers
+from launch import settings as settings_lib
+from programs.runtime import records
+
+# What random play and a person earn.
+REFERENCES = {
+    'asterix': (210.0, 8503.3),
+    'beam_rider': (363.9, 16926.5),
+    'boxing': (0.1, 12.1),
+    'breakout': (1.7, 30.5),
+    'freeway': (0.0, 29.6),
+    'ms_pacman': (307.3, 6951.6),
+    'pong': (-20.7, 14.6),
+}
+GAMES = tuple(game for game in REFERENCES if game != 'pong')
+PLAYERS = (peers.OURS, 'cleanrl_ppo', 'cleanrl_ppo_42', 'sb3_ppo')
+_RESAMPLES = 10_000
+_CONFIDENCE = 0.95
+
+# By game, one a seed.
+Scores = Mapping[str, Sequence[float]]
+
+
+class Estimate(NamedTuple):
+  """A statistic, and the ends of its interval."""
+  centre: float
+  low: float
+  high: float
+
+
+def normalized(game: str, score: float) -> float:
+  """Returns a score as a part of what a person earns beyond random play."""
+  random, human = REFERENCES[game]
+  return (score - random) / (human - random)
+
+
+def interquartile_mean(scores: Scores) -> Estimate:
+  """Returns the mean of the middle half of all runs, and its 95% interval.
+
+  Args:
+    scores: of one peer. Seeds are resampled within each game.
+  """
+  generator = np.random.default_rng(0)
+  by_game = [np.asarray(of_game) for of_game in scores.values()]
+  resampled = np.concatenate([
+      of_game[generator.integers(len(of_game), size=(_RESAMPLES, len(of_game)))]
+      for of_game in by_game], axis=1)
+  tail = 50 * (1 - _CONFIDENCE)
+  low, high = np.percentile(stats.trim_mean(resampled, 0.25, axis=1),
+                            [tail, 100 - tail])
+  return Estimate(float(stats.trim_mean(np.concatenate(by_game), 0.25)),
+                  float(low), float(high))
+
+
+def _kept(game: str, player: str, seed: int) -> pathlib.Path:
+  return common.RESULTS / game / f'peer_{player}' / f'seed{seed}'
+
+
+def read_scores(player: str, games: Sequence[str]) -> dict[str, list[float]]:
+  """Reads the last mean returns of all seeds that are kept, by game."""
+  scores = {game: [records.read(str(path))[-1]['episode_return_mean_100']
+                   for path in sorted(_kept(game, player, 0).parent.glob(
+                       f'seed*/{records.PROGRESS_FILE}'))] for game in games}
+  return {game: of_game for game, of_game in scores.items() if of_game}
+
+
+def report(players: Sequence[str], games: Sequence[str]) -> None:
+  """Prints the mean of each player in each game, and of all games together."""
+  scores = {player: read_scores(player, games) for player in players}
+  common.print_header(['game', *players])
+  for game in games:
+    common.print_row([game, *(
+        f'{np.mean(scores[player][game]):,.1f} ({len(scores[player][game])})'
+        if game in scores[player] else '-' for player in players)])
+  cells = []
+  for player in players:
+    if set(scores[player]) != set(games):
+      cells.append('-')
+      continue
+    estimate = interquartile_mean({
+        game: [normalized(game, score) for score in of_game]
+        for game, of_game in scores[player].items()})
+    cells.append(f'{estimate.centre:.3f} '
+                 f'({estimate.low:.3f} to {estimate.high:.3f})')
+  common.print_row(['interquartile mean, normalised', *cells])
+
+
+def play(player: str, game: str, seed: int, seconds: float,
+         environments: Optional[str], train_flags: Sequence[str]) -> None:
+  """Runs one player on one game, and keeps its rows and its command.
+
+  Raises:
+    RuntimeError: if it does not run, in its last words.
+  """
+  environment = os.path.join(environments or '', peers.installed_as(player))
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+    run_dir = os.path.join(scratch, 'run')
+    os.mkdir(run_dir)
+    rows, memory = peers.run(
+        peers.command(player, environment, game, seed, run_dir, train_flags),
+        run_dir, seconds)
+  directory = common.keep_rows(game, f'peer_{player}', seed, rows)
+  common.write_json(directory / 'run.json', {
+      'player': player, 'game': game, 'seed': seed, 'minutes': seconds / 60,
+      'train_flags': list(train_flags), 'peak_memory_gib': round(memory, 2),
+      **settings_lib.used_on()})
+  common.print_row([player, game, seed, f'{rows[-1]["timesteps"]:,.0f}',
+                    f'{rows[-1]["episode_return_mean_100"]:.1f}'])
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+  parser = common.Parser('games', __doc__)
+  parser.add_argument('--game', '--games', dest='games', nargs='+', default=GAMES,
+                      choices=REFERENCES, metavar='GAME',
+                      help=f'of {", ".join(REFERENCES)}; by default all but pong')
+  parser.add_argument('--peer', '--peers', dest='players', nargs='+',
+                      default=PLAYERS, choices=PLAYERS, metavar='PEER',
+                      help=f'of {", ".join(PLAYERS)}; by default all')
+  parser.add_argument('--seed', '--seeds', dest='seeds', nargs='+', type=int,
+                      default=[0, 1])
+  parser.add_argument('--minutes', type=common.positive(float), default=15.,
+                      help='of each run, from its first row of progress')
+  parser.add_argument('--environments', help=(
+      'the directory that holds what install.sh made, each by its name'))
+  parser.add_argument('--report', action='store_true',
+                      help='print the table of what is kept')
+  parser.add_train_flags('flags of launch.train, for ours only')
+  flags = parser.parse_args(argv)
+  common.end_on_sigterm()
+  if flags.report:
+    report(flags.players, flags.games)
+    return
+  for player in flags.players:
+    name = peers.installed_as(player)
+    if player != peers.OURS and not os.path.exists(os.path.join(
+        flags.environments or '', name, 'bin', 'python')):
+      parser.error(
+          f'--environments {flags.environments} has no {name}; make it with '
+          f'benchmarks/peers/install.sh {name} DIRECTORY/{name}.')
+  common.print_header(['peer', 'game', 'seed', 'timesteps', 'last mean return'])
+  # Peers take turns, so that hours in which the machine is slow are shared.
+  for seed, game, player in itertools.product(
+      flags.seeds, flags.games, flags.players):
+    if (_kept(game, player, seed) / records.PROGRESS_FILE).exists():
+      continue
+    try:
+      play(player, game, seed, 60 * flags.minutes, flags.environments,
+           flags.train_flags)
+    except RuntimeError as e:
+      sys.exit(f'games: error: {player} on {game}: {e}')
+
+
+if __name__ == '__main__':
+  main()
