@@ -237,6 +237,9 @@ def _train_holding(command: settings_lib.TrainCommand,
       _check_ports(settings.run)
     environment_spec = settings.environment.try_out(settings.run.seed)
     num_gpus = _num_gpus(settings.run.num_gpus, cluster)
+    if settings.agent.compute_dtype == 'float16' and not num_gpus:
+      raise ValueError('compute_dtype float16 is for GPUs, and none is used; a CPU '
+                       'takes a hundred times as long for it as for float32.')
     builder = builder_lib.ImpalaPPOBuilder(
         settings.agent, [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0'])
     if command.lp_launch_type != 'local_mt':

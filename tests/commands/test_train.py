@@ -149,6 +149,7 @@ def test_an_unknown_game_gets_one_line(tmp_path):
     (['--max_timesteps', '0'], 'max_timesteps must be an integer in'),
     (['--num_gpus', '-1'], 'num_gpus must be an integer in'),
     (['--num_gpus', '99'], 'num_gpus is 99, but TensorFlow finds'),
+    (['--num_gpus', '0', '--compute_dtype', 'float16'], 'float16 is for GPUs'),
     (['--batch_size', 'many'], 'batch_size must be an integer in'),
     (['--no_such_flag', '1'], "unknown flag '--no_such_flag'"),
     (['--resume'], 'holds no run'),
