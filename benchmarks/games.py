@@ -28,7 +28,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import common
-from benchmarks.peers import __main__ as peers
+from benchmarks.peers import runs
 from launch import settings as settings_lib
 from programs.runtime import records
 
@@ -43,7 +43,7 @@ REFERENCES = {
     'pong': (-20.7, 14.6),
 }
 GAMES = tuple(game for game in REFERENCES if game != 'pong')
-PLAYERS = (peers.OURS, 'cleanrl_ppo', 'cleanrl_ppo_42', 'sb3_ppo')
+PLAYERS = (runs.OURS, 'cleanrl_ppo', 'cleanrl_ppo_42', 'sb3_ppo')
 _RESAMPLES = 10_000
 _CONFIDENCE = 0.95
 
@@ -122,12 +122,12 @@ def play(player: str, game: str, seed: int, seconds: float,
   Raises:
     RuntimeError: if it does not run, in its last words.
   """
-  environment = os.path.join(environments or '', peers.installed_as(player))
+  environment = os.path.join(environments or '', runs.installed_as(player))
   with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
     run_dir = os.path.join(scratch, 'run')
     os.mkdir(run_dir)
-    rows, memory = peers.run(
-        peers.command(player, environment, game, seed, run_dir, train_flags),
+    rows, memory = runs.run(
+        runs.command(player, environment, game, seed, run_dir, train_flags),
         run_dir, seconds)
   directory = common.keep_rows(game, f'peer_{player}', seed, rows)
   common.write_json(directory / 'run.json', {
@@ -161,8 +161,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     report(flags.players, flags.games)
     return
   for player in flags.players:
-    name = peers.installed_as(player)
-    if player != peers.OURS and not os.path.exists(os.path.join(
+    name = runs.installed_as(player)
+    if player != runs.OURS and not os.path.exists(os.path.join(
         flags.environments or '', name, 'bin', 'python')):
       parser.error(
           f'--environments {flags.environments} has no {name}; make it with '

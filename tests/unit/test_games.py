@@ -88,7 +88,7 @@ def test_each_run_is_made_once_with_the_peers_command_and_the_games_name(
                      for word in command])
     return [{'timesteps': 9., 'episode_return_mean_100': 1.}], 0.5
 
-  monkeypatch.setattr(games.peers, 'run', run)
+  monkeypatch.setattr(games.runs, 'run', run)
   keep('ours', 'ms_pacman', 3, 60.)  # Not run again.
   flags = ['--environments', str(tmp_path), '--minutes', '0.5',
            '--game', 'ms_pacman', '--seed', '3', '4', '--', '--batch_size', '6']

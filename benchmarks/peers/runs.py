@@ -1,0 +1,120 @@
+"""Starts what people would use instead, and this project, and reads their rows."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Callable, Sequence
+
+import psutil
+
+from benchmarks import common
+from programs.runtime import records
+
+OURS = 'ours'
+# Those that play any game: their script, and what it takes after the game. Scripts
+# are called as install.sh calls what they need.
+_ANY_GAME = {'cleanrl_ppo': ('cleanrl_ppo', '84'),
+             'cleanrl_ppo_42': ('cleanrl_ppo', '42'),
+             'sb3_ppo': ('sb3_ppo',)}
+_ONLY_PONG = ('acme_impala', 'rllib_appo', 'sample_factory_appo')
+PEERS = (*_ANY_GAME, *_ONLY_PONG)
+_DIRECTORY = pathlib.Path(__file__).parent
+_START_SECONDS = 300.
+_STOP_SECONDS = 20.
+_LOOK_SECONDS = 5.
+
+
+def plays(peer: str, game: str) -> bool:
+  """Tells whether a peer's script can play a game."""
+  return game == 'pong' or peer not in _ONLY_PONG
+
+
+def installed_as(peer: str) -> str:
+  """Returns the name by which install.sh knows what a peer needs."""
+  return _ANY_GAME.get(peer, (peer,))[0]
+
+
+def command(peer: str, environment: str, game: str, seed: int, run_dir: str,
+            train_flags: Sequence[str] = ()) -> list[str]:
+  """Returns what starts a peer.
+
+  Args:
+    peer: of `PEERS`, or `OURS`.
+    environment: the directory that install.sh made; not read for ours.
+    game: a ROM's name, such as ms_pacman.
+    seed: of the run.
+    run_dir: where its rows are to be.
+    train_flags: of launch.train, for ours.
+  """
+  if peer == OURS:
+    return [sys.executable, '-m', 'launch.train', '--game', game, '--run_dir',
+            run_dir, '--seed', str(seed), '--max_timesteps', str(10**9),
+            *train_flags]
+  script, *options = _ANY_GAME.get(peer, (peer,))
+  return [os.path.join(environment, 'bin', 'python'),
+          str(_DIRECTORY / f'{script}.py'),
+          os.path.join(run_dir, records.PROGRESS_FILE), str(seed),
+          *([game, *options] if peer in _ANY_GAME else [])]
+
+
+def _stop(process: subprocess.Popen):
+  """Ends a peer and whatever it has started."""
+  everything = [psutil.Process(process.pid)]
+  everything += everything[0].children(recursive=True)
+  process.send_signal(signal.SIGTERM)
+  _, alive = psutil.wait_procs(everything, _STOP_SECONDS)
+  for other in alive:
+    other.kill()
+  process.wait()
+
+
+def run(command: list[str], run_dir: str, seconds: float,
+        until: Callable[[Sequence[common.Row]], bool] = lambda rows: False,
+        ) -> tuple[list[common.Row], float]:
+  """Runs a peer; returns the rows that it wrote, and its peak memory in GiB.
+
+  Args:
+    command: starts it.
+    run_dir: where it writes its rows.
+    seconds: to let it go on for after its first row.
+    until: of the rows so far; whether to stop before.
+
+  Raises:
+    RuntimeError: if it ends by itself, or does not start.
+  """
+  progress = os.path.join(run_dir, records.PROGRESS_FILE)
+  output_path = os.path.join(os.path.dirname(run_dir), 'output.txt')
+  with open(output_path, 'w') as output:
+    process = subprocess.Popen(
+        command, stdout=output, stderr=subprocess.STDOUT,
+        # Ours finds its packages from here, the others write where they are.
+        cwd=None if 'launch.train' in command else run_dir,
+        env={**os.environ, 'PYTHONPATH': ''})
+    memory = 0.
+    try:
+      deadline = time.monotonic() + _START_SECONDS
+      started = False
+      while time.monotonic() < deadline:
+        if process.poll() is not None:
+          break
+        rows = records.read(progress)
+        if rows and not started:
+          started = True
+          deadline = time.monotonic() + seconds
+        if until(rows):
+          break
+        memory = max(memory, common.memory_gib(psutil.Process(process.pid)))
+        time.sleep(_LOOK_SECONDS)
+      rows = records.read(progress)
+      if process.poll() is not None or not rows:
+        output.flush()
+        with open(output_path) as f:
+          tail = f.read()[-2000:]
+        raise RuntimeError(f'it did not run; it said last:\n{tail}')
+    finally:
+      if process.poll() is None:
+        _stop(process)
+  return rows, memory
