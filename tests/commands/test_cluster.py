@@ -234,7 +234,7 @@ def test_a_run_whose_launcher_was_killed_is_resumed_to_its_end(hosts, tmp_path):
   process = launch(hosts.head, *args)
   wait_for(lambda: learner_steps(run_dir) > 20, 'learner steps')
   family = [p for host in hosts.hosts.values() for p in host.nodes().values()]
-  assert len(hosts.hosts[2].nodes()) == 1
+  assert hosts.hosts[2].nodes()  # One actor, or both: Ray spreads as it can.
   trainer(process).kill()
   wait_for(lambda: not any(map(node_processes.lives, family)), 'the end', 30.)
   process.communicate()
