@@ -28,10 +28,10 @@ def run(game, seed, learner_steps):
   return np.array(load_example().train(game, seed, learner_steps, config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('game, learner_steps', [
     ('tests.catch:Catch-v0', 40),  # An episode has 7 steps, a batch 8 new ones.
-    pytest.param('CartPole-v1', 40, marks=pytest.mark.slow),
-    pytest.param('pong', 150, marks=pytest.mark.slow),  # Into a second episode.
+    ('CartPole-v1', 40), ('pong', 150),  # Into a second episode.
 ])
 def test_the_same_seed_gives_the_same_losses(game, learner_steps):
   first = run(game, 0, learner_steps)

@@ -99,6 +99,7 @@ def test_a_loop_stops_when_told_to():
   assert actor.steps == 5
 
 
+@pytest.mark.slow
 def test_time_that_a_process_is_stopped_is_not_the_environments():
   # As Ctrl-Z does to a run, in the middle of a step that takes for ever.
   process = subprocess.Popen(
