@@ -36,6 +36,11 @@ class Parser(argparse.ArgumentParser):
   def add_json(self) -> None:
     self.add_argument('--json', help='also write the figures to this file')
 
+  def add_several(self, name: str, **kwargs: Any) -> None:
+    """Adds a flag that takes one value or more, also by its plural."""
+    self.add_argument(f'--{name}', f'--{name}s', dest=f'{name}s', nargs='+',
+                      **kwargs)
+
   def add_train_flags(self, purpose: str = 'flags of launch.train') -> None:
     self.add_argument('train_flags', nargs='*', help=f'{purpose}, after --')
 
@@ -72,10 +77,15 @@ def thin(rows: Sequence[Row], most: int = _ROWS_KEPT) -> list[Row]:
   return [*rows[:-1:period], *rows[-1:]]
 
 
+def results_of(game: str, variant: str, seed: int) -> pathlib.Path:
+  """Returns the folder of a run's results, which there may not be yet."""
+  return RESULTS / game / variant / f'seed{seed}'
+
+
 def keep_rows(game: str, variant: str, seed: int,
               rows: Sequence[Row]) -> pathlib.Path:
   """Writes the thinned rows of a run to its folder of results; returns that."""
-  directory = RESULTS / game / variant / f'seed{seed}'
+  directory = results_of(game, variant, seed)
   directory.mkdir(parents=True, exist_ok=True)
   with open(directory / records.PROGRESS_FILE, 'w', newline='') as f:
     writer = csv.DictWriter(f, list(rows[0]), lineterminator='\n')

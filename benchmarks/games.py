@@ -21,7 +21,6 @@ import itertools
 import os
 import pathlib
 import sys
-import tempfile
 from typing import Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -83,7 +82,7 @@ def interquartile_mean(scores: Scores) -> Estimate:
 
 
 def _kept(game: str, player: str, seed: int) -> pathlib.Path:
-  return common.RESULTS / game / f'peer_{player}' / f'seed{seed}'
+  return common.results_of(game, f'peer_{player}', seed)
 
 
 def read_scores(player: str, games: Sequence[str]) -> dict[str, list[float]]:
@@ -123,12 +122,8 @@ def play(player: str, game: str, seed: int, seconds: float,
     RuntimeError: if it does not run, in its last words.
   """
   environment = os.path.join(environments or '', runs.installed_as(player))
-  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-    run_dir = os.path.join(scratch, 'run')
-    os.mkdir(run_dir)
-    rows, memory = runs.run(
-        runs.command(player, environment, game, seed, run_dir, train_flags),
-        run_dir, seconds)
+  rows, memory = runs.play(player, environment, game, seed, seconds,
+                           train_flags=train_flags)
   directory = common.keep_rows(game, f'peer_{player}', seed, rows)
   common.write_json(directory / 'run.json', {
       'player': player, 'game': game, 'seed': seed, 'minutes': seconds / 60,
@@ -140,14 +135,11 @@ def play(player: str, game: str, seed: int, seconds: float,
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
   parser = common.Parser('games', __doc__)
-  parser.add_argument('--game', '--games', dest='games', nargs='+', default=GAMES,
-                      choices=REFERENCES, metavar='GAME',
-                      help=f'of {", ".join(REFERENCES)}; by default all but pong')
-  parser.add_argument('--peer', '--peers', dest='players', nargs='+',
-                      default=PLAYERS, choices=PLAYERS, metavar='PEER',
-                      help=f'of {", ".join(PLAYERS)}; by default all')
-  parser.add_argument('--seed', '--seeds', dest='seeds', nargs='+', type=int,
-                      default=[0, 1])
+  parser.add_several('game', default=GAMES, choices=REFERENCES, metavar='GAME',
+                     help=f'of {", ".join(REFERENCES)}; by default all but pong')
+  parser.add_several('peer', default=PLAYERS, choices=PLAYERS, metavar='PEER',
+                     help=f'of {", ".join(PLAYERS)}; by default all')
+  parser.add_several('seed', type=int, default=[0, 1])
   parser.add_argument('--minutes', type=common.positive(float), default=15.,
                       help='of each run, from its first row of progress')
   parser.add_argument('--environments', help=(
@@ -158,19 +150,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   flags = parser.parse_args(argv)
   common.end_on_sigterm()
   if flags.report:
-    report(flags.players, flags.games)
+    report(flags.peers, flags.games)
     return
-  for player in flags.players:
+  for player in flags.peers:
     name = runs.installed_as(player)
-    if player != runs.OURS and not os.path.exists(os.path.join(
-        flags.environments or '', name, 'bin', 'python')):
+    if not runs.can_run(player, os.path.join(flags.environments or '', name)):
       parser.error(
           f'--environments {flags.environments} has no {name}; make it with '
           f'benchmarks/peers/install.sh {name} DIRECTORY/{name}.')
   common.print_header(['peer', 'game', 'seed', 'timesteps', 'last mean return'])
   # Peers take turns, so that hours in which the machine is slow are shared.
   for seed, game, player in itertools.product(
-      flags.seeds, flags.games, flags.players):
+      flags.seeds, flags.games, flags.peers):
     if (_kept(game, player, seed) / records.PROGRESS_FILE).exists():
       continue
     try:

@@ -117,11 +117,10 @@ def _draw(game: str, cells: Sequence[Cell], path: pathlib.Path) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
   parser = common.Parser('sweep', __doc__)
   parser.add_argument('--game', default='pong')
-  parser.add_argument(
-      '--variant', '--variants', dest='variants', nargs='+', default=['full'],
+  parser.add_several(
+      'variant', default=['full'],
       help=f'of {", ".join(VARIANTS)}, or a new name for flags after --')
-  parser.add_argument('--seed', '--seeds', dest='seeds', nargs='+', type=int,
-                      default=[0])
+  parser.add_several('seed', type=int, default=[0])
   parser.add_argument('--max_timesteps', type=common.positive(int),
                       default=3_000_000)
   parser.add_argument('--run_to_the_end', action='store_true',

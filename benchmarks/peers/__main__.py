@@ -13,9 +13,7 @@ where `benchmarks.sweep --report` finds them. `benchmarks.games` runs several pe
 on several games.
 """
 
-import os
 import sys
-import tempfile
 from typing import Any, Sequence
 
 import numpy as np
@@ -78,25 +76,21 @@ def main() -> None:
     parser.error(f'{flags.peer} plays Pong only here.')
   if flags.solve and flags.game not in common.TARGET_RETURNS:
     parser.error(f'--solve: there is no return that solves {flags.game}.')
-  if flags.peer != runs.OURS and not (flags.environment and os.path.exists(
-      os.path.join(flags.environment, 'bin', 'python'))):
+  if not runs.can_run(flags.peer, flags.environment):
     parser.error(
         f'--environment {flags.environment} holds no Python; make it with '
         f'benchmarks/peers/install.sh {runs.installed_as(flags.peer)} DIRECTORY.')
   warm_up = 60. * flags.warm_up_minutes
-  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-    run_dir = os.path.join(scratch, 'run')
-    os.mkdir(run_dir)
-    try:
-      rows, memory = runs.run(
-          runs.command(flags.peer, flags.environment, flags.game, flags.seed,
-                       run_dir, flags.train_flags),
-          run_dir, warm_up + 60. * flags.minutes,
-          lambda rows: flags.solve and bool(common.solved_row(rows, flags.game)))
-      figures = {'peer': flags.peer, 'seed': flags.seed,
-                 **summarize(rows, warm_up, flags.game), 'peak_memory_gib': memory}
-    except RuntimeError as e:
-      sys.exit(f'peers: error: {flags.peer}: {e}')
+  try:
+    rows, memory = runs.play(
+        flags.peer, flags.environment, flags.game, flags.seed,
+        warm_up + 60. * flags.minutes,
+        lambda rows: flags.solve and bool(common.solved_row(rows, flags.game)),
+        flags.train_flags)
+    figures = {'peer': flags.peer, 'seed': flags.seed,
+               **summarize(rows, warm_up, flags.game), 'peak_memory_gib': memory}
+  except RuntimeError as e:
+    sys.exit(f'peers: error: {flags.peer}: {e}')
 
   common.print_header(list(figures))
   common.print_row([

@@ -5,8 +5,9 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from typing import Callable, Sequence
+from typing import Callable, Optional, Sequence
 
 import psutil
 
@@ -14,6 +15,8 @@ from benchmarks import common
 from programs.runtime import records
 
 OURS = 'ours'
+# Of the rows so far; whether to stop.
+Until = Callable[[Sequence[common.Row]], bool]
 # Those that play any game: their script, and what it takes after the game. Scripts
 # are called as install.sh calls what they need.
 _ANY_GAME = {'cleanrl_ppo': ('cleanrl_ppo', '84'),
@@ -37,6 +40,17 @@ def installed_as(peer: str) -> str:
   return _ANY_GAME.get(peer, (peer,))[0]
 
 
+def can_run(peer: str, environment: Optional[str]) -> bool:
+  """Tells whether a peer has its Python; ours is this one."""
+  if peer == OURS:
+    return True
+  return environment is not None and os.path.exists(_python(environment))
+
+
+def _python(environment: str) -> str:
+  return os.path.join(environment, 'bin', 'python')
+
+
 def command(peer: str, environment: str, game: str, seed: int, run_dir: str,
             train_flags: Sequence[str] = ()) -> list[str]:
   """Returns what starts a peer.
@@ -54,7 +68,7 @@ def command(peer: str, environment: str, game: str, seed: int, run_dir: str,
             run_dir, '--seed', str(seed), '--max_timesteps', str(10**9),
             *train_flags]
   script, *options = _ANY_GAME.get(peer, (peer,))
-  return [os.path.join(environment, 'bin', 'python'),
+  return [_python(environment),
           str(_DIRECTORY / f'{script}.py'),
           os.path.join(run_dir, records.PROGRESS_FILE), str(seed),
           *([game, *options] if peer in _ANY_GAME else [])]
@@ -72,15 +86,14 @@ def _stop(process: subprocess.Popen):
 
 
 def run(command: list[str], run_dir: str, seconds: float,
-        until: Callable[[Sequence[common.Row]], bool] = lambda rows: False,
-        ) -> tuple[list[common.Row], float]:
+        until: Until) -> tuple[list[common.Row], float]:
   """Runs a peer; returns the rows that it wrote, and its peak memory in GiB.
 
   Args:
     command: starts it.
     run_dir: where it writes its rows.
     seconds: to let it go on for after its first row.
-    until: of the rows so far; whether to stop before.
+    until: to stop before.
 
   Raises:
     RuntimeError: if it ends by itself, or does not start.
@@ -118,3 +131,14 @@ def run(command: list[str], run_dir: str, seconds: float,
       if process.poll() is None:
         _stop(process)
   return rows, memory
+
+
+def play(peer: str, environment: str, game: str, seed: int, seconds: float,
+         until: Until = lambda rows: False, train_flags: Sequence[str] = (),
+         ) -> tuple[list[common.Row], float]:
+  """Does what `run` does with what `command` starts, in a folder of its own."""
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+    run_dir = os.path.join(scratch, 'run')
+    os.mkdir(run_dir)
+    return run(command(peer, environment, game, seed, run_dir, train_flags),
+               run_dir, seconds, until)
