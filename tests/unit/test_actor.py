@@ -101,7 +101,7 @@ def test_a_loop_stops_when_told_to():
 
 @pytest.mark.slow
 def test_time_that_a_process_is_stopped_is_not_the_environments():
-  # As Ctrl-Z does to a run, in the middle of a step that takes for ever.
+  # In the middle of a step that takes for ever.
   process = subprocess.Popen(
       [sys.executable, '-c', """
 import threading, time, types
