@@ -95,7 +95,7 @@ def _end_when_stuck(loop: VectorEnvironmentLoop, name: str, seconds: float,
                     should_stop: threading.Event) -> None:
   """Ends the process, to be restarted, if a step takes too long.
 
-  Only time that the process ran is counted: it may be stopped in a terminal.
+  Only time that the process ran is counted: a signal may have stopped it.
   """
 
   def watch():
