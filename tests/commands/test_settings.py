@@ -593,6 +593,7 @@ def test_what_a_run_was_made_with_is_saved(tmp_path):
   assert content['cores'] == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.slow
 def test_the_commit_is_saved(tmp_path):
   checkout = tmp_path / 'checkout'
   for package in ('agents', 'programs', 'launch'):

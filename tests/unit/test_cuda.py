@@ -67,6 +67,7 @@ def test_libraries_of_wheels_are_found_by_their_names(tmp_path):
   assert told == 'None'
 
 
+@pytest.mark.slow
 def test_nodes_find_the_gpu_which_actors_leave_to_the_learner(tmp_path):
   make_driver(tmp_path, num_gpus=1)
   make_wheels(tmp_path)

@@ -45,6 +45,7 @@ def write_until_told(pipe):
   pipe.send(source.version)
 
 
+@pytest.mark.slow
 def test_another_process_reads_both_collections_of_the_same_step():
   ours, theirs = _SPAWN.Pipe()
   writer = _SPAWN.Process(target=write_until_told, args=(theirs,))
