@@ -23,33 +23,44 @@ from programs.runtime import records
 
 _NO_PPO = ('--loss', 'vtrace')
 # The online part of each batch stays the same: replay comes on top of it.
-_NO_REPLAY = ('--samples_per_insert', '1', '--batch_size', '4')
+_NO_REPLAY = ('--samples_per_insert', '1', '--batch_size', '2')
 _NO_AUTOENCODER = ('--no-autoencoder',)
-# The defaults when the results of these variants were made.
-_UPDATE_PERIOD = ('--variable_update_period', '8')
-_BASELINE_COST = ('--baseline_cost', '0.5')
-VARIANTS = {
+# Today's defaults, and each part left out or alone.
+_TODAY = {
     'full': (),
+    # Every trajectory learned from once, as if its policy were the newest.
+    'a3c': ('--loss', 'a3c', '--vtrace_lambda', '1') + _NO_REPLAY + _NO_AUTOENCODER,
+    'without_ppo': _NO_PPO,
+    'without_replay': _NO_REPLAY,
+    'without_autoencoder': _NO_AUTOENCODER,
+}
+# The defaults when the results of these variants were made.
+_SQUARED = ('--value_loss', 'squared', '--baseline_cost', '2', '--discount', '0.99',
+            '--batch_size', '12', '--learning_rate_decay_timesteps', '2000000',
+            '--final_learning_rate', '1e-5')
+_NO_REPLAY_4 = ('--samples_per_insert', '1', '--batch_size', '4')
+_UPDATE_PERIOD_8 = _SQUARED + ('--variable_update_period', '8')
+_BASELINE_HALF = _UPDATE_PERIOD_8 + ('--baseline_cost', '0.5')
+_BEFORE = {
+    'full_squared': _SQUARED,
     # At eea229a the actors' lower priority had no effect.
-    'full_equal_priority': (),
-    'full_update_period_8': _UPDATE_PERIOD,
-    **{name: flags + _UPDATE_PERIOD + _BASELINE_COST for name, flags in {
-        # Every trajectory learned from once, as if its policy were the newest.
-        'a3c': ('--loss', 'a3c', '--vtrace_lambda', '1') + _NO_REPLAY + (
-            _NO_AUTOENCODER),
-        'impala': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
-        'ppo': _NO_REPLAY + _NO_AUTOENCODER,
-        'ppo_unnormalized': _NO_REPLAY + _NO_AUTOENCODER + (
+    'full_equal_priority': _SQUARED,
+    'full_update_period_8': _UPDATE_PERIOD_8,
+    **{name: _BASELINE_HALF + flags for name, flags in {
+        'impala': _NO_PPO + _NO_REPLAY_4 + _NO_AUTOENCODER,
+        'ppo': _NO_REPLAY_4 + _NO_AUTOENCODER,
+        'ppo_unnormalized': _NO_REPLAY_4 + _NO_AUTOENCODER + (
             '--no-normalize_advantages',),
         # The same as the full agent without the auto-encoder.
         'ppo_replay': _NO_AUTOENCODER,
         'full_baseline_half': (),
         'full_without_ppo': _NO_PPO,
-        'full_without_replay': _NO_REPLAY,
+        'full_without_replay': _NO_REPLAY_4,
         # The trunk of the Nature DQN: what acting would cost without the latent.
         'nature_cnn': _NO_AUTOENCODER + (
             '--conv_channels', '32,64,64', '--latent_size', '512'),
     }.items()}}
+VARIANTS = {**_TODAY, **_BEFORE}
 
 
 @dataclasses.dataclass

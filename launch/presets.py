@@ -8,7 +8,9 @@ PresetName = Literal['fewest_timesteps', 'least_time', 'large_net']
 _HOW = ('Measured on two cores of an Intel Xeon, no GPU, at commit 4cec730, and not '
         'repeated since;\ndocs/results.md tells of the defaults of today.')
 # The defaults when these were measured.
-_THEN = {'baseline_cost': 0.5, 'variable_update_period': 8}
+_THEN = {'value_loss': 'squared', 'variable_update_period': 8, 'batch_size': 12,
+         'discount': 0.99,
+         'learning_rate_decay_timesteps': 2_000_000, 'final_learning_rate': 1e-5}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,8 @@ _RECORDED = ('versions', 'commit', 'dirty', 'processor', 'cores')
 # Each a run's directory, with the weights of the policy only, and a model card.
 _PRETRAINED = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'pretrained')
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+# What older runs did where there was no setting for it yet.
+_BEFORE_SETTINGS = {'agent': {'value_loss': 'squared'}}
 
 # The values that a layer gives, by section and name.
 Values = Mapping[str, Mapping[str, Any]]
@@ -278,7 +280,8 @@ def load(run_dir: str) -> Settings:
     if section not in values:
       raise ValueError(f'{path} is not the config of a run: it has no {section}.')
     try:
-      configs[section] = config_class(**values[section])
+      configs[section] = config_class(
+          **{**_BEFORE_SETTINGS.get(section, {}), **values[section]})
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from None
     except TypeError:

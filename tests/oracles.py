@@ -1,5 +1,7 @@
 """What tests hold the losses to: numpy, slowly and in float64."""
 
+import math
+
 import numpy as np
 
 
@@ -23,6 +25,25 @@ def vtrace(log_rhos, discounts, rewards, values, bootstrap_value, mask,
   next_v = lambda_ * next_v + (1. - lambda_) * next_values
   advantages = rewards + discounts * next_v - values
   return v, advantages, rho * advantages
+
+
+def hl_gauss_loss(value_logits, targets, bound):
+  """The divergence from a Gaussian around each target, cut up into bins."""
+  num_bins = value_logits.shape[-1]
+  width = 2 * bound / (num_bins - 1)
+  edges = [-bound + width * (i - 0.5) for i in range(num_bins + 1)]
+  result = np.empty(targets.shape)
+  for index, target in np.ndenumerate(targets):
+    squashed = math.copysign(math.log(1 + abs(target)), target)
+    squashed = min(max(squashed, -bound), bound)
+    below = [0.5 * (1 + math.erf((edge - squashed) / (0.75 * width) / 2 ** 0.5))
+             for edge in edges]
+    logits = value_logits[index].astype(np.float64)
+    log_q = logits - np.log(np.exp(logits).sum())
+    p = np.diff(below) / (below[-1] - below[0])
+    result[index] = sum(
+        a * (math.log(a) - b) for a, b in zip(p, log_q) if a > 0)
+  return result
 
 
 def impala_ppo_loss(outputs, batch, config):
@@ -60,7 +81,12 @@ def impala_ppo_loss(outputs, batch, config):
     policy_loss = -mean(np.minimum(ratios * advantages, clipped * advantages))
   else:
     policy_loss = -mean(chosen(log_p) * pg_advantages)
-  value_loss = mean(np.square(targets - values[:, :-1])) / 2
+  if config.value_loss == 'squared':
+    value_loss = mean(np.square(targets - values[:, :-1])) / 2
+  else:
+    value_loss = mean(hl_gauss_loss(
+        outputs.value_logits[:, :-1], targets,
+        math.log(1 + config.max_abs_reward / (1 - config.discount))))
   entropy = mean(-(np.exp(log_p) * log_p).sum(axis=-1))
   reconstruction_loss = 0.
   if config.autoencoder:

@@ -11,6 +11,7 @@ from agents import validation
 Loss = Literal['ppo', 'vtrace', 'a3c']
 ReplaySampler = Literal['uniform', 'prioritized', 'fifo']
 ComputeDtype = Literal['float32', 'float16']
+ValueLoss = Literal['hl_gauss', 'squared']
 
 LOSSES = typing.get_args(Loss)
 
@@ -37,9 +38,13 @@ class ImpalaPPOConfig:
     clip_epsilon: the PPO ratio is clipped to [1 - eps, 1 + eps].
     normalize_advantages: whether advantages are standardised over the batch
       ('ppo' only).
+    value_loss: 'hl_gauss' makes a value a distribution over returns, taught by
+      the cross-entropy to a smoothed target, whose gradient does not shrink with
+      returns; 'squared' makes it a number, taught by half its squared error.
     baseline_cost: weight of the value loss. Standardising makes advantages
-      several times as large, and with a smaller weight the policy's gradient
-      leaves the values little of the encoder they share.
+      several times as large, and with a weight too small the policy's gradient
+      leaves the values little of the encoder they share. 'squared' needs some
+      four times that of 'hl_gauss'.
     entropy_cost: weight of the entropy bonus.
     max_abs_reward: rewards are clipped to this magnitude in the losses only.
     autoencoder: whether the latent is also trained to reconstruct the newest
@@ -86,11 +91,12 @@ class ImpalaPPOConfig:
   """
   # Losses.
   loss: Loss = 'ppo'
-  discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+  discount: Annotated[float, Field(ge=0, le=1)] = 0.97
   vtrace_lambda: Annotated[float, Field(gt=0, le=1)] = 0.95
   clip_epsilon: Annotated[float, Field(gt=0, le=1000)] = 0.2
   normalize_advantages: bool = True
-  baseline_cost: _Cost = 2.0
+  value_loss: ValueLoss = 'hl_gauss'
+  baseline_cost: _Cost = 0.5
   entropy_cost: _Cost = 0.01
   max_abs_reward: Annotated[float, Field(gt=0, le=10**9)] = 1.0
   # Networks.
@@ -102,7 +108,7 @@ class ImpalaPPOConfig:
   frame_stack: Annotated[int, Field(ge=1, le=1000)] = 1
   # Data.
   sequence_length: Annotated[int, Field(ge=1, le=10**12)] = 32
-  batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 12
+  batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 6
   samples_per_insert: Annotated[float, Field(ge=1, le=1_000_000)] = 3.0
   replay_sampler: ReplaySampler = 'uniform'
   replay_capacity: Annotated[int, Field(ge=1, le=10**18)] = 16
@@ -111,8 +117,8 @@ class ImpalaPPOConfig:
   queue_capacity: Annotated[int, Field(ge=1, le=10**9)] = 1
   # Optimisation.
   learning_rate: _StepSize = 7e-4
-  learning_rate_decay_timesteps: Annotated[int, Field(ge=1, le=10**15)] = 2_000_000
-  final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-5
+  learning_rate_decay_timesteps: Annotated[int, Field(ge=1, le=10**15)] = 600_000
+  final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-4
   adam_epsilon: _StepSize = 1e-5
   max_gradient_norm: Annotated[float, Field(gt=0, le=10**9)] = 0.5
   # Systems.

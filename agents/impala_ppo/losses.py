@@ -9,6 +9,7 @@ References:
   [2] Schulman et al., Proximal Policy Optimization, arXiv:1707.06347.
   [3] Schulman et al., Generalized Advantage Estimation, arXiv:1506.02438.
   [4] Mnih et al., Asynchronous Methods for Deep RL, arXiv:1602.01783.
+  [5] Farebrother et al., Stop Regressing, arXiv:2403.03950.
 """
 
 from typing import Callable, NamedTuple
@@ -19,6 +20,7 @@ from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import ops
 from agents.impala_ppo import trajectories
+from agents.impala_ppo import values as values_lib
 
 
 class VTrace(NamedTuple):
@@ -109,7 +111,12 @@ def impala_ppo_loss(
   else:
     policy_loss = mean(policy_gradient_loss(
         target_log_probs, estimates.pg_advantages))
-  baseline_loss = mean(value_loss(values, estimates.targets))
+  if outputs.value_logits is None:
+    baseline_loss = mean(value_loss(values, estimates.targets))
+  else:
+    value_logits = tf.transpose(outputs.value_logits[:, :-1], [1, 0, 2])
+    baseline_loss = mean(hl_gauss_loss(
+        value_logits, estimates.targets, values_lib.make_bins(config)))
   mean_entropy = mean(entropy(logits))
   loss = (policy_loss + config.baseline_cost * baseline_loss -
           config.entropy_cost * mean_entropy)
@@ -274,6 +281,29 @@ def policy_gradient_loss(
 def value_loss(values: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
   """Half the squared error of values to their targets, [T, B]."""
   return 0.5 * tf.square(tf.stop_gradient(targets) - values)
+
+
+def hl_gauss_loss(
+    value_logits: tf.Tensor,
+    targets: tf.Tensor,
+    bins: values_lib.Bins,
+) -> tf.Tensor:
+  """Divergence of predicted distributions from smoothed targets [5, eq. 3.1].
+
+  It is the cross-entropy, less that of a perfect prediction: 0 where there is
+  nothing to learn, with the same gradient.
+
+  Args:
+    value_logits: [T, B, K].
+    targets: [T, B].
+    bins: that both are over, K of them.
+
+  Returns:
+    The loss, [T, B].
+  """
+  wanted = tf.stop_gradient(bins.probabilities(targets))
+  least = -tf.reduce_sum(tf.math.xlogy(wanted, wanted), axis=-1)
+  return tf.nn.softmax_cross_entropy_with_logits(wanted, value_logits) - least
 
 
 def entropy(logits: tf.Tensor) -> tf.Tensor:

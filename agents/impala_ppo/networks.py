@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import ops
+from agents.impala_ppo import values as values_lib
 
 _RELU_GAIN = math.sqrt(2.)
 _MLP_SIZES = (64, 64)
@@ -183,19 +184,35 @@ class ActorCritic(snt.Module):
   """The network that actors run: encoder, policy head and value head."""
 
   def __init__(self, encoder: snt.Module, num_actions: int,
+               bins: Optional[values_lib.Bins] = None,
                name: str = 'actor_critic'):
+    """Makes it; with `bins` the value head predicts a distribution over them."""
     super().__init__(name=name)
     self.encoder = encoder
-    # A small initial policy head starts training from near-uniform actions.
+    self._bins = bins
+    # A small initial policy head starts training from near-uniform actions, as a
+    # small value head does from values of 0.
     self._policy_head = snt.Linear(
         num_actions, w_init=snt.initializers.Orthogonal(0.01),
         name='policy_head')
     self._value_head = snt.Linear(
-        1, w_init=snt.initializers.Orthogonal(1.), name='value_head')
+        bins.num_bins if bins else 1,
+        w_init=snt.initializers.Orthogonal(0.01 if bins else 1.),
+        name='value_head')
 
   def heads(self, latent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns logits [N, A] and values [N] of latents [N, latent_size]."""
-    return self._policy_head(latent), tf.squeeze(self._value_head(latent), -1)
+    logits, values, _ = self.heads_with_value_logits(latent)
+    return logits, values
+
+  def heads_with_value_logits(
+      self, latent: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor, Optional[tf.Tensor]]:
+    """Returns what `heads` does, and the values' logits [N, K] or None."""
+    logits, predicted = self._policy_head(latent), self._value_head(latent)
+    if self._bins is None:
+      return logits, tf.squeeze(predicted, -1), None
+    return logits, self._bins.values(predicted), predicted
 
   def __call__(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns logits [N, A] and values [N] of observations [N, ...]."""
@@ -212,11 +229,14 @@ class NetworkOutputs(NamedTuple):
       without the auto-encoder.
     normalized_observation: [N, ...] float32, what the decoder was to
       reconstruct; None without the auto-encoder.
+    value_logits: [B, T + 1, K] float32, what values are made of; None where they
+      are numbers.
   """
   logits: tf.Tensor
   values: tf.Tensor
   reconstruction: Optional[tf.Tensor] = None
   normalized_observation: Optional[tf.Tensor] = None
+  value_logits: Optional[tf.Tensor] = None
 
 
 @dataclasses.dataclass
@@ -241,20 +261,26 @@ class ImpalaPPONetworks:
       reconstruction_period: every how many timesteps one is reconstructed.
     """
     batch_shape = tf.unstack(tf.shape(observation)[:2])
+
+    def split_time(x: tf.Tensor) -> tf.Tensor:
+      return tf.reshape(x, [*batch_shape, *x.shape[1:]])
+
     encoder = self.actor_critic.encoder
     latent = encoder(merge_time(observation))
-    logits, values = self.actor_critic.heads(latent)
-    logits = tf.reshape(logits, [*batch_shape, *logits.shape[1:]])
-    values = tf.reshape(values, batch_shape)
+    logits, values, value_logits = (
+        self.actor_critic.heads_with_value_logits(latent))
+    outputs = NetworkOutputs(split_time(logits), split_time(values))
+    if value_logits is not None:
+      outputs = outputs._replace(value_logits=split_time(value_logits))
     if self.decoder is None:
-      return NetworkOutputs(logits, values)
+      return outputs
 
-    latent = tf.reshape(latent, [*batch_shape, *latent.shape[1:]])
     latent, observation = (
         merge_time(ops.every(x, reconstruction_period))
-        for x in (latent, observation))
-    return NetworkOutputs(logits, values, self.decoder(latent),
-                          encoder.normalizer(observation))
+        for x in (split_time(latent), observation))
+    return outputs._replace(
+        reconstruction=self.decoder(latent),
+        normalized_observation=encoder.normalizer(observation))
 
   @property
   def trainable_variables(self) -> tuple[tf.Variable, ...]:
@@ -320,7 +346,8 @@ def make_networks(
   encoder = Encoder(shape, config.conv_channels, config.latent_size)
   target_channels = 1 if config.frame_stack > 1 else shape[-1]
   decoder = Decoder(shape, target_channels) if config.autoencoder else None
+  bins = values_lib.make_bins(config) if config.value_loss == 'hl_gauss' else None
   return ImpalaPPONetworks(
       observation_spec=environment_spec.observations,
-      actor_critic=ActorCritic(encoder, actions.num_values),
+      actor_critic=ActorCritic(encoder, actions.num_values, bins),
       decoder=decoder)

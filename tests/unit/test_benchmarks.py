@@ -141,19 +141,18 @@ def test_sweep_trains_one_after_the_other_and_keeps_what_ended_well(
   training.write_text(TRAINING)
   training.chmod(0o755)
   monkeypatch.setattr(sys, 'executable', str(training))
-  assert sweep.main(['--variant', 'full', 'full_without_ppo', '--seeds', '0', '1',
+  assert sweep.main(['--variant', 'full', 'without_ppo', '--seeds', '0', '1',
                      '--max_timesteps', '9']) == 0
   assert sweep.main(['--game', 'boxing', '--variant', 'new', '--seed', '2', '3',
                      '4', '--', '--batch_size', '6']) == 1
   kept = {str(path.parent.relative_to(results)): json.loads(path.read_text())
           for path in results.glob('*/*/*/config.json')}
   assert set(kept) == {'pong/full/seed0', 'pong/full/seed1',
-                       'pong/full_without_ppo/seed0',
-                       'pong/full_without_ppo/seed1', 'boxing/new/seed2'}
-  flags = kept['pong/full_without_ppo/seed1']['run']
+                       'pong/without_ppo/seed0',
+                       'pong/without_ppo/seed1', 'boxing/new/seed2'}
+  flags = kept['pong/without_ppo/seed1']['run']
   assert flags == {'--game': 'pong', '--seed': '1', '--run_dir': flags['--run_dir'],
-                   'run_dir': 'seed1', '--loss': 'vtrace', '--baseline_cost': '0.5',
-                   '--variable_update_period': '8', '--max_timesteps': '9',
+                   'run_dir': 'seed1', '--loss': 'vtrace', '--max_timesteps': '9',
                    '--target_return': '18.0'}
   flags = kept['boxing/new/seed2']['run']
   assert flags['--batch_size'] == '6' and '--target_return' not in flags

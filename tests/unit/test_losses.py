@@ -9,6 +9,7 @@ from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import losses
 from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import trajectories
+from agents.impala_ppo import values as values_lib
 from tests import oracles
 
 T, B, A = 7, 5, 4
@@ -273,6 +274,33 @@ def test_value_loss():
   assert to_targets is None
 
 
+def test_hl_gauss_loss_is_the_divergence_of_what_is_predicted():
+  bins = values_lib.Bins(bound=2., num_bins=21)
+  targets = tf.constant([[0., 1.], [-3., 50.]])  # The last is beyond the bins.
+  value_logits = np.random.default_rng(0).normal(size=(2, 2, 21)).astype(np.float32)
+  with tf.GradientTape() as tape:
+    tape.watch(targets)
+    loss = losses.hl_gauss_loss(value_logits, targets, bins)
+  np.testing.assert_allclose(
+      loss, oracles.hl_gauss_loss(value_logits, targets.numpy(), 2.), rtol=1e-4)
+  assert tape.gradient(loss, targets) is None
+  perfect = tf.math.log(bins.probabilities(targets) + 1e-30)
+  np.testing.assert_allclose(losses.hl_gauss_loss(perfect, targets, bins),
+                             np.zeros([2, 2]), atol=1e-5)
+
+
+def test_its_gradient_is_that_of_a_classifier():
+  bins = values_lib.Bins(bound=2., num_bins=21)
+  targets = tf.constant([[0.3, -1.]])
+  value_logits = tf.random.stateless_normal([1, 2, 21], [1, 2])
+  with tf.GradientTape() as tape:
+    tape.watch(value_logits)
+    loss = losses.hl_gauss_loss(value_logits, targets, bins)
+  np.testing.assert_allclose(
+      tape.gradient(loss, value_logits),
+      tf.nn.softmax(value_logits) - bins.probabilities(targets), atol=1e-6)
+
+
 def test_entropy():
   uniform = losses.entropy(tf.fill([2, 3, A], 7.))
   np.testing.assert_allclose(uniform, np.full((2, 3), np.log(A)), rtol=1e-6)
@@ -354,8 +382,12 @@ def random_outputs_and_batch(config, seed=0):
     normalized = normal(6, 8, 8, channels)
     # Only the newest frame of a stack is decoded.
     reconstruction = normal(6, 8, 8, 1 if config.frame_stack > 1 else channels)
+  value_logits = (
+      normal(B, T + 1, values_lib.make_bins(config).num_bins)
+      if config.value_loss == 'hl_gauss' else None)
   outputs = networks_lib.NetworkOutputs(
-      normal(B, T + 1, A), normal(B, T + 1), reconstruction, normalized)
+      normal(B, T + 1, A), normal(B, T + 1), reconstruction, normalized,
+      value_logits)
   batch = trajectories.Trajectories(
       observation=None, action=rng.integers(0, A, (B, T)).astype(np.int32),
       reward=normal(B, T, scale=3.),
@@ -371,6 +403,7 @@ def random_outputs_and_batch(config, seed=0):
     dict(loss='ppo', autoencoder=False),
     dict(loss='ppo', autoencoder=False, normalize_advantages=False),
     dict(loss='vtrace', autoencoder=True, frame_stack=4),
+    dict(loss='ppo', autoencoder=False, value_loss='squared'),
     dict(loss='vtrace', autoencoder=False),
     dict(loss='a3c', autoencoder=False),
 ], ids=lambda settings: '-'.join(map(str, settings.values())))
@@ -406,11 +439,12 @@ def test_a3c_takes_all_experience_for_the_current_policys():
 
 @pytest.mark.parametrize('loss', config_lib.LOSSES)
 def test_estimates_are_constants_and_resets_have_no_gradient(loss):
-  config = config_lib.ImpalaPPOConfig(loss=loss, frame_stack=4)
+  config = config_lib.ImpalaPPOConfig(loss=loss, frame_stack=4,
+                                      value_loss='squared')
   outputs, batch = random_outputs_and_batch(config)
-  watched = networks_lib.NetworkOutputs(*map(tf.constant, outputs))
+  watched = networks_lib.NetworkOutputs(*map(tf.constant, outputs[:4]))
   with tf.GradientTape() as tape:
-    tape.watch(watched)
+    tape.watch(watched[:4])
     total = losses.impala_ppo_loss(watched, batch, config).loss
   to_logits, to_values, to_reconstruction = (
       gradient.numpy() for gradient in tape.gradient(total, watched[:3]))

@@ -142,7 +142,7 @@ def test_acting_costs_at_most_half_of_the_nature_network():
   # Guards the count itself: policy and value head are two products.
   assert ours == (
       20 * 20 * 8 * 8 * 4 * 16 + 9 * 9 * 4 * 4 * 16 * 32 +
-      9 * 9 * 32 * 256 + 256 * (NUM_ACTIONS + 1))
+      9 * 9 * 32 * 256 + 256 * (NUM_ACTIONS + 51))
   assert ours <= nature_multiply_adds / 2
 
 
