@@ -280,8 +280,7 @@ def load(run_dir: str) -> Settings:
     if section not in values:
       raise ValueError(f'{path} is not the config of a run: it has no {section}.')
     try:
-      configs[section] = config_class(
-          **{**_BEFORE_SETTINGS.get(section, {}), **values[section]})
+      configs[section] = config_class(**values[section])
     except ValueError as e:
       raise ValueError(f'{path}: {e}') from None
     except TypeError:
@@ -321,6 +320,9 @@ def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
     values[section] = {
         name: validation.checked(f'{path}: {section}.{name}', known[name], value)
         for name, value in given.items()}
+  if 'versions' in content:  # It was saved by a run, perhaps an older one.
+    for section in _BEFORE_SETTINGS.keys() & values.keys():
+      values[section] = {**_BEFORE_SETTINGS[section], **values[section]}
   return values
 
 

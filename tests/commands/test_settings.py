@@ -234,7 +234,7 @@ def test_fifo_replays_whole_times():
 def test_replay_settings_do_not_matter_without_replay():
   config = agent_config.ImpalaPPOConfig(samples_per_insert=1.,
                                         min_replay_size=100)
-  assert not config.uses_replay and config.online_batch_size == 12
+  assert not config.uses_replay and config.online_batch_size == 6
   config = agent_config.ImpalaPPOConfig()
   assert config.uses_replay
   assert (config.online_batch_size, config.replay_batch_size) == (4, 8)
@@ -565,6 +565,19 @@ def test_directory_without_a_run(tmp_path):
 
 
 # Runs.
+
+
+def test_a_run_from_before_there_was_a_setting_does_what_it_did(tmp_path):
+  settings_lib.save(settings_of('--run_dir', str(tmp_path)))
+  path = tmp_path / 'config.json'
+  content = json.loads(path.read_text())
+  assert content['agent'].pop('value_loss') == 'hl_gauss'
+  path.write_text(json.dumps(content))
+  assert settings_lib.load(str(tmp_path)).agent.value_loss == 'squared'
+  assert settings_of('--config', str(path)).agent.value_loss == 'squared'
+  content = {'agent': {'latent_size': 8}}  # Somebody's own, of today.
+  path.write_text(json.dumps(content))
+  assert settings_of('--config', str(path)).agent.value_loss == 'hl_gauss'
 
 
 def test_save_and_load(tmp_path):

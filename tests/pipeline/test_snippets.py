@@ -27,12 +27,12 @@ environment = environments.SingleEnvironment(
 seed = 2
 """, """
 # A hundred episodes of seven steps and a reset make 24 trajectories, and each
-# learner step takes four new ones.
+# learner step takes two new ones.
 import time
 deadline = time.monotonic() + 60
-while learner.num_steps < 6 and time.monotonic() < deadline:
+while learner.num_steps < 12 and time.monotonic() < deadline:
   time.sleep(0.1)
-assert learner.num_steps == 6, learner.num_steps
+assert learner.num_steps == 12, learner.num_steps
 """),
     'class Guess': ('', """
 assert np.mean(returns[:20]) < 5.5 and np.mean(returns[-20:]) > 6.5, returns
