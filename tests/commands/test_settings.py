@@ -237,8 +237,8 @@ def test_replay_settings_do_not_matter_without_replay():
   assert not config.uses_replay and config.online_batch_size == 6
   config = agent_config.ImpalaPPOConfig()
   assert config.uses_replay
-  assert (config.online_batch_size, config.replay_batch_size) == (4, 8)
-  assert config.timesteps_per_learner_step == 4 * 32
+  assert (config.online_batch_size, config.replay_batch_size) == (2, 4)
+  assert config.timesteps_per_learner_step == 2 * 32
 
 
 @pytest.mark.parametrize('values, told', [
