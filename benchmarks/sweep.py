@@ -36,8 +36,9 @@ _TODAY = {
 }
 # The defaults when the results of these variants were made.
 _SQUARED = ('--value_loss', 'squared', '--baseline_cost', '2', '--discount', '0.99',
-            '--batch_size', '12', '--learning_rate_decay_timesteps', '2000000',
-            '--final_learning_rate', '1e-5')
+            '--batch_size', '12', '--replay_capacity', '16', '--envs_per_actor', '8',
+            '--learning_rate_decay_timesteps', '2000000', '--final_learning_rate',
+            '1e-5')
 _NO_REPLAY_4 = ('--samples_per_insert', '1', '--batch_size', '4')
 _UPDATE_PERIOD_8 = _SQUARED + ('--variable_update_period', '8')
 _BASELINE_HALF = _UPDATE_PERIOD_8 + ('--baseline_cost', '0.5')

@@ -9,7 +9,7 @@ _HOW = ('Measured on two cores of an Intel Xeon, no GPU, at commit 4cec730, and 
         'repeated since;\ndocs/results.md tells of the defaults of today.')
 # The defaults when these were measured.
 _THEN = {'value_loss': 'squared', 'variable_update_period': 8, 'batch_size': 12,
-         'discount': 0.99,
+         'replay_capacity': 16, 'discount': 0.99,
          'learning_rate_decay_timesteps': 2_000_000, 'final_learning_rate': 1e-5}
 
 

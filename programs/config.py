@@ -58,7 +58,7 @@ class RunConfig:
   # What fits the machine is checked where it is known, by `sizes`.
   num_actors: Annotated[int, Field(ge=1, le=10**6)] = dataclasses.field(
       default_factory=machine.cores)
-  envs_per_actor: Annotated[int, Field(ge=1, le=10**9)] = 8
+  envs_per_actor: Annotated[int, Field(ge=1, le=10**9)] = 4
   num_gpus: Optional[Annotated[int, Field(ge=0, le=1000)]] = None
   num_replay_shards: Annotated[int, Field(ge=1, le=10_000)] = 1
   listen: str = doors.LOOPBACK

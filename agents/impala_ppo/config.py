@@ -111,7 +111,7 @@ class ImpalaPPOConfig:
   batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 6
   samples_per_insert: Annotated[float, Field(ge=1, le=1_000_000)] = 3.0
   replay_sampler: ReplaySampler = 'uniform'
-  replay_capacity: Annotated[int, Field(ge=1, le=10**18)] = 16
+  replay_capacity: Annotated[int, Field(ge=1, le=10**18)] = 32
   min_replay_size: Annotated[int, Field(ge=1, le=10**9)] = 1
   priority_exponent: Annotated[float, Field(ge=0, le=100)] = 0.6
   queue_capacity: Annotated[int, Field(ge=1, le=10**9)] = 1
