@@ -117,7 +117,7 @@ class ImpalaPPOConfig:
   queue_capacity: Annotated[int, Field(ge=1, le=10**9)] = 1
   # Optimisation.
   learning_rate: _StepSize = 7e-4
-  learning_rate_decay_timesteps: Annotated[int, Field(ge=1, le=10**15)] = 600_000
+  learning_rate_decay_timesteps: Annotated[int, Field(ge=1, le=10**15)] = 1_200_000
   final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-4
   adam_epsilon: _StepSize = 1e-5
   max_gradient_norm: Annotated[float, Field(gt=0, le=10**9)] = 0.5
