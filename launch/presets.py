@@ -5,9 +5,9 @@ from typing import Any, Literal, Mapping
 
 PresetName = Literal['fewest_timesteps', 'least_time', 'large_net']
 
-_HOW = ('Measured on two cores of an Intel Xeon, no GPU, at commit 4cec730, and not '
-        'repeated since;\ndocs/results.md tells of the defaults of today.')
-# The defaults when these were measured.
+_HOW = ('Measured on two cores, no GPU; docs/results.md tells how. What is of 4cec730 was '
+        'not repeated\nsince.')
+# The defaults at 4cec730.
 _THEN = {'value_loss': 'squared', 'variable_update_period': 8, 'batch_size': 12,
          'replay_capacity': 16, 'discount': 0.99,
          'learning_rate_decay_timesteps': 2_000_000, 'final_learning_rate': 1e-5}
@@ -31,24 +31,27 @@ class Preset:
 
 PRESETS: Mapping[PresetName, Preset] = {
     'fewest_timesteps': Preset(
-        'where timesteps are dear: all parts, and the weaker value loss',
-        'full_baseline_half',
-        'Pong solved after 358,319, 408,530 and 475,432 timesteps, in 3.8 to 4.7 '
-        'minutes (seeds 0, 2, 1)',
-        {'agent': _THEN}),
+        'where timesteps are dear: the defaults, with all parts',
+        'full',
+        'Pong solved after 332,890, 365,427 and 418,002 timesteps, in 4.3 to 5.0 minutes '
+        '(seeds 2, 0, 1; AMD EPYC, 58aa148)',
+        {'agent': {}}),
     'least_time': Preset(
         'where timesteps are cheap: IMPALA, with neither replay nor auto-encoder',
         'impala',
         'Pong solved in 3.9, 4.2 and 4.6 minutes, after 541,632, 579,125 and '
-        '676,940 timesteps (seeds 1, 0, 2)',
+        '676,940 timesteps (seeds 1, 0, 2; Intel Xeon, 4cec730)',
         {'agent': {**_THEN, 'loss': 'vtrace', 'samples_per_insert': 1.,
-                   'batch_size': 4, 'autoencoder': False}}),
+                   'batch_size': 4, 'autoencoder': False},
+         'run': {'envs_per_actor': 8}}),
     'large_net': Preset(
         'the trunk of the Nature DQN, as for a GPU, which it was not measured on',
         'nature_cnn',
-        'Pong solved after 446,498 timesteps, in 10.3 minutes (seed 0)',
+        'Pong solved after 446,498 timesteps, in 10.3 minutes (seed 0; Intel Xeon, '
+        '4cec730)',
         {'agent': {**_THEN, 'autoencoder': False, 'conv_channels': (32, 64, 64),
-                   'latent_size': 512}}),
+                   'latent_size': 512},
+         'run': {'envs_per_actor': 8}}),
 }
 
 
@@ -57,9 +60,9 @@ def listed() -> str:
   lines = [_HOW]
   for name, preset in PRESETS.items():
     lines += [f'{name}: {preset.about}.', f'  {preset.measured}.',
-              '  ' + ' '.join(
+              '  ' + (' '.join(
                   f'{setting}={",".join(map(str, value))}'
                   if isinstance(value, tuple) else f'{setting}={value}'
                   for values in preset.values.values()
-                  for setting, value in values.items())]
+                  for setting, value in values.items()) or 'the defaults')]
   return '\n'.join(lines)
