@@ -30,7 +30,8 @@ def symlog(x: tf.Tensor) -> tf.Tensor:
 
 def symexp(x: tf.Tensor) -> tf.Tensor:
   """Undoes `symlog`."""
-  return tf.sign(x) * tf.math.expm1(tf.abs(x))
+  # ONNX has no expm1, which is what this is.
+  return tf.sign(x) * (tf.exp(tf.abs(x)) - 1.)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,10 +109,10 @@ def test_tables_are_shown(looked_at):
   queue, replayed = tables['queue'], tables['replay']
   assert replayed['inserts'] >= queue['inserts'] - 1 > 0
   assert queue['samples'] <= queue['inserts']
-  assert replayed['size'] == min(16, replayed['inserts'])
+  assert replayed['size'] == min(32, replayed['inserts'])
   assert replayed['signature']['frame'] == {
       'shape': [9, None, 16, 16, 1], 'dtype': 'uint8'}
-  for text in ('of 16', 'uniform', 'behaviour_logits', '[9, E, 16, 16, 1]'):
+  for text in ('of 32', 'uniform', 'behaviour_logits', '[9, E, 16, 16, 1]'):
     assert text in told
 
 
