@@ -27,22 +27,26 @@ def vtrace(log_rhos, discounts, rewards, values, bootstrap_value, mask,
   return v, advantages, rho * advantages
 
 
+def log_softmax(x):
+  x = x.astype(np.float64)
+  return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
 def hl_gauss_loss(value_logits, targets, bound):
   """The divergence from a Gaussian around each target, cut up into bins."""
   num_bins = value_logits.shape[-1]
   width = 2 * bound / (num_bins - 1)
   edges = [-bound + width * (i - 0.5) for i in range(num_bins + 1)]
+  log_q = log_softmax(value_logits)
   result = np.empty(targets.shape)
   for index, target in np.ndenumerate(targets):
     squashed = math.copysign(math.log(1 + abs(target)), target)
     squashed = min(max(squashed, -bound), bound)
     below = [0.5 * (1 + math.erf((edge - squashed) / (0.75 * width) / 2 ** 0.5))
              for edge in edges]
-    logits = value_logits[index].astype(np.float64)
-    log_q = logits - np.log(np.exp(logits).sum())
     p = np.diff(below) / (below[-1] - below[0])
     result[index] = sum(
-        a * (math.log(a) - b) for a, b in zip(p, log_q) if a > 0)
+        a * (math.log(a) - b) for a, b in zip(p, log_q[index]) if a > 0)
   return result
 
 
@@ -52,10 +56,6 @@ def impala_ppo_loss(outputs, batch, config):
   Returns:
     Metrics and priorities.
   """
-  def log_softmax(x):
-    x = x.astype(np.float64)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
   def chosen(log_p):
     return np.take_along_axis(log_p, batch.action[..., None], -1)[..., 0]
 

@@ -464,3 +464,22 @@ def test_estimates_are_constants_and_resets_have_no_gradient(loss):
   np.testing.assert_allclose(
       to_reconstruction, config.reconstruction_cost / len(target) * weight *
       (outputs.reconstruction - target), rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize('loss', config_lib.LOSSES)
+def test_value_logits_learn_from_experience_and_values_are_constants(loss):
+  config = config_lib.ImpalaPPOConfig(loss=loss, autoencoder=False)
+  outputs, batch = random_outputs_and_batch(config)
+  values, value_logits = map(tf.constant, (outputs.values, outputs.value_logits))
+  with tf.GradientTape() as tape:
+    tape.watch([values, value_logits])
+    total = losses.impala_ppo_loss(outputs._replace(
+        values=values, value_logits=value_logits), batch, config).loss
+  to_values, to_logits = tape.gradient(total, [values, value_logits])
+  # What values say goes into targets and advantages only.
+  assert to_values is None
+  magnitudes = np.abs(to_logits).max(axis=-1)
+  assert (magnitudes[:, :-1][~batch.mask] == 0).all()
+  assert magnitudes[:, :-1][batch.mask].min() > 1e-6
+  # The last step is only bootstrapped from.
+  assert (magnitudes[:, -1] == 0).all()
