@@ -6,15 +6,23 @@
 Runs go one after the other. Each is stopped once the game is solved, or at
 3,000,000 timesteps. Its `config.json` and thinned `progress.csv` go to
 `benchmarks/results/<game>/<variant>/seed<k>/`.
+
+The report has a row for each run, and one for each variant: how many of its runs
+solved the game, and the mean of their returns at 300,000 timesteps, or when solved,
+with its 95% interval by Student's t.
 """
 
 import dataclasses
 import itertools
 import json
+import math
 import pathlib
+import statistics
 import sys
 import tempfile
 from typing import Optional, Sequence
+
+from scipy import stats
 
 from benchmarks import common
 from launch import cells as cells_lib
@@ -62,6 +70,9 @@ _BEFORE = {
             '--conv_channels', '32,64,64', '--latent_size', '512'),
     }.items()}}
 VARIANTS = {**_TODAY, **_BEFORE}
+# When variants are compared: a good run of Pong has won and a bad one has not.
+_COMPARED_AT = 300_000
+_CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass
@@ -111,9 +122,57 @@ def report(game: str, cells: Sequence[Cell]) -> None:
         f'{solved["timesteps"]:,.0f}' if solved else '-',
         f'{solved["walltime_seconds"] / 60:.1f}' if solved else '-',
         f'{last["timesteps"]:,.0f}', f'{last["episode_return_mean_100"]:.1f}'])
+  print()
+  _report_variants(game, cells)
   path = common.RESULTS / f'{game}.png'
   _draw(game, cells, path)
   print(f'\ncurves: {path}')
+
+
+def _report_variants(game: str, cells: Sequence[Cell]) -> None:
+  common.print_header(['variant', 'runs', 'solved', 'median (timesteps)',
+                       f'return at {_COMPARED_AT:,}', '95% interval'])
+  for variant, group in itertools.groupby(cells, lambda cell: cell.variant):
+    runs = list(group)
+    solved = [row['timesteps'] if row else float('inf') for row in (
+        common.solved_row(cell.rows, game) for cell in runs)]
+    median = statistics.median(solved)
+    returns = [value for value in (
+        return_at(cell.rows, game, _COMPARED_AT) for cell in runs)
+               if value is not None]
+    interval = mean_interval(returns)
+    common.print_row([
+        variant, len(runs), sum(map(math.isfinite, solved)),
+        f'{median:,.0f}' if math.isfinite(median) else '-',
+        f'{statistics.mean(returns):.1f}' if returns else '-',
+        f'{interval[0]:.1f} to {interval[1]:.1f}' if interval else '-'])
+
+
+def return_at(rows: Sequence[common.Row], game: str,
+              timesteps: int) -> Optional[float]:
+  """Returns the mean return of a run at a number of timesteps.
+
+  That of a run that ended sooner is the last, where the game was solved, and None
+  where it was not.
+  """
+  for row in rows:
+    if row['timesteps'] >= timesteps:
+      return row['episode_return_mean_100']
+  return (rows[-1]['episode_return_mean_100'] if common.solved_row(rows, game)
+          else None)
+
+
+def mean_interval(values: Sequence[float]) -> Optional[tuple[float, float]]:
+  """Returns the 95% interval of a mean, or None of fewer than two values.
+
+  It is Student's, which unlike a bootstrap is not too narrow for three seeds.
+  """
+  if len(values) < 2:
+    return None
+  half = (stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1) *
+          statistics.stdev(values) / math.sqrt(len(values)))
+  mean = statistics.mean(values)
+  return mean - half, mean + half
 
 
 def _draw(game: str, cells: Sequence[Cell], path: pathlib.Path) -> None:

@@ -106,9 +106,32 @@ def test_report_tells_of_all_runs_of_a_game(results, capsys):
 | full | 10 | 3,000 | 3.0 | 4,000 | 18.5 |
 | impala | 0 | - | - | 2,000 | 18.0 |
 | peer_cleanrl_ppo | 0 | - | - | 2,000 | -20.4 |
+
+| variant | runs | solved | median (timesteps) | return at 300,000 | 95% interval |
+| --- | --- | --- | --- | --- | --- |
+| full | 2 | 2 | 2,000 | 18.2 | 15.1 to 21.4 |
+| impala | 1 | 0 | - | - | - |
+| peer_cleanrl_ppo | 1 | 0 | - | - | - |
 """  # noqa: E501
   assert curves.strip() == str(results / 'pong.png')
   assert (results / 'pong.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_return_at_is_the_last_of_a_run_that_was_solved_sooner():
+  rows = rows_of([-20., -10., 5., 17.])
+  assert sweep.return_at(rows, 'pong', 2_500) == 5.
+  assert sweep.return_at(rows, 'pong', 4_000) == 17.
+  assert sweep.return_at(rows, 'pong', 4_001) is None
+  assert sweep.return_at(rows_of([-20., 19.]), 'pong', 4_001) == 19.
+
+
+def test_interval_of_a_mean_is_students():
+  # 12.706 and 4.303 are of 1 and 2 degrees of freedom in any table.
+  assert sweep.mean_interval([0., 2.]) == pytest.approx(
+      (1 - 12.706, 1 + 12.706), abs=1e-3)
+  assert sweep.mean_interval([1., 2., 3.]) == pytest.approx(
+      (2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
+  assert sweep.mean_interval([1.]) is None
 
 
 @pytest.mark.parametrize('flags, told', [
