@@ -246,6 +246,12 @@ def distribute(
 
   A GPU gets the next batch while it computes on this one.
   """
+  # There is nothing to tune: all parallelism is set. And TensorFlow 2.8's tuner
+  # sleeps for ever longer, up to a minute, in which it keeps an iterator that is
+  # no longer needed from being freed, and with it the whole interpreter.
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  dataset = dataset.with_options(options)
   if strategy.num_replicas_in_sync == 1:
     device, = strategy.extended.worker_devices
     if 'GPU' in device:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import statistics
 
 import pytest
 
@@ -18,11 +19,17 @@ def test_a_preset_has_the_settings_and_figures_of_its_results(name):
   agent = json.loads(json.dumps(dataclasses.asdict(settings.agent)))
   cells = sorted((common.RESULTS / 'pong' / preset.variant).glob('seed*'))
   assert cells
+  solved = []
   for cell in cells:
     measured = json.loads((cell / 'config.json').read_text())['agent']
     assert {setting: agent[setting] for setting in measured} == measured
-    solved = common.solved_row(records.read(str(cell / 'progress.csv')), 'pong')
-    assert f'{solved["timesteps"]:,.0f}' in preset.measured
+    row = common.solved_row(records.read(str(cell / 'progress.csv')), 'pong')
+    solved.append(row['timesteps'])
+  # Of many runs their ends and their median, of few each.
+  told = solved if len(solved) <= 3 else [
+      min(solved), statistics.median(solved), max(solved)]
+  for timesteps in told:
+    assert f'{timesteps:,.0f}' in preset.measured
   # No setting is there that is a default anyhow.
   defaults = dataclasses.asdict(settings_lib.from_train_flags([]).agent)
   assert all(defaults[setting] != value
