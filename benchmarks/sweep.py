@@ -170,7 +170,7 @@ def mean_interval(values: Sequence[float]) -> Optional[tuple[float, float]]:
   if len(values) < 2:
     return None
   half = (stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1) *
-          statistics.stdev(values) / math.sqrt(len(values)))
+          float(stats.sem(values)))
   mean = statistics.mean(values)
   return mean - half, mean + half
 

@@ -5,8 +5,8 @@ from typing import Any, Literal, Mapping
 
 PresetName = Literal['fewest_timesteps', 'least_time', 'large_net']
 
-_HOW = ('Measured on two cores, no GPU; docs/results.md tells how, and of '
-        '4cec730 docs/notebook.md,\nwhich was not repeated since.')
+_HOW = ('Measured on two cores, no GPU; docs/results.md tells how. What is of '
+        '4cec730 is in\ndocs/notebook.md, and was not repeated since.')
 # The defaults at 4cec730.
 _THEN = {'value_loss': 'squared', 'variable_update_period': 8, 'batch_size': 12,
          'replay_capacity': 16, 'discount': 0.99,
@@ -33,7 +33,7 @@ PRESETS: Mapping[PresetName, Preset] = {
     'fewest_timesteps': Preset(
         'where timesteps are dear: the defaults, with all parts',
         'full',
-        'Pong solved after 319,268 to 908,757 timesteps, half the time by 391,714, '
+        'Pong solved after 319,268 to 908,757 timesteps, a median of 391,714, '
         'in 3.8 to 11.1 minutes (seeds 0 to 9; AMD EPYC, 58aa148 to 86bb19c)',
         {'agent': {}}),
     'least_time': Preset(

@@ -234,8 +234,6 @@ def make_dataset(addresses: Sequence[str],
   options = tf.data.Options()
   # tf.data would make any map parallel, and so read ahead where told not to.
   options.experimental_optimization.map_parallelization = False
-  options.experimental_distribute.auto_shard_policy = (
-      tf.data.experimental.AutoShardPolicy.OFF)
   return dataset.prefetch(config.prefetch_size).with_options(options)
 
 
@@ -246,10 +244,13 @@ def distribute(
 
   A GPU gets the next batch while it computes on this one.
   """
+  options = tf.data.Options()
+  # Replicas share each batch.
+  options.experimental_distribute.auto_shard_policy = (
+      tf.data.experimental.AutoShardPolicy.OFF)
   # There is nothing to tune: all parallelism is set. And TensorFlow 2.8's tuner
   # sleeps for ever longer, up to a minute, in which it keeps an iterator that is
   # no longer needed from being freed, and with it the whole interpreter.
-  options = tf.data.Options()
   options.autotune.enabled = False
   dataset = dataset.with_options(options)
   if strategy.num_replicas_in_sync == 1:

@@ -71,11 +71,7 @@ def make_learner(batches, devices=('/cpu:0',), client=None, **kwargs):
   builder = builder_lib.ImpalaPPOBuilder(make_config(**kwargs), devices)
   dataset = tf.data.Dataset.from_tensor_slices(
       tf.nest.map_structure(lambda *x: np.stack(x), *batches))
-  options = tf.data.Options()
-  options.experimental_distribute.auto_shard_policy = (
-      tf.data.experimental.AutoShardPolicy.OFF)
-  iterator = replay.distribute(dataset.with_options(options),
-                               builder._get_strategy())
+  iterator = replay.distribute(dataset, builder._get_strategy())
   return builder.make_learner(
       0, builder.make_networks(make_spec()), iterator,
       () if client is None else [client])

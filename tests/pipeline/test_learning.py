@@ -60,14 +60,10 @@ def make_learner(config, batches, devices=('/cpu:0',), seed=0,
   builder = builder_lib.ImpalaPPOBuilder(config, devices, loss)
   dataset = tf.data.Dataset.from_tensor_slices(
       tf.nest.map_structure(lambda *x: np.stack(x), *batches))
-  options = tf.data.Options()
-  options.experimental_distribute.auto_shard_policy = (
-      tf.data.experimental.AutoShardPolicy.OFF)
-  dataset = dataset.repeat().with_options(options)
   strategy = builder._get_strategy()
   networks = kwargs.pop('networks', None) or builder.make_networks(make_spec())
   return builder.make_learner(
-      seed, networks, replay.distribute(dataset, strategy), **kwargs)
+      seed, networks, replay.distribute(dataset.repeat(), strategy), **kwargs)
 
 
 class ReplayClient:
