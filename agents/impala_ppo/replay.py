@@ -248,10 +248,6 @@ def distribute(
   # Replicas share each batch.
   options.experimental_distribute.auto_shard_policy = (
       tf.data.experimental.AutoShardPolicy.OFF)
-  # There is nothing to tune: all parallelism is set. And TensorFlow 2.8's tuner
-  # sleeps for ever longer, up to a minute, in which it keeps an iterator that is
-  # no longer needed from being freed, and with it the whole interpreter.
-  options.autotune.enabled = False
   dataset = dataset.with_options(options)
   if strategy.num_replicas_in_sync == 1:
     device, = strategy.extended.worker_devices

@@ -1,6 +1,5 @@
 """Adder, tables and data pipeline, through real Reverb servers."""
 
-import gc
 import itertools
 import logging
 import threading
@@ -403,21 +402,3 @@ def test_a_server_that_is_gone_is_what_a_write_waits_for():
   client = reverb.Client(f'localhost:{server.port}')
   server.stop()
   assert 'does not answer' in replay.why_full(client, ['queue'])
-
-
-def test_an_iterator_is_freed_at_once():
-  strategy = tf.distribute.OneDeviceStrategy('/cpu:0')
-  dataset = tf.data.Dataset.range(10**9).map(
-      lambda x: x + 1, num_parallel_calls=2).prefetch(1)
-  # TensorFlow's tuner keeps one of three of this age for a second, an older one
-  # for longer.
-  iterators = [replay.distribute(dataset, strategy) for _ in range(3)]
-  for iterator in iterators:
-    next(iterator)
-  del iterator
-  time.sleep(1.4)
-  gc.collect()
-  for _ in range(3):
-    start = time.perf_counter()
-    iterators.pop()
-    assert time.perf_counter() - start < 0.6
