@@ -140,7 +140,6 @@ def main() -> None:
   parser.add_json()
   parser.add_train_flags()
   flags = parser.parse_args()
-  common.end_on_sigterm()
   train_flags = ['--evaluation_interval', '0', *flags.train_flags]
   rows: list[dict[str, Any]] = []
   fault_rows: list[dict[str, Any]] = []
@@ -183,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import signal
+import sys
 from typing import Any, Callable, Mapping, NoReturn, Optional, Sequence, Union
 
 import numpy as np
@@ -66,9 +67,16 @@ def positive(number: Callable[[str], float]) -> Callable[[str], float]:
   return parse
 
 
-def end_on_sigterm() -> None:
-  """Makes SIGTERM do what Ctrl-C does: whatever was started ends too."""
+def run(main: Callable[[], Optional[int]]) -> NoReturn:
+  """Runs a benchmark, and ends this process with its exit code.
+
+  Ctrl-C and SIGTERM end it, and what it has started, without a traceback.
+  """
   signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    sys.exit(main())
+  except KeyboardInterrupt:
+    sys.exit(128 + signal.SIGINT)
 
 
 def thin(rows: Sequence[Row], most: int = _ROWS_KEPT) -> list[Row]:

@@ -233,7 +233,6 @@ def main() -> None:
                       default=500_000, help='budget of the run with many faults')
   parser.add_json()
   flags = parser.parse_args()
-  common.end_on_sigterm()
   # Under nohup, runs would rightly ignore that their terminal is closed.
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
   common.print_header(_TITLES)
@@ -255,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

@@ -148,7 +148,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                       help='print the table of what is kept')
   parser.add_train_flags('flags of launch.train, for ours only')
   flags = parser.parse_args(argv)
-  common.end_on_sigterm()
   if flags.report:
     report(flags.peers, flags.games)
     return
@@ -172,4 +171,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

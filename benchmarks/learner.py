@@ -16,7 +16,6 @@ import ctypes
 import dataclasses
 import glob
 import itertools
-import sys
 import tempfile
 import time
 from typing import Any, Iterator, Optional, Sequence
@@ -301,4 +300,4 @@ def _name_of(device: str) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  common.run(main)

@@ -101,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

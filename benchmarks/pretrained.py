@@ -103,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

@@ -190,7 +190,6 @@ def main() -> None:
   parser.add_json()
   parser.add_train_flags()
   flags = parser.parse_args()
-  common.end_on_sigterm()
   settings = settings_lib.from_train_flags(flags.train_flags)
   rows: list[common.Row] = []
   cells = list(itertools.product(flags.clients, flags.shards))
@@ -211,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

@@ -84,7 +84,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   parser.add_json()
   parser.add_train_flags()
   flags = parser.parse_args(argv)
-  common.end_on_sigterm()
   parser.check_checkout(flags.compare)
   checkouts = {'here': common.CHECKOUT} | (
       {'other': flags.compare} if flags.compare else {})
@@ -105,4 +104,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

@@ -18,7 +18,6 @@ import json
 import math
 import pathlib
 import statistics
-import sys
 import tempfile
 from typing import Optional, Sequence
 
@@ -201,7 +200,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                       help='print the table and draw the curves')
   parser.add_train_flags('further flags of launch.train')
   flags = parser.parse_args(argv)
-  common.end_on_sigterm()
   if flags.report:
     cells = read_cells(flags.game)
     if not cells:
@@ -225,4 +223,4 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  common.run(main)

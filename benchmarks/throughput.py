@@ -264,7 +264,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   parser.add_json()
   parser.add_train_flags()
   flags = parser.parse_args(argv)
-  common.end_on_sigterm()
   parser.check_checkout(flags.compare)
   if flags.compare == common.CHECKOUT:
     settings_lib.from_train_flags(flags.train_flags)  # Or says what is wrong.
@@ -276,4 +275,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

@@ -97,7 +97,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   parser.add_json()
   parser.add_train_flags()
   flags = parser.parse_args(argv)
-  common.end_on_sigterm()
   settings_lib.from_train_flags(flags.train_flags)  # Or says what is wrong.
   try:
     with contextlib.ExitStack() as stack:
@@ -129,4 +128,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

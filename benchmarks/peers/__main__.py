@@ -69,7 +69,6 @@ def main() -> None:
   parser.add_json()
   parser.add_train_flags('flags of launch.train, for ours only')
   flags = parser.parse_args()
-  common.end_on_sigterm()
   if flags.peer == runs.OURS and flags.keep:
     parser.error('--keep is for peers; ours are kept by benchmarks.sweep.')
   if not runs.plays(flags.peer, flags.game):
@@ -102,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  common.run(main)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -37,6 +38,29 @@ def test_solved_is_the_first_row_that_is_good_enough():
   rows = rows_of([-20., 18.5, 17., 19.])
   assert common.solved_row(rows, 'pong') is rows[1]
   assert common.solved_row(rows, 'breakout') is None  # It has no such mark.
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_benchmark_that_is_told_to_end_does_so_without_a_traceback(number):
+  code = ('import time\nfrom benchmarks import common\n'
+          'def main():\n'
+          '  try:\n    print("begins", flush=True)\n    time.sleep(60)\n'
+          '  finally:\n    print("tidies up")\n'
+          'common.run(main)')
+  process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+  assert process.stdout.readline() == 'begins\n'
+  process.send_signal(number)
+  assert process.communicate(timeout=30) == ('tidies up\n', '')
+  assert process.returncode == 130
+
+
+@pytest.mark.parametrize('code', [None, 0, 3])
+def test_a_benchmark_ends_with_the_code_of_its_main(code, monkeypatch):
+  monkeypatch.setattr(signal, 'signal', lambda *_: None)
+  with pytest.raises(SystemExit) as ended:
+    common.run(lambda: code)
+  assert ended.value.code == code
 
 
 @pytest.mark.parametrize('num_rows', [1, 2, 299, 300, 301, 599, 600, 5000])
