@@ -153,8 +153,9 @@ class RunCounter(core.Worker, core.Saveable):
     """Takes the mean return of an evaluation, for the next row."""
     self._extras[records.EVALUATION] = return_mean
 
-  def learner_done(self) -> None:
-    """Tells that the learner has saved its last checkpoint."""
+  def learner_done(self, num_steps: int, metrics: Mapping[str, float]) -> None:
+    """Takes the last of the learner, which has saved its last checkpoint."""
+    self.record_learning(num_steps, metrics)
     self._learner_done.set()
 
   def get_counts(self) -> dict[str, counting.Number]:

@@ -59,6 +59,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     self._counter = counter
     self._should_stop = should_stop or threading.Event()
     self._reports = reports.Background()
+    self._metrics: Mapping[str, float] = {}
     self._statistics: Mapping[str, float] = {}
     self._ask_for_statistics = statistics
     self._asks = reports.Background()
@@ -111,9 +112,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
         if self._learner.num_steps > self._first_step:
           self._saver.save()
           self._reports.wait(_LAST_REPORT_SECONDS)
-          self._report()
-          self._reports.wait(_LAST_REPORT_SECONDS)
-          self._reports.start(self._counter.learner_done)
+          self._reports.start(self._counter.learner_done, *self._so_far())
           self._reports.wait(_LAST_REPORT_SECONDS)
 
   def _step_until_stopped(self):
@@ -132,13 +131,17 @@ class LearnerWorker(core.VariableSource, core.Worker):
   def _report(self):
     if self._reports.is_busy:
       return
-    metrics = self._learner.metrics()
-    if metrics:
-      self._reports.start(
-          self._counter.record_learning, self._learner.num_steps,
-          {**metrics, **self._statistics, 'weight_pulls': self._shared.pulls})
+    self._reports.start(self._counter.record_learning, *self._so_far())
     if not self._asks.is_busy:
       self._asks.start(self._ask)
+
+  def _so_far(self) -> tuple[int, Mapping[str, float]]:
+    """Returns the learner's steps, and its latest metrics."""
+    # There are none of a step that has changed the weights and still waits for a
+    # shard to take its priorities, as the last one may when all are stopping.
+    self._metrics = self._learner.metrics() or self._metrics
+    return self._learner.num_steps, {
+        **self._metrics, **self._statistics, 'weight_pulls': self._shared.pulls}
 
   def _ask(self):
     self._statistics = self._ask_for_statistics()

@@ -243,7 +243,7 @@ def test_a_return_that_is_not_finite_never_reaches_the_target(bad):
   assert rows[-1]['bad_numbers'] == 1
   counter.record_acting(50, [bad] * 3 + [19.] * 100)
   assert stopped.wait(5.)
-  counter.learner_done()
+  counter.learner_done(0, {})
   thread.join(5.)
 
 

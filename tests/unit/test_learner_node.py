@@ -23,6 +23,7 @@ class FakeLearner:
     batch_there: while it is cleared, a step waits for its batch.
     may_finish: while it is cleared, a step waits with half of it done.
     stepping: set while a step changes variables.
+    shard_answers: while it is cleared, a step waits once variables have changed.
   """
 
   def __init__(self, num_steps=0):
@@ -35,6 +36,9 @@ class FakeLearner:
     self.batch_there.set()
     self.may_finish.set()
     self.stepping = threading.Event()
+    self.shard_answers = threading.Event()
+    self.shard_answers.set()
+    self._steps_since_metrics = 0
     self.fails_at = None
     self.is_restored = False
 
@@ -49,12 +53,18 @@ class FakeLearner:
       assert self.may_finish.wait(SECONDS)
       self.finished.assign_add(1)
       self.stepping.clear()
+    assert self.shard_answers.wait(SECONDS)
+    with self._lock:
+      self._steps_since_metrics += 1
 
   @property
   def num_steps(self):
     return int(self.finished.numpy())
 
   def metrics(self):
+    if not self._steps_since_metrics:
+      return {}
+    self._steps_since_metrics = 0
     return {'loss': float(self.num_steps)}
 
   def get_variables(self, names):
@@ -89,7 +99,8 @@ class FakeCounter(core.Saveable):
   def record_picture(self, png):
     self.pictures.append(tf.io.decode_png(png).numpy())
 
-  def learner_done(self):
+  def learner_done(self, num_steps, metrics):
+    self.record_learning(num_steps, metrics)
     self.events.append('learner_done')
 
   def save(self):
@@ -250,6 +261,25 @@ def test_a_step_that_outlasts_the_patience_is_waited_for(tmp_path):
   learner.may_finish.set()
   node.join()
   assert node.saved() == (last, last)
+
+
+def test_a_step_that_waits_for_a_shard_at_the_end_is_saved_and_told(
+    tmp_path, monkeypatch):
+  monkeypatch.setattr(learner_node, '_REPORT_SECONDS', 0.)
+  learner = FakeLearner()
+  node = Node(tmp_path, learner).start()
+  wait_for(lambda: node.counter.steps >= 2)
+  learner.shard_answers.clear()
+  time.sleep(0.1)  # A step that was past that is over, and the next one stuck.
+  last = learner.num_steps
+  assert node.counter.steps < last
+  node.stop()
+  node.join()
+  assert node.saved() == (last, last)
+  # And metrics stay what they were last.
+  assert node.counter.steps == last
+  assert 0. < node.counter.metrics[-1]['loss'] <= last
+  learner.shard_answers.set()
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ class Counter(core.Saveable):
   def record_learning(self, num_steps, metrics):
     self.events.append(('record_learning', num_steps))
 
-  def learner_done(self):
-    self.events.append('learner_done')
+  def learner_done(self, num_steps, metrics):
+    self.events.append(('learner_done', num_steps))
 
   def save(self):
     self.events.append('save')
@@ -314,8 +314,7 @@ def run_learner(run_dir, learner, counter, until, minutes=60.):
 def test_the_learner_saves_first_and_reports_after(tmp_path):
   learner, counter = Learner(), Counter()
   run_learner(tmp_path, learner, counter, lambda: learner.num_steps > 5)
-  assert counter.events == [
-      'save', ('record_learning', learner.num_steps), 'learner_done']
+  assert counter.events == ['save', ('learner_done', learner.num_steps)]
   # And tells the counter how far it is when it comes back.
   again = Learner()
   counter = Counter()
