@@ -88,14 +88,14 @@ def _signatures(policy: policies.LoadedPolicy) -> dict[str, Any]:
   """
   observation = policy.environment_spec.observations
   with ops.plain_forms():
-    act = tf.function(
+    act = ops.graph_function(
         lambda observation: _act(policy.networks.actor_critic, observation)
     ).get_concrete_function(tf.TensorSpec(
         [None, *observation.shape], observation.dtype, name='observation'))
   signatures = {'serving_default': act}
   size = screens_size(policy)
   if size is not None:
-    signatures['act_on_screens'] = tf.function(
+    signatures['act_on_screens'] = ops.graph_function(
         lambda screens: act(observation=preprocess(screens, size))
     ).get_concrete_function(tf.TensorSpec(
         [None, environments.ATARI_FRAME_STACK, 2, *_SCREEN], tf.uint8,
@@ -202,8 +202,7 @@ def export_onnx(out: str) -> None:
   act = model.signatures['serving_default']
   (observation,) = act.structured_input_signature[1].values()
   tf2onnx.convert.from_function(
-      tf.function(lambda observation: act(observation=observation),
-                  autograph=False),
+      ops.graph_function(lambda observation: act(observation=observation)),
       input_signature=[observation], opset=_ONNX_OPSET,
       output_path=os.path.join(out, ONNX_FILE))
 

@@ -125,7 +125,7 @@ class ImpalaPPOLearner(core.Learner):
     is_one_device = (strategy.num_replicas_in_sync == 1 and
                      not ops.may_use_gpus())
     self._distributed_step = (
-        ops.function if is_one_device else tf.function)(self._run_replicas)
+        ops.function if is_one_device else ops.graph_function)(self._run_replicas)
     # Held while variables change.
     self._updating = threading.RLock()
     self._metrics: dict[str, tf.Tensor] = {}

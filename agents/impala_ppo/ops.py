@@ -47,6 +47,16 @@ def _fast_path_of(plain: _Function) -> Callable[[_Function], _Function]:
   return decorate
 
 
+def graph_function(function: Callable[..., Any], **kwargs: Any) -> Any:
+  """Makes a `tf.function` that is traced as it stands, without AutoGraph.
+
+  AutoGraph rewrites all code that is called, in search of branches on what tensors
+  hold, which takes five seconds at a learner's first step. There are none here:
+  those are `tf.cond` and `tf.where`.
+  """
+  return tf.function(function, autograph=False, **kwargs)
+
+
 # Element-wise chains.
 
 
@@ -66,7 +76,7 @@ def elementwise(function: Callable[..., tf.Tensor],
   """
   if tf.executing_eagerly() or may_use_gpus():
     return function(*tensors)
-  return tf.function(function, jit_compile=True)(*tensors)
+  return graph_function(function, jit_compile=True)(*tensors)
 
 
 def may_use_gpus() -> bool:
@@ -185,9 +195,9 @@ def _shares_rendezvous(function: Callable[..., Any]) -> Any:
   rendezvous, unless calls share one, as those by `PartitionedCall` can. Nothing
   goes through it where there is one device.
   """
-  graph_function = tf.function(function)
-  graph_function._shared_rendezvous = True  # pylint: disable=protected-access
-  return graph_function
+  traced = graph_function(function)
+  traced._shared_rendezvous = True  # pylint: disable=protected-access
+  return traced
 
 
 @_fast_path_of(_checked_call)
@@ -210,17 +220,21 @@ def caller(function: Callable[..., Any], *signature: tf.TensorSpec) -> _Call:
       args=[*args, *captured], Tout=dtypes, f=traced)
 
 
-@_fast_path_of(tf.function)
+def _function(python_function: Callable[..., Any]) -> Callable[..., Any]:
+  return graph_function(python_function)
+
+
+@_fast_path_of(_function)
 def function(python_function: Callable[..., Any]) -> Callable[..., Any]:
-  """Makes a `tf.function` for one device, whose calls leave no memory behind.
+  """Makes a `graph_function` for one device, whose calls leave no memory behind.
 
   Args:
     python_function: of nests of tensors; returns one of tensors and None.
   """
-  graph_function = _shares_rendezvous(python_function)
+  made = _shares_rendezvous(python_function)
 
   def call(*args):
-    traced = graph_function.get_concrete_function(*args)
+    traced = made.get_concrete_function(*args)
     tensors = iter(tf.raw_ops.PartitionedCall(
         args=[*tf.nest.flatten(args), *traced.captured_inputs],
         Tout=[output.dtype for output in traced.outputs], f=traced))

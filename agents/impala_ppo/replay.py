@@ -162,18 +162,21 @@ def statistics(clients: Sequence[reverb.Client]) -> dict[str, float]:
 def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
                    ahead: bool) -> tf.data.Dataset:
   """Streams single trajectories ({column: [rows, ...]}) of all shards' tables."""
+  @tf.autograph.experimental.do_not_convert
   def is_sound(columns: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.cond(
         trajectories.is_sound(columns), lambda: tf.constant(True),
         lambda: tf.ensure_shape(tf.numpy_function(
             _warn_of_unsound, [columns['shard']], tf.bool), ()))
 
+  @tf.autograph.experimental.do_not_convert
   def of_shard(shard: tf.Tensor, address: tf.Tensor) -> tf.data.Dataset:
     items = reverb.TrajectoryDataset(
         address, table, dtypes, shapes,
         max_in_flight_samples_per_worker=1,
         num_workers_per_iterator=num_workers)
 
+    @tf.autograph.experimental.do_not_convert
     def split(sample: reverb.ReplaySample) -> dict[str, tf.Tensor]:
       columns = trajectories.by_environment(sample.data)
       num_envs = tf.shape(columns['action'])[0]
@@ -224,6 +227,7 @@ def make_dataset(addresses: Sequence[str],
         _table_dataset(addresses, REPLAY_TABLE, workers, ahead).batch(
             config.replay_batch_size, drop_remainder=True))
 
+  @tf.autograph.experimental.do_not_convert
   def join(*batches: dict[str, tf.Tensor]) -> trajectories.Trajectories:
     columns = {name: tf.concat([b[name] for b in batches], axis=0)
                for name in batches[0]}

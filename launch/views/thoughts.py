@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import networks as networks_lib
+from agents.impala_ppo import ops
 from programs.runtime import checkpoints
 
 
@@ -49,7 +50,7 @@ class Thinker:
         decoded = actor_critic.encoder.normalizer.denormalize(decoded)
       return tf.nn.softmax(logits), values, decoded
 
-    self._think = tf.function(think).get_concrete_function(
+    self._think = ops.graph_function(think).get_concrete_function(
         tf.TensorSpec([None, *spec.shape], spec.dtype))
 
   def __call__(self, observation: np.ndarray) -> Thoughts:
