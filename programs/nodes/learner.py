@@ -24,7 +24,6 @@ from programs.runtime import stopping
 from programs.runtime import weights
 
 _REPORT_SECONDS = 1.
-_LAST_STEP_SECONDS = 5.
 _LAST_REPORT_SECONDS = 1.
 _PICTURE_SECONDS = 60.
 
@@ -102,11 +101,11 @@ class LearnerWorker(core.VariableSource, core.Worker):
       Exception: what the learner raised, if it failed.
     """
     try:
+      # No patience: who waits for a batch would wait in vain, as actors have ended.
       stopping.run_until_stopped(self._step_until_stopped, self._should_stop,
-                                 _LAST_STEP_SECONDS)
+                                 patience_seconds=0.)
     finally:
-      # A step that outlasts the patience is waited for, or the checkpoint would
-      # hold half of it.
+      # A step that has begun is waited for, or the checkpoint would hold half of it.
       with self._learner.paused():
         # Without a step there is nothing to save, nor perhaps a counter to tell.
         if self._learner.num_steps > self._first_step:

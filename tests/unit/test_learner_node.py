@@ -115,7 +115,6 @@ class FakeCounter(core.Saveable):
 def impatient(monkeypatch):
   monkeypatch.setattr(stopping, '_AT_ONCE_SECONDS', 0.05)
   monkeypatch.setattr(stopping, '_GRACE_SECONDS', 0.05)
-  monkeypatch.setattr(learner_node, '_LAST_STEP_SECONDS', 0.1)
 
 
 class Node:
