@@ -15,6 +15,20 @@ _cpu, = tf.config.list_physical_devices('CPU')
 tf.config.set_logical_device_configuration(
     _cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(2)])
 
+# TensorFlow 2.8's tuner of datasets sleeps for up to a minute at a time, and an
+# iterator that is freed waits for it with Python's lock held. There is nothing to
+# tune in tests.
+_Options = tf.data.Options
+
+
+def _untuned_options():
+  options = _Options()
+  options.autotune.enabled = False
+  return options
+
+
+tf.data.Options = _untuned_options
+
 # Tests that run in the background, or under nohup, would pass their deafness on.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)

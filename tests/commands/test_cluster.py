@@ -91,9 +91,13 @@ def train_on_a_ray_of_its_own(tmp_path):
   assert psutil.wait_procs(family, timeout=10)[1] == []
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def hosts():
-  """Two hosts of a cluster, with room for a learner, two shards, two actors."""
+  """Two hosts of a cluster, with room for a learner, two shards, two actors.
+
+  The tests of this file share them, as they take long to start, and leave them as
+  they were.
+  """
   try:
     hosts = hosts_lib.Hosts(cpus=[3, 2])
   except OSError as e:
@@ -112,6 +116,65 @@ def launch(host, *args):
 def trainer(process):
   """Returns the process that trains, behind the one that entered the host."""
   return psutil.Process(process.pid).children()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_trains_side_by_side_and_goes_on(hosts, tmp_path):
+  argv = runs.command(
+      'launch.sweep', '--out', tmp_path / 'out', '--game', 'CartPole-v1',
+      '--seeds', '0-1', *runs.SMALL, '--num_actors', '2', '--max_timesteps', '15000',
+      '--ray_address', 'auto')
+  paths = [str(tmp_path / 'out' / 'all' / f'seed{seed}') for seed in range(2)]
+  process = subprocess.Popen(hosts.head.command(*argv), cwd=runs.ROOT,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+  # One on each host: a second would have no room.
+  wait_for(lambda: all(learner_steps(path) > 5 for path in paths), 'both to learn')
+  trainer(process).send_signal(signal.SIGINT)
+  told = process.communicate(timeout=SECONDS)[0].decode()
+  assert 'the same command goes on' in told and process.returncode == 130
+  steps = [checkpoints.learner_steps(checkpoints.latest(path)) for path in paths]
+  assert steps == [learner_steps(path) for path in paths] and min(steps) > 5
+  ended = subprocess.run(hosts.head.command(*argv), cwd=runs.ROOT, text=True,
+                         capture_output=True, timeout=SECONDS)
+  assert ended.returncode == 0, ended.stdout + ended.stderr
+  assert re.search(r'\| CartPole-v1 +\| 2 +\|', ended.stdout), ended.stdout
+  logs = ''
+  for path in paths:
+    # It went on, and did not begin anew.
+    timesteps = [row['timesteps'] for row in runs.rows(path)]
+    assert timesteps == sorted(timesteps) and timesteps[-1] >= 15_000
+    with open(os.path.join(path, 'logs', 'train.log')) as f:
+      logs += f.read()
+  assert 'train: stopped; every node has ended' in logs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_run_whose_launcher_was_killed_is_resumed_to_its_end(hosts, tmp_path):
+  run_dir = str(tmp_path / 'run')
+  args = ['--ray_address', 'auto', '--run_dir', run_dir, '--num_actors', '2']
+  process = launch(hosts.head, *args)
+  wait_for(lambda: learner_steps(run_dir) > 20, 'learner steps')
+  family = [p for host in hosts.hosts.values() for p in host.nodes().values()]
+  assert hosts.hosts[2].nodes()  # One actor, or both: Ray spreads as it can.
+  trainer(process).kill()
+  wait_for(lambda: not any(map(node_processes.lives, family)), 'the end', 30.)
+  process.communicate()
+  # The learner has heard in time, and saved.
+  last = runs.rows(run_dir)[-1]
+  assert (checkpoints.learner_steps(checkpoints.latest(run_dir)) >=
+          last['learner_steps'])
+
+  budget = int(last['timesteps']) + 5000
+  resumed = launch(hosts.head, *args, '--resume', '--max_timesteps', budget)
+  output = resumed.communicate(timeout=SECONDS)[0]
+  assert resumed.returncode == 0, output
+  last = runs.rows(run_dir)[-1]
+  assert last['timesteps'] >= budget
+  assert (checkpoints.learner_steps(checkpoints.latest(run_dir)) ==
+          last['learner_steps'])
+  assert not any(host.nodes() for host in hosts.hosts.values())
 
 
 @pytest.mark.slow
@@ -193,65 +256,6 @@ def test_hosts_come_and_go(hosts, tmp_path):
   finally:
     process.kill()
     process.wait()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_sweep_trains_side_by_side_and_goes_on(hosts, tmp_path):
-  argv = runs.command(
-      'launch.sweep', '--out', tmp_path / 'out', '--game', 'CartPole-v1',
-      '--seeds', '0-1', *runs.SMALL, '--num_actors', '2', '--max_timesteps', '15000',
-      '--ray_address', 'auto')
-  paths = [str(tmp_path / 'out' / 'all' / f'seed{seed}') for seed in range(2)]
-  process = subprocess.Popen(hosts.head.command(*argv), cwd=runs.ROOT,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-  # One on each host: a second would have no room.
-  wait_for(lambda: all(learner_steps(path) > 5 for path in paths), 'both to learn')
-  trainer(process).send_signal(signal.SIGINT)
-  told = process.communicate(timeout=SECONDS)[0].decode()
-  assert 'the same command goes on' in told and process.returncode == 130
-  steps = [checkpoints.learner_steps(checkpoints.latest(path)) for path in paths]
-  assert steps == [learner_steps(path) for path in paths] and min(steps) > 5
-  ended = subprocess.run(hosts.head.command(*argv), cwd=runs.ROOT, text=True,
-                         capture_output=True, timeout=SECONDS)
-  assert ended.returncode == 0, ended.stdout + ended.stderr
-  assert re.search(r'\| CartPole-v1 +\| 2 +\|', ended.stdout), ended.stdout
-  logs = ''
-  for path in paths:
-    # It went on, and did not begin anew.
-    timesteps = [row['timesteps'] for row in runs.rows(path)]
-    assert timesteps == sorted(timesteps) and timesteps[-1] >= 15_000
-    with open(os.path.join(path, 'logs', 'train.log')) as f:
-      logs += f.read()
-  assert 'train: stopped; every node has ended' in logs
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_a_run_whose_launcher_was_killed_is_resumed_to_its_end(hosts, tmp_path):
-  run_dir = str(tmp_path / 'run')
-  args = ['--ray_address', 'auto', '--run_dir', run_dir, '--num_actors', '2']
-  process = launch(hosts.head, *args)
-  wait_for(lambda: learner_steps(run_dir) > 20, 'learner steps')
-  family = [p for host in hosts.hosts.values() for p in host.nodes().values()]
-  assert hosts.hosts[2].nodes()  # One actor, or both: Ray spreads as it can.
-  trainer(process).kill()
-  wait_for(lambda: not any(map(node_processes.lives, family)), 'the end', 30.)
-  process.communicate()
-  # The learner has heard in time, and saved.
-  last = runs.rows(run_dir)[-1]
-  assert (checkpoints.learner_steps(checkpoints.latest(run_dir)) >=
-          last['learner_steps'])
-
-  budget = int(last['timesteps']) + 5000
-  resumed = launch(hosts.head, *args, '--resume', '--max_timesteps', budget)
-  output = resumed.communicate(timeout=SECONDS)[0]
-  assert resumed.returncode == 0, output
-  last = runs.rows(run_dir)[-1]
-  assert last['timesteps'] >= budget
-  assert (checkpoints.learner_steps(checkpoints.latest(run_dir)) ==
-          last['learner_steps'])
-  assert not any(host.nodes() for host in hosts.hosts.values())
 
 
 @pytest.mark.parametrize('args, told', [
