@@ -13,6 +13,7 @@ from typing import Any, Callable, Mapping, NoReturn, Optional, Sequence, Union
 import numpy as np
 import psutil
 
+from launch import cells
 from programs.runtime import records
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
@@ -70,9 +71,9 @@ def positive(number: Callable[[str], float]) -> Callable[[str], float]:
 def run(main: Callable[[], Optional[int]]) -> NoReturn:
   """Runs a benchmark, and ends this process with its exit code.
 
-  Ctrl-C and SIGTERM end it, and what it has started, without a traceback.
+  Ctrl-C, SIGTERM and SIGHUP end it, and what it has started, without a traceback.
   """
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  cells.end_on_signals()
   try:
     sys.exit(main())
   except KeyboardInterrupt:

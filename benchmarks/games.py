@@ -13,8 +13,8 @@ not run again, so that one may stop and go on. The thinned rows go to
 The score of a run is the mean raw return of its last 100 training episodes when
 the time was over, as a part of what a person earns beyond random play (as in Wang
 et al., arXiv:1511.06581, appendix). The report gives the interquartile mean of all
-runs of a peer, with its 95% interval by bootstrap over seeds within each game
-(Agarwal et al., arXiv:2108.13264, section 4).
+runs of a peer, and from two seeds of each game on its 95% interval, by bootstrap
+over seeds within each game (Agarwal et al., arXiv:2108.13264, section 4).
 """
 
 import itertools
@@ -109,8 +109,10 @@ def report(players: Sequence[str], games: Sequence[str]) -> None:
     estimate = interquartile_mean({
         game: [normalized(game, score) for score in of_game]
         for game, of_game in scores[player].items()})
-    cells.append(f'{estimate.centre:.3f} '
-                 f'({estimate.low:.3f} to {estimate.high:.3f})')
+    # One seed says nothing of how much seeds differ.
+    has_interval = min(map(len, scores[player].values())) > 1
+    cells.append(f'{estimate.centre:.3f}' + (
+        f' ({estimate.low:.3f} to {estimate.high:.3f})' if has_interval else ''))
   common.print_row(['interquartile mean, normalised', *cells])
 
 

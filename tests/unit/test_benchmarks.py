@@ -40,7 +40,8 @@ def test_solved_is_the_first_row_that_is_good_enough():
   assert common.solved_row(rows, 'breakout') is None  # It has no such mark.
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_benchmark_that_is_told_to_end_does_so_without_a_traceback(number):
   code = ('import time\nfrom benchmarks import common\n'
           'def main():\n'

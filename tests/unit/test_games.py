@@ -52,11 +52,6 @@ def test_the_middle_half_is_of_all_runs_and_intervals_of_seeds_within_games():
   assert (estimate.low, estimate.high) == pytest.approx((low, high))
 
 
-def test_one_seed_has_no_interval():
-  estimate = games.interquartile_mean({'boxing': [0.5], 'freeway': [0.5]})
-  assert estimate == (0.5, 0.5, 0.5)
-
-
 def test_report_has_the_last_means_and_no_estimate_where_a_game_is_missing(
     results, capsys):
   for seed in (0, 1):
@@ -72,6 +67,15 @@ def test_report_has_the_last_means_and_no_estimate_where_a_game_is_missing(
 | freeway | 29.6 (2) | - |
 | interquartile mean, normalised | 2.579 (2.579 to 2.621) | - |
 """
+
+
+def test_where_a_game_has_one_seed_there_is_no_interval(results, capsys):
+  for seed in (0, 1):
+    keep('ours', 'boxing', seed, 0., 0.1 + 12. * seed)
+  keep('ours', 'freeway', 0, 0., 14.8)
+  games.report(['ours'], ['boxing', 'freeway'])
+  assert capsys.readouterr().out.splitlines()[-1] == (
+      '| interquartile mean, normalised | 0.500 |')
 
 
 def test_each_run_is_made_once_with_the_peers_command_and_the_games_name(
