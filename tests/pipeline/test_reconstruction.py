@@ -75,7 +75,7 @@ def test_the_ball_survives_reconstruction_on_frames_never_seen():
   builder = builder_lib.ImpalaPPOBuilder(config, devices=('/cpu:0',))
   networks = builder.make_networks(spec)
   learner = builder.make_learner(0, networks, batches(observations, 32))
-  for _ in range(350):
+  for _ in range(220):
     learner.step()
 
   held_out = play(160, seed=1)[0].reshape(-1, FRAME_SIZE, FRAME_SIZE, 4)
