@@ -14,7 +14,7 @@ from launch import evaluate
 from tests import bad_readings
 
 ROOT = pathlib.Path(__file__).parents[2]
-SMALL = ['--num_actors', '2', '--envs_per_actor', '3', '--batch_size', '6',
+SMALL = ['--num_actors', '1', '--envs_per_actor', '6', '--batch_size', '6',
          '--sequence_length', '8', '--latent_size', '16',
          '--evaluation_interval', '0', '--progress_seconds', '0.5']
 
