@@ -34,6 +34,7 @@ test-fast: $(ENV)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m pytest $(BOTH_CORES) -m 'not slow' $(ARGS)
 
+# Modules are compiled when they are first imported: most never are.
 # python3.10 may be a shim of pyenv's that fails, so each candidate is tried.
 $(ENV): pyproject.toml requirements.lock programs/runtime/doors.c
 	@if ! { $(PYTHON) $(IS_310) && $(PYTHON) -m pip --version; } &>/dev/null; then \
@@ -50,7 +51,7 @@ $(ENV): pyproject.toml requirements.lock programs/runtime/doors.c
 	  fi; \
 	  "$$python" -m venv --clear .venv; \
 	fi
-	$(PYTHON) -m pip install -r requirements.lock
+	$(PYTHON) -m pip install --no-compile -r requirements.lock
 	$(PYTHON) -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
