@@ -150,8 +150,36 @@ def test_a_sweep_trains_side_by_side_and_goes_on(hosts, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_run_whose_launcher_was_killed_is_resumed_to_its_end(hosts, tmp_path):
+  run_dir = str(tmp_path / 'run')
+  args = ['--ray_address', 'auto', '--run_dir', run_dir, '--num_actors', '2']
+  process = launch(hosts.head, *args)
+  wait_for(lambda: learner_steps(run_dir) > 20, 'learner steps')
+  family = [p for host in hosts.hosts.values() for p in host.nodes().values()]
+  assert hosts.hosts[2].nodes()  # One actor, or both: Ray spreads as it can.
+  trainer(process).kill()
+  wait_for(lambda: not any(map(node_processes.lives, family)), 'the end', 30.)
+  process.communicate()
+  # The learner has heard in time, and saved.
+  last = runs.rows(run_dir)[-1]
+  assert (checkpoints.learner_steps(checkpoints.latest(run_dir)) >=
+          last['learner_steps'])
+
+  budget = int(last['timesteps']) + 5000
+  resumed = launch(hosts.head, *args, '--resume', '--max_timesteps', budget)
+  output = resumed.communicate(timeout=SECONDS)[0]
+  assert resumed.returncode == 0, output
+  last = runs.rows(run_dir)[-1]
+  assert last['timesteps'] >= budget
+  assert (checkpoints.learner_steps(checkpoints.latest(run_dir)) ==
+          last['learner_steps'])
+  assert not any(host.nodes() for host in hosts.hosts.values())
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_hosts_and_the_launcher_come_and_go(hosts, tmp_path):
+def test_hosts_come_and_go(hosts, tmp_path):
   run_dir = str(tmp_path / 'run')
   args = ['--ray_address', 'auto', '--run_dir', run_dir, '--num_replay_shards', '2',
           '--replay_port', '9400']
@@ -217,24 +245,11 @@ def test_hosts_and_the_launcher_come_and_go(hosts, tmp_path):
     wait_for(lambda: learner_steps(run_dir) > steps, 'learner steps as before')
     family = [p for host in hosts.hosts.values() for p in host.nodes().values()]
     assert len(family) == 6
-
-    # Without its launcher the run ends, too; the learner hears in time, and saves.
-    trainer(process).kill()
-    wait_for(lambda: not any(map(node_processes.lives, family)), 'the end', 30.)
-    process.wait()
-    last = runs.rows(run_dir)[-1]
-    assert (checkpoints.learner_steps(checkpoints.latest(run_dir)) >=
-            last['learner_steps'])
-    budget = int(last['timesteps']) + 5000
-    resumed = launch(hosts.head, *args, '--num_actors', '2', '--resume',
-                     '--max_timesteps', budget)
-    output = resumed.communicate(timeout=SECONDS)[0]
-    assert resumed.returncode == 0, output
-    last = runs.rows(run_dir)[-1]
-    assert last['timesteps'] >= budget
-    assert (checkpoints.learner_steps(checkpoints.latest(run_dir)) ==
-            last['learner_steps'])
-    assert not any(host.nodes() for host in hosts.hosts.values())
+    trainer(process).send_signal(signal.SIGINT)
+    assert process.wait(SECONDS) == 0
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+    path = checkpoints.latest(run_dir)
+    assert checkpoints.learner_steps(path) == learner_steps(run_dir)
   except BaseException:
     print((tmp_path / 'output').read_text()[-6000:])
     raise
