@@ -10,8 +10,8 @@ GPU_ENV := .venv/.stamp-gpu
 PYTHON := .venv/bin/python
 # A file's tests share what they train; -n 0 in ARGS is for debuggers.
 BOTH_CORES := -n 2 --dist loadfile
-# What starts processes waits for them much of the time: one more than cores.
-WAITING := -n 3 --dist loadfile
+# What starts processes waits for them much of the time: twice as many as cores.
+WAITING := -n 4 --dist loadfile
 IS_310 := -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 10))'
 
 .PHONY: train test test-fast board docs
