@@ -26,7 +26,7 @@ def command(module, *args):
   return [sys.executable, '-m', module, *map(str, args)]
 
 
-def run(module, *args, timeout=120):
+def run(module, *args, timeout=240):
   return subprocess.run(command(module, *args), cwd=ROOT, timeout=timeout,
                         capture_output=True, text=True)
 

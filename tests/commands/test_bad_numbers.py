@@ -19,7 +19,7 @@ SMALL = ['--num_actors', '1', '--envs_per_actor', '6', '--batch_size', '6',
          '--evaluation_interval', '0', '--progress_seconds', '0.5']
 
 
-def run(module, *args, timeout=150):
+def run(module, *args, timeout=280):
   return subprocess.run([sys.executable, '-m', module, *map(str, args)], cwd=ROOT,
                         timeout=timeout, capture_output=True, text=True)
 

@@ -86,7 +86,7 @@ def running(command, run_dir):
   env = {k: v for k, v in os.environ.items() if k != 'LD_PRELOAD'}
   process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, env=env)
-  deadline = time.monotonic() + 90
+  deadline = time.monotonic() + 180
   while not learns(run_dir):
     if process.poll() is not None or time.monotonic() > deadline:
       process.terminate()
@@ -117,7 +117,7 @@ def knock(network, ports):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize('listen, let_in', [
     (None, []), ('all', [HERE, HERE_IPV6]), (HERE, [HERE])])
 def test_a_stranger_gets_in_where_told_only(
@@ -136,7 +136,7 @@ def test_a_stranger_gets_in_where_told_only(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_threads_listen_on_loopback(tmp_path):
   with running(train_command(tmp_path, '--lp_launch_type', 'local_mt'),
                tmp_path) as process:
@@ -145,7 +145,7 @@ def test_threads_listen_on_loopback(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_the_program_of_an_own_script_listens_on_loopback(tmp_path):
   script = tmp_path / 'script.py'
   script.write_text(SCRIPT)
@@ -156,7 +156,7 @@ def test_the_program_of_an_own_script_listens_on_loopback(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_an_isolated_run_is_reached_by_the_way_in_only(networks_side_by_side,
                                                        tmp_path):
   here, _ = networks_side_by_side  # Of the other users of the machine.

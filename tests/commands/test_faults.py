@@ -109,7 +109,7 @@ def test_nothing_outlives_the_launcher(tmp_path, number):
 @pytest.mark.timeout(300)
 def test_an_environment_that_fails_again_and_again_ends_the_run(tmp_path):
   result = runs.run('launch.train', '--run_dir', tmp_path / 'run', *CARTPOLE,
-                    '--game', 'tests.misbehaving:Raises-v0', timeout=150)
+                    '--game', 'tests.misbehaving:Raises-v0', timeout=280)
   assert result.returncode == 1
   assert restarts(tmp_path / 'run') == ['actor/0', 'actor/0']
   last = result.stderr.strip().splitlines()[-1]

@@ -45,7 +45,7 @@ def finished(tmp_path_factory):
   ended = subprocess.run(
       command('--run_dir', run_dir, '--max_timesteps', BUDGET,
               '--checkpoint_minutes', 0.02, *ARGS),
-      cwd=ROOT, capture_output=True, text=True, timeout=150)
+      cwd=ROOT, capture_output=True, text=True, timeout=280)
   assert ended.returncode == 0, ended.stdout + ended.stderr
   return run_dir
 
@@ -244,7 +244,7 @@ def test_a_directory_in_use_is_refused_until_all_of_its_run_has_ended(
               node.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_training_goes_on_without_its_rows(copied):
   before = checkpoints.latest(str(copied))
   os.remove(copied / 'progress.csv')
@@ -252,7 +252,7 @@ def test_training_goes_on_without_its_rows(copied):
   budget = BUDGET * 2
   ended = subprocess.run(
       command('--resume', '--run_dir', copied, '--max_timesteps', budget),
-      cwd=ROOT, capture_output=True, text=True, timeout=150)
+      cwd=ROOT, capture_output=True, text=True, timeout=280)
   said = ended.stdout + ended.stderr
   assert ended.returncode == 0, said
   assert said.count(f'{copied / "progress.csv"} cannot be written') == 1
@@ -262,14 +262,14 @@ def test_training_goes_on_without_its_rows(copied):
   assert checkpoints.progress(path)['counts']['actor_steps'] >= budget
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_a_copy_is_trained_on_and_its_rows_never_jump_back(finished, copied):
   before = contents(finished)
   with open(copied / 'progress.csv', 'a') as f:
     f.write('99999')  # A row that was being written.
   ended = subprocess.run(
       command('--resume', '--run_dir', copied, '--max_timesteps', BUDGET * 2),
-      cwd=ROOT, capture_output=True, text=True, timeout=150)
+      cwd=ROOT, capture_output=True, text=True, timeout=280)
   assert ended.returncode == 0, ended.stdout + ended.stderr
   assert contents(finished) == before
   for column in ('timesteps', 'learner_steps', 'walltime_seconds', 'episodes'):
