@@ -21,7 +21,8 @@ from tests import processes
 from tests.commands import runs
 
 pytest.importorskip('ray')
-RAY = ['--lp_launch_type', 'ray', '--game', 'CartPole-v1', *runs.SMALL,
+RAY = ['--lp_launch_type', 'ray', '--game', 'tests.unhurried:SlowCartPole-v0',
+       *runs.SMALL,
        '--checkpoint_minutes', '0.02']
 SECONDS = 240.
 
@@ -68,7 +69,7 @@ def test_a_ray_of_its_own_is_started_used_and_stopped(tmp_path, monkeypatch):
 
 def train_on_a_ray_of_its_own(tmp_path):
   run_dir = str(tmp_path / 'run')
-  process = runs.launch('--run_dir', run_dir, *RAY, '--max_timesteps', '6000',
+  process = runs.launch('--run_dir', run_dir, *RAY, '--max_timesteps', '3000',
                         '--evaluation_interval', '1000')
   family, ports = [], {}
 
@@ -81,7 +82,7 @@ def train_on_a_ray_of_its_own(tmp_path):
   wait_for(is_over, 'the end')
   output = process.communicate()[0].decode()
   assert process.returncode == 0, output
-  assert runs.rows(run_dir)[-1]['timesteps'] >= 6000
+  assert runs.rows(run_dir)[-1]['timesteps'] >= 3000
   path = checkpoints.latest(run_dir)
   assert checkpoints.learner_steps(path) == learner_steps(run_dir)
   assert 'has weights from memory shared' in log(run_dir, 'actor/0')

@@ -22,9 +22,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 HERE, THERE = '10.77.0.1', '10.77.0.2'
 HERE_IPV6, THERE_IPV6 = 'fd77::1', 'fd77::2'
 LOOPBACK = ipaddress.ip_address('127.0.0.1')
-SMALL = ['--game', 'tests.catch:Catch-v0', '--num_actors', '1', '--envs_per_actor',
-         '8', '--batch_size', '12', '--sequence_length', '8', '--latent_size', '32',
-         '--evaluation_interval', '0', '--progress_seconds', '1']
+SMALL = ['--game', 'tests.unhurried:SlowCatch-v0', '--num_actors', '1',
+         '--envs_per_actor', '8', '--batch_size', '12', '--sequence_length', '8',
+         '--latent_size', '32', '--evaluation_interval', '0',
+         '--progress_seconds', '1']
 # Tries to connect to each of some addresses, and prints how that went.
 KNOCK = """
 import json, socket, sys
@@ -48,7 +49,7 @@ from programs import impala_ppo
 from programs.config import RunConfig
 from programs.runtime import doors
 
-game = environments.EnvironmentConfig('tests.catch:Catch-v0')
+game = environments.EnvironmentConfig('tests.unhurried:SlowCatch-v0')
 config = RunConfig(sys.argv[1], num_actors=1, evaluation_interval=0,
                    progress_seconds=1.)
 program = impala_ppo.make_program(

@@ -15,7 +15,8 @@ from programs.runtime import records
 from tests import processes
 from tests.commands import runs
 
-CARTPOLE = ['--game', 'CartPole-v1', *runs.SMALL, '--checkpoint_minutes', '0.02']
+CARTPOLE = ['--game', 'tests.unhurried:SlowCartPole-v0', *runs.SMALL,
+            '--checkpoint_minutes', '0.02']
 
 
 def wait_for(condition, seconds=120.):

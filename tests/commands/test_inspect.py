@@ -20,7 +20,7 @@ from programs.runtime import servers
 from tests import processes
 from tests.commands import runs
 
-GAME = 'tests.catch:Catch-v0'
+GAME = 'tests.unhurried:SlowCatch-v0'
 NUM_SHOWN = 3
 
 
