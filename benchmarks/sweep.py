@@ -32,7 +32,7 @@ _NO_PPO = ('--loss', 'vtrace')
 # The online part of each batch stays the same: replay comes on top of it.
 _NO_REPLAY = ('--samples_per_insert', '1', '--batch_size', '2')
 _NO_AUTOENCODER = ('--no-autoencoder',)
-# Today's defaults, and each part left out or alone.
+# Today's defaults, each part left out, and each alone.
 _TODAY = {
     'full': (),
     # Every trajectory learned from once, as if its policy were the newest.
@@ -40,6 +40,11 @@ _TODAY = {
     'without_ppo': _NO_PPO,
     'without_replay': _NO_REPLAY,
     'without_autoencoder': _NO_AUTOENCODER,
+    # IMPALA with none of the parts, and with one of them each.
+    'impala_alone': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
+    'with_ppo': _NO_REPLAY + _NO_AUTOENCODER,
+    'with_replay': _NO_PPO + _NO_AUTOENCODER,
+    'with_autoencoder': _NO_PPO + _NO_REPLAY,
 }
 # The defaults when the results of these variants were made.
 _SQUARED = ('--value_loss', 'squared', '--baseline_cost', '2', '--discount', '0.99',
