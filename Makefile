@@ -16,6 +16,8 @@ WAITING := -n 4 --dist loadfile
 # so that a run of one test is not starved by those of the others.
 NICE := nice -n 15
 IS_310 := -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 10))'
+# Or each process compiles all that it imports, which takes 8 seconds of a core.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train test test-fast board docs
 
@@ -37,7 +39,7 @@ test-fast: $(ENV)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m pytest $(BOTH_CORES) -m 'not slow' $(ARGS)
 
-# Modules are compiled when they are first imported: most never are.
+# Modules are compiled when they are first imported, and kept: most never are.
 # python3.10 may be a shim of pyenv's that fails, so each candidate is tried.
 $(ENV): pyproject.toml requirements.lock programs/runtime/doors.c
 	@if ! { $(PYTHON) $(IS_310) && $(PYTHON) -m pip --version; } &>/dev/null; then \
