@@ -35,6 +35,11 @@ def rows(run_dir):
   return records.read(os.path.join(run_dir, records.PROGRESS_FILE))
 
 
+def learner_steps(run_dir):
+  """Returns how many the last row tells of."""
+  return ([0.] + [row['learner_steps'] for row in rows(run_dir)])[-1]
+
+
 def launch(*args):
   """Starts training in a process group of its own."""
   return subprocess.Popen(command('launch.train', *args), cwd=ROOT,
@@ -45,20 +50,24 @@ def launch(*args):
 def start(*args):
   """Starts training; returns the process once the learner has learned."""
   run_dir = args[args.index('--run_dir') + 1]
-  steps = ([0] + [row['learner_steps'] for row in rows(run_dir)])[-1]
+  steps = learner_steps(run_dir)
   process = launch(*args)
+  wait_until_learned(process, run_dir, steps + 20)
+  return process
 
+
+def wait_until_learned(process, run_dir, steps):
+  """Waits for more learner steps than so many; or else terminates the process."""
   def has_learned():
     if process.poll() is not None:
       raise AssertionError(process.communicate()[0].decode())
-    return any(row['learner_steps'] > steps + 20 for row in rows(run_dir))
+    return learner_steps(run_dir) > steps
 
   try:
     processes.wait_for(has_learned, 'learner steps', seconds=180.)
   except AssertionError:
     process.terminate()
     raise
-  return process
 
 
 def stop(process, how):

@@ -1,10 +1,7 @@
 """Training and evaluating in environments that give bad numbers."""
 
 import csv
-import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,16 +9,11 @@ import tensorflow as tf
 
 from launch import evaluate
 from tests import bad_readings
+from tests.commands import runs
 
-ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ['--num_actors', '1', '--envs_per_actor', '6', '--batch_size', '6',
          '--sequence_length', '8', '--latent_size', '16',
          '--evaluation_interval', '0', '--progress_seconds', '0.5']
-
-
-def run(module, *args, timeout=280):
-  return subprocess.run([sys.executable, '-m', module, *map(str, args)], cwd=ROOT,
-                        timeout=timeout, capture_output=True, text=True)
 
 
 def assert_checkpoints_are_finite(run_dir):
@@ -41,7 +33,7 @@ def assert_checkpoints_are_finite(run_dir):
 def test_stop_is_one_line_and_leaves_finite_checkpoints(
     tmp_path, capsys, kind, launch_type):
   game = f'tests.bad_readings:{kind}-v0'
-  ended = run('launch.train', '--game', game, '--run_dir', tmp_path,
+  ended = runs.run('launch.train', '--game', game, '--run_dir', tmp_path,
               '--lp_launch_type', launch_type, *SMALL)
   assert ended.returncode == 1
   said = (ended.stdout + ended.stderr).strip().splitlines()
@@ -68,7 +60,7 @@ def test_stop_is_one_line_and_leaves_finite_checkpoints(
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ('NanReward', 'InfObservation'))
 def test_skip_trains_to_the_end(tmp_path, capsys, kind):
-  ended = run('launch.train', '--game', f'tests.bad_readings:{kind}-v0',
+  ended = runs.run('launch.train', '--game', f'tests.bad_readings:{kind}-v0',
               '--run_dir', tmp_path, '--on_bad_number', 'skip',
               '--max_timesteps', 8000, '--target_return', 1e9, *SMALL)
   assert ended.returncode == 0, ended.stdout

@@ -22,8 +22,7 @@ from tests.commands import runs
 
 pytest.importorskip('ray')
 RAY = ['--lp_launch_type', 'ray', '--game', 'tests.unhurried:SlowCartPole-v0',
-       *runs.SMALL,
-       '--checkpoint_minutes', '0.02']
+       *runs.SMALL, '--checkpoint_minutes', '0.02']
 SECONDS = 240.
 
 
@@ -48,17 +47,12 @@ def log(run_dir, node):
     return f.read()
 
 
-def learner_steps(run_dir):
-  return ([0.] + [row['learner_steps'] for row in runs.rows(run_dir)])[-1]
-
-
 def learns_on(run_dir):
-  steps = learner_steps(run_dir)
-  wait_for(lambda: learner_steps(run_dir) not in (0., steps), 'learner steps')
+  steps = runs.learner_steps(run_dir)
+  wait_for(lambda: runs.learner_steps(run_dir) not in (0., steps), 'learner steps')
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_a_ray_of_its_own_is_started_used_and_stopped(tmp_path, monkeypatch):
   # Not below tmp_path: there are sockets there, whose paths must not be long.
   with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +78,7 @@ def train_on_a_ray_of_its_own(tmp_path):
   assert process.returncode == 0, output
   assert runs.rows(run_dir)[-1]['timesteps'] >= 3000
   path = checkpoints.latest(run_dir)
-  assert checkpoints.learner_steps(path) == learner_steps(run_dir)
+  assert checkpoints.learner_steps(path) == runs.learner_steps(run_dir)
   assert 'has weights from memory shared' in log(run_dir, 'actor/0')
   # Neither the program's nor Ray's ports were open to other machines.
   assert len(ports) > 6 and all(address.is_loopback for address, _ in ports)
@@ -130,12 +124,13 @@ def test_a_sweep_trains_side_by_side_and_goes_on(hosts, tmp_path):
   process = subprocess.Popen(hosts.head.command(*argv), cwd=runs.ROOT,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
   # One on each host: a second would have no room.
-  wait_for(lambda: all(learner_steps(path) > 5 for path in paths), 'both to learn')
+  wait_for(lambda: all(runs.learner_steps(path) > 5 for path in paths),
+           'both to learn')
   trainer(process).send_signal(signal.SIGINT)
   told = process.communicate(timeout=SECONDS)[0].decode()
   assert 'the same command goes on' in told and process.returncode == 130
   steps = [checkpoints.learner_steps(checkpoints.latest(path)) for path in paths]
-  assert steps == [learner_steps(path) for path in paths] and min(steps) > 5
+  assert steps == [runs.learner_steps(path) for path in paths] and min(steps) > 5
   ended = subprocess.run(hosts.head.command(*argv), cwd=runs.ROOT, text=True,
                          capture_output=True, timeout=SECONDS)
   assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -151,12 +146,11 @@ def test_a_sweep_trains_side_by_side_and_goes_on(hosts, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_a_run_whose_launcher_was_killed_is_resumed_to_its_end(hosts, tmp_path):
   run_dir = str(tmp_path / 'run')
   args = ['--ray_address', 'auto', '--run_dir', run_dir, '--num_actors', '2']
   process = launch(hosts.head, *args)
-  wait_for(lambda: learner_steps(run_dir) > 20, 'learner steps')
+  wait_for(lambda: runs.learner_steps(run_dir) > 20, 'learner steps')
   family = [p for host in hosts.hosts.values() for p in host.nodes().values()]
   assert hosts.hosts[2].nodes()  # One actor, or both: Ray spreads as it can.
   trainer(process).kill()
@@ -197,7 +191,7 @@ def test_hosts_come_and_go(hosts, tmp_path):
             '--retries', '1', '--ray_timeout', SECONDS)),
         cwd=runs.ROOT, stdout=output, stderr=subprocess.STDOUT)
   try:
-    wait_for(lambda: learner_steps(run_dir) > 20, 'learner steps')
+    wait_for(lambda: runs.learner_steps(run_dir) > 20, 'learner steps')
     nodes = {number: set(host.nodes()) for number, host in hosts.hosts.items()}
     assert nodes == {1: {'learner/0', 'counter/0', 'replay/0', 'actor/0'},
                      2: {'replay/1', 'actor/1'}}
@@ -243,14 +237,14 @@ def test_hosts_come_and_go(hosts, tmp_path):
     steps = checkpoints.learner_steps(checkpoints.latest(run_dir))
     assert steps > 20
     hosts.add(2, cpus=2)
-    wait_for(lambda: learner_steps(run_dir) > steps, 'learner steps as before')
+    wait_for(lambda: runs.learner_steps(run_dir) > steps, 'learner steps as before')
     family = [p for host in hosts.hosts.values() for p in host.nodes().values()]
     assert len(family) == 6
     trainer(process).send_signal(signal.SIGINT)
     assert process.wait(SECONDS) == 0
     assert psutil.wait_procs(family, timeout=10)[1] == []
     path = checkpoints.latest(run_dir)
-    assert checkpoints.learner_steps(path) == learner_steps(run_dir)
+    assert checkpoints.learner_steps(path) == runs.learner_steps(run_dir)
   except BaseException:
     print((tmp_path / 'output').read_text()[-6000:])
     raise

@@ -1,15 +1,12 @@
 """Who reaches the ports of whole runs: no other machine, unless told so."""
 
 import contextlib
-import csv
 import ipaddress
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -17,15 +14,12 @@ from launch import train
 from programs.runtime import doors
 from programs.runtime import servers
 from tests import networks
+from tests.commands import runs
 
-ROOT = pathlib.Path(__file__).parents[2]
 HERE, THERE = '10.77.0.1', '10.77.0.2'
 HERE_IPV6, THERE_IPV6 = 'fd77::1', 'fd77::2'
 LOOPBACK = ipaddress.ip_address('127.0.0.1')
-SMALL = ['--game', 'tests.unhurried:SlowCatch-v0', '--num_actors', '1',
-         '--envs_per_actor', '8', '--batch_size', '12', '--sequence_length', '8',
-         '--latent_size', '32', '--evaluation_interval', '0',
-         '--progress_seconds', '1']
+SMALL = ['--game', 'tests.unhurried:SlowCatch-v0', *runs.SMALL]
 # Tries to connect to each of some addresses, and prints how that went.
 KNOCK = """
 import json, socket, sys
@@ -77,35 +71,21 @@ def networks_side_by_side():
 
 
 def train_command(run_dir, *args):
-  return [sys.executable, '-m', 'launch.train', '--run_dir', str(run_dir), *SMALL,
-          *args]
+  return runs.command('launch.train', '--run_dir', run_dir, *SMALL, *args)
 
 
 @contextlib.contextmanager
 def running(command, run_dir):
   """Yields the process of a command once its learner learns."""
   env = {k: v for k, v in os.environ.items() if k != 'LD_PRELOAD'}
-  process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
+  process = subprocess.Popen(command, cwd=runs.ROOT, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, env=env)
-  deadline = time.monotonic() + 180
-  while not learns(run_dir):
-    if process.poll() is not None or time.monotonic() > deadline:
-      process.terminate()
-      raise AssertionError(process.communicate()[0])
-    time.sleep(0.2)
+  runs.wait_until_learned(process, str(run_dir), 5)
   try:
     yield process
   finally:
     process.terminate()
     process.communicate(timeout=30)
-
-
-def learns(run_dir):
-  try:
-    with open(run_dir / 'progress.csv', newline='') as f:
-      return any(int(row['learner_steps']) > 5 for row in csv.DictReader(f))
-  except FileNotFoundError:
-    return False
 
 
 def knock(network, ports):
@@ -150,7 +130,8 @@ def test_threads_listen_on_loopback(tmp_path):
 def test_the_program_of_an_own_script_listens_on_loopback(tmp_path):
   script = tmp_path / 'script.py'
   script.write_text(SCRIPT)
-  command = ['env', f'PYTHONPATH={ROOT}', sys.executable, str(script), str(tmp_path)]
+  command = ['env', f'PYTHONPATH={runs.ROOT}', sys.executable, str(script),
+             str(tmp_path)]
   with running(command, tmp_path) as process:
     ports = networks.open_ports(process.pid)
   assert [address for address, _ in ports] == 3 * [LOOPBACK]
@@ -163,7 +144,7 @@ def test_an_isolated_run_is_reached_by_the_way_in_only(networks_side_by_side,
   here, _ = networks_side_by_side  # Of the other users of the machine.
   with running(here.command(*train_command(tmp_path, '--isolate')),
                tmp_path) as process:
-    said = process.stdout.readline()
+    said = process.stdout.readline().decode()
     ports = networks.open_ports(process.pid)
     assert [address for address, _ in ports] == 3 * [LOOPBACK]
     nearby = json.dumps([('127.0.0.1', port) for _, port in ports])

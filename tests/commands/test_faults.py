@@ -23,10 +23,6 @@ def wait_for(condition, seconds=120.):
   processes.wait_for(condition, 'what a test waits for', seconds)
 
 
-def learner_steps(run_dir):
-  return ([0.] + [row['learner_steps'] for row in runs.rows(run_dir)])[-1]
-
-
 def restarts(run_dir):
   """Returns which nodes were restarted, in order."""
   path = os.path.join(run_dir, records.RESTARTS_FILE)
@@ -55,11 +51,11 @@ def test_every_node_that_is_killed_is_restarted_in_the_same_run(tmp_path):
     before.kill()
     wait_for(lambda: before != (  # noqa: B023
         node_processes.find_node(launcher, name) or before))  # noqa: B023
-    steps = learner_steps(run_dir)
+    steps = runs.learner_steps(run_dir)
     wait_for(lambda: len(restarts(run_dir)) == number + 1)  # noqa: B023
     # It learns on, and nobody else was disturbed.
     wait_for(lambda: 'back after' in log(run_dir, name))  # noqa: B023
-    wait_for(lambda: learner_steps(run_dir) != steps)  # noqa: B023
+    wait_for(lambda: runs.learner_steps(run_dir) != steps)  # noqa: B023
     assert others <= {p.pid for p in launcher.children()}
   assert restarts(run_dir) == killed
   wait_for(lambda: runs.rows(run_dir)[-1]['restarts'] == len(killed))
@@ -110,7 +106,7 @@ def test_nothing_outlives_the_launcher(tmp_path, number):
 @pytest.mark.timeout(300)
 def test_an_environment_that_fails_again_and_again_ends_the_run(tmp_path):
   result = runs.run('launch.train', '--run_dir', tmp_path / 'run', *CARTPOLE,
-                    '--game', 'tests.misbehaving:Raises-v0', timeout=280)
+                    '--game', 'tests.misbehaving:Raises-v0')
   assert result.returncode == 1
   assert restarts(tmp_path / 'run') == ['actor/0', 'actor/0']
   last = result.stderr.strip().splitlines()[-1]
@@ -146,7 +142,7 @@ def test_training_goes_on_when_nobody_reads_what_it_prints(tmp_path):
       cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
   process.stdout.readline()
   process.stdout.close()  # As `| head -1` does.
-  wait_for(lambda: learner_steps(run_dir) > 20)
+  wait_for(lambda: runs.learner_steps(run_dir) > 20)
   assert 'weights' in log(run_dir, 'actor/0')
   process.terminate()
   assert process.wait(timeout=20) == 0
@@ -162,9 +158,9 @@ def test_a_node_that_stood_still_goes_on(tmp_path):
     node = node_processes.find_node(launcher, name)
     node.suspend()
     time.sleep(4)  # Longer than a step may take.
-    steps = learner_steps(run_dir)
+    steps = runs.learner_steps(run_dir)
     node.resume()
-    wait_for(lambda: learner_steps(run_dir) > steps)  # noqa: B023
+    wait_for(lambda: runs.learner_steps(run_dir) > steps)  # noqa: B023
   assert runs.stop(process, runs.terminate) == (0, [])
 
 

@@ -59,7 +59,6 @@ def answer(address, path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_the_board_shows_it_in_a_browser(looked_at):
   port = processes.free_ports(1)
   address = f'http://localhost:{port}'
@@ -102,7 +101,6 @@ def evaluated(capsys, *args):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_tables_are_shown(looked_at):
   _, _, tables, _, told = looked_at
   assert set(tables) == {'queue', 'replay'}
@@ -117,7 +115,6 @@ def test_tables_are_shown(looked_at):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_trajectories_are_drawn(looked_at):
   run_dir, out, _, told, _ = looked_at
   assert sorted(os.listdir(out)) == ['histograms.png'] + [
@@ -133,7 +130,6 @@ def test_trajectories_are_drawn(looked_at):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_evaluations_say_how_and_of_what(looked_at, capsys, monkeypatch):
   run_dir = str(looked_at[0])
   newest = os.path.basename(checkpoints.latest(run_dir))
@@ -173,7 +169,6 @@ def test_evaluations_say_how_and_of_what(looked_at, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_a_video_lasts_as_long_as_the_game(looked_at, capsys, tmp_path):
   run_dir = str(looked_at[0])
   path = str(tmp_path / 'new' / 'catch.mp4')

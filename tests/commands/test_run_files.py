@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import psutil
@@ -20,17 +19,13 @@ from launch.engines import local
 from programs.runtime import checkpoints
 from programs.runtime import locks
 from programs.runtime import records
+from tests.commands import runs
 
-ROOT = pathlib.Path(__file__).parents[2]
 ARGS = ['--game', 'tests.bad_readings:Behaving-v0', '--num_actors', '1',
         '--envs_per_actor', '4', '--batch_size', '6', '--sequence_length', '8',
         '--latent_size', '16', '--evaluation_interval', '0',
         '--progress_seconds', '0.5']
 BUDGET = 4000
-
-
-def command(*args):
-  return [sys.executable, '-m', 'launch.train', *map(str, args)]
 
 
 def rows(path):
@@ -42,10 +37,8 @@ def rows(path):
 def finished(tmp_path_factory):
   """The directory of a run that has reached its budget."""
   run_dir = tmp_path_factory.mktemp('runs') / 'original'
-  ended = subprocess.run(
-      command('--run_dir', run_dir, '--max_timesteps', BUDGET,
-              '--checkpoint_minutes', 0.02, *ARGS),
-      cwd=ROOT, capture_output=True, text=True, timeout=280)
+  ended = runs.run('launch.train', '--run_dir', run_dir, '--max_timesteps', BUDGET,
+                   '--checkpoint_minutes', 0.02, *ARGS)
   assert ended.returncode == 0, ended.stdout + ended.stderr
   return run_dir
 
@@ -210,8 +203,9 @@ def test_a_directory_in_use_is_refused_until_all_of_its_run_has_ended(
     tmp_path, capsys, launched):
   run_dir = tmp_path / 'run'
   process = subprocess.Popen(
-      command('--run_dir', run_dir, '--checkpoint_minutes', 0.02, *ARGS), cwd=ROOT,
-      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+      runs.command('launch.train', '--run_dir', run_dir,
+                   '--checkpoint_minutes', 0.02, *ARGS),
+      cwd=runs.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   try:
     deadline = time.monotonic() + 120.
     while not checkpoints.latest(str(run_dir)):
@@ -244,15 +238,13 @@ def test_a_directory_in_use_is_refused_until_all_of_its_run_has_ended(
               node.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.timeout(400)
 def test_training_goes_on_without_its_rows(copied):
   before = checkpoints.latest(str(copied))
   os.remove(copied / 'progress.csv')
   os.mkdir(copied / 'progress.csv')
   budget = BUDGET * 2
-  ended = subprocess.run(
-      command('--resume', '--run_dir', copied, '--max_timesteps', budget),
-      cwd=ROOT, capture_output=True, text=True, timeout=280)
+  ended = runs.run('launch.train', '--resume', '--run_dir', copied,
+                   '--max_timesteps', budget)
   said = ended.stdout + ended.stderr
   assert ended.returncode == 0, said
   assert said.count(f'{copied / "progress.csv"} cannot be written') == 1
@@ -262,14 +254,12 @@ def test_training_goes_on_without_its_rows(copied):
   assert checkpoints.progress(path)['counts']['actor_steps'] >= budget
 
 
-@pytest.mark.timeout(400)
 def test_a_copy_is_trained_on_and_its_rows_never_jump_back(finished, copied):
   before = contents(finished)
   with open(copied / 'progress.csv', 'a') as f:
     f.write('99999')  # A row that was being written.
-  ended = subprocess.run(
-      command('--resume', '--run_dir', copied, '--max_timesteps', BUDGET * 2),
-      cwd=ROOT, capture_output=True, text=True, timeout=280)
+  ended = runs.run('launch.train', '--resume', '--run_dir', copied,
+                   '--max_timesteps', BUDGET * 2)
   assert ended.returncode == 0, ended.stdout + ended.stderr
   assert contents(finished) == before
   for column in ('timesteps', 'learner_steps', 'walltime_seconds', 'episodes'):

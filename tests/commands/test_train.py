@@ -38,7 +38,6 @@ def refusal(capsys, main, *args):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_train_stop_resume_finish_and_evaluate(tmp_path, capsys):
   run_dir = str(tmp_path / 'run')
   game = ['--game', 'pong', '--run_dir', run_dir, *runs.SMALL]

@@ -84,7 +84,6 @@ def test_program_has_the_documented_groups(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_learns_catch_in_processes_with_two_shards(tmp_path):
   port = processes.free_ports(2)
   program = make_program(tmp_path, num_replay_shards=2, replay_port=port)
