@@ -1,5 +1,6 @@
 """The builder: Acme's names for the parts of the PPO-IMPALA agent."""
 
+import copy
 from typing import Iterator, Optional, Sequence, Union
 
 from acme import core
@@ -41,13 +42,12 @@ class ImpalaPPOBuilder:
         `losses.impala_ppo_loss`, which it may call.
 
     Raises:
-      ValueError: if batches cannot be split evenly over the devices.
+      ValueError: if batches cannot be split evenly over the devices. Where they
+        are all GPUs, that is known, and raised, once the learner or its batches
+        are made.
     """
-    if devices and config.batch_size % len(devices):
-      raise ValueError(
-          f'batch_size must be a multiple of the {len(devices)} devices that the '
-          f'learner computes on, not {config.batch_size}.')
     self._config = config
+    self._check_split(len(devices or ()))
     self._devices = devices
     self._loss = loss
     self._strategy: Optional[tf.distribute.Strategy] = None
@@ -82,9 +82,14 @@ class ImpalaPPOBuilder:
   def make_policy(self, networks: networks_lib.ImpalaPPONetworks,
                   environment_spec: specs.EnvironmentSpec,
                   evaluation: bool = False) -> acting.Policy:
-    """Makes a policy that samples, or takes the best action in evaluation."""
+    """Makes a policy that samples, or takes the best action in evaluation.
+
+    It acts with a copy of the networks' weights of now. A learner in the same
+    process may be training these; what it learns comes by the `variable_source` of
+    `make_actor`, with its version.
+    """
     observation = environment_spec.observations
-    actor_critic = networks.actor_critic
+    actor_critic = copy.deepcopy(networks.actor_critic)
     actor_critic(tf.zeros([1, *observation.shape], observation.dtype))
     return acting.Policy(
         actor_critic, tf.TensorSpec(observation.shape, observation.dtype),
@@ -145,8 +150,16 @@ class ImpalaPPOBuilder:
   def _get_strategy(self) -> tf.distribute.Strategy:
     # Made late, in the process of the learner: it claims the devices.
     if self._strategy is None:
-      self._strategy = learning.make_strategy(self._devices)
+      strategy = learning.make_strategy(self._devices)
+      self._check_split(strategy.num_replicas_in_sync)
+      self._strategy = strategy
     return self._strategy
+
+  def _check_split(self, num_devices: int) -> None:
+    if num_devices and self._config.batch_size % num_devices:
+      raise ValueError(
+          f'batch_size must be a multiple of the {num_devices} devices that the '
+          f'learner computes on, not {self._config.batch_size}.')
 
 
 def _clients(clients: Clients) -> Sequence[reverb.Client]:

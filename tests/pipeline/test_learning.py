@@ -234,6 +234,28 @@ def test_serves_its_version_with_its_weights():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('devices', [('/cpu:0',), ('/cpu:0', '/cpu:1')])
+def test_a_policy_of_the_learners_networks_follows_it_when_told(devices):
+  config = make_config()
+  builder = builder_lib.ImpalaPPOBuilder(config, devices)
+  networks = builder.make_networks(make_spec())
+  learner = make_learner(config, [make_batch()], devices, networks=networks)
+  policy = builder.make_policy(networks, make_spec())
+  actor = builder.make_actor(0, policy, variable_source=learner)
+  before = weights(learner)
+  learner.step()
+  after = weights(learner)
+  for own, x in zip(policy.variables['policy'], before):
+    np.testing.assert_array_equal(own, x)
+  actor.update(wait=True)
+  assert policy.variables['version'][0] == 1
+  for own, x in zip(policy.variables['policy'], after):
+    np.testing.assert_array_equal(own, x)
+  for x, y in zip(weights(learner), after):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.slow
 def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
   batches = [make_batch(seed) for seed in range(6)]
   config = make_config(autoencoder=True, learning_rate_decay_timesteps=200)
@@ -263,6 +285,14 @@ def test_batches_that_replicas_cannot_share_evenly_are_refused():
   config = make_config(batch_size=3, samples_per_insert=1.)
   with pytest.raises(ValueError, match='batch_size.*2 devices.*not 3'):
     builder_lib.ImpalaPPOBuilder(config, devices)
+
+
+def test_batches_that_all_there_is_cannot_share_evenly_are_refused(monkeypatch):
+  strategy = learning.make_strategy(['/cpu:0', '/cpu:1'])
+  monkeypatch.setattr(learning, 'make_strategy', lambda devices: strategy)
+  config = make_config(batch_size=3, samples_per_insert=1.)
+  with pytest.raises(ValueError, match='batch_size.*2 devices.*not 3'):
+    make_learner(config, [make_batch()], devices=None)
 
 
 @pytest.mark.parametrize('loss, autoencoder, max_gradient_norm', [
