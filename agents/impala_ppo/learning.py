@@ -1,6 +1,7 @@
 """The learner: one TensorFlow function per step, on one or more replicas."""
 
 import contextlib
+import functools
 import threading
 import time
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
@@ -214,11 +215,11 @@ class ImpalaPPOLearner(core.Learner):
     normalizer = self._networks.actor_critic.encoder.normalizer
     some = networks_lib.merge_time(
         ops.every(observation, self._config.reconstruction_period))
-    mean, mean_square = context.all_reduce(
-        tf.distribute.ReduceOp.MEAN, normalizer.moments(some))
+    mean, variance = normalizer.moments(some, functools.partial(
+        context.all_reduce, tf.distribute.ReduceOp.MEAN))
     rate = tf.maximum(1. / (tf.cast(num_steps, tf.float32) + 1.),
                       _SLOWEST_STATISTICS_RATE)
-    normalizer.update(mean, mean_square, rate)
+    normalizer.update(mean, variance, rate)
 
   def _mean_lag(self, lag: tf.Tensor) -> tf.Tensor:
     """Mean of a [B, T] tensor over the online trajectories of all replicas."""

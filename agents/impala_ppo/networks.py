@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from typing import NamedTuple, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 from acme import specs
 import sonnet as snt
 import tensorflow as tf
 
+from agents import validation
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import ops
 from agents.impala_ppo import values as values_lib
@@ -79,13 +80,25 @@ class Normalizer(snt.Module):
   def _scale(self) -> tf.Tensor:
     return tf.math.rsqrt(self.variance + 1e-8)
 
-  def moments(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the means of [N, ...] and of its square, shaped as `self.mean`."""
-    observation = tf.cast(observation, tf.float32)
-    return (tf.reduce_mean(observation, axis=0),
-            tf.reduce_mean(tf.square(observation), axis=0))
+  def moments(
+      self, observation: tf.Tensor,
+      average: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and variance of a batch, both shaped as `self.mean`.
 
-  def update(self, mean: tf.Tensor, mean_square: tf.Tensor,
+    Both are made of differences: in sums of large numbers, and of their squares,
+    float32 would lose what varies little.
+
+    Args:
+      observation: [N, ...], perhaps one replica's part.
+      average: over replicas, of parts of the same size.
+    """
+    observation = tf.cast(observation, tf.float32)
+    mean = self.mean + average(tf.reduce_mean(observation - self.mean, axis=0))
+    return mean, average(tf.reduce_mean(
+        tf.math.squared_difference(observation, mean), axis=0))
+
+  def update(self, mean: tf.Tensor, variance: tf.Tensor,
              rate: tf.Tensor) -> None:
     """Moves the statistics by `rate` in [0, 1] towards a batch's `moments`.
 
@@ -96,7 +109,6 @@ class Normalizer(snt.Module):
     old_mean = tf.identity(self.mean)
     old_variance = tf.identity(self.variance)
     difference = mean - old_mean
-    variance = tf.maximum(mean_square - tf.square(mean), 0.)
     between = rate * (1. - rate) * tf.square(difference)
     if self._is_image:
       variance, between = tf.reduce_mean(variance), tf.reduce_mean(between)
@@ -319,8 +331,12 @@ def make_networks(
   Raises:
     ValueError: where no network fits the environment.
   """
-  shape = environment_spec.observations.shape
-  actions = environment_spec.actions
+  observations, actions = environment_spec.observations, environment_spec.actions
+  if not isinstance(observations, specs.Array):
+    raise ValueError(
+        f'observations are {validation.shown(observations)}; this agent needs one '
+        'array: wrap the environment to give that.')
+  shape = observations.shape
   if not isinstance(actions, specs.DiscreteArray):
     raise ValueError(f'actions are {actions}; this agent needs a DiscreteArray.')
   if len(shape) not in (1, 3):
@@ -348,6 +364,6 @@ def make_networks(
   decoder = Decoder(shape, target_channels) if config.autoencoder else None
   bins = values_lib.make_bins(config) if config.value_loss == 'hl_gauss' else None
   return ImpalaPPONetworks(
-      observation_spec=environment_spec.observations,
+      observation_spec=observations,
       actor_critic=ActorCritic(encoder, actions.num_values, bins),
       decoder=decoder)

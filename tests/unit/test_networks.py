@@ -73,6 +73,20 @@ def test_observations_are_normalised_over_all_batches(shape, dtype):
                              atol=1e-2)
 
 
+@pytest.mark.parametrize('offset', (1e4, -1e5))
+def test_what_is_large_and_varies_little_is_normalised(offset):
+  normalizer = networks_lib.Normalizer((2,))
+  rng = np.random.default_rng(0)
+  batch = (offset + rng.normal(0., [1., 3.], (200, 2))).astype(np.float32)
+  normalizer(batch)
+  for _ in range(2):  # From 0, it has to come near first.
+    normalizer.update(*normalizer.moments(batch), rate=tf.constant(1.))
+  exact = batch.astype(np.float64)
+  np.testing.assert_allclose(
+      normalizer(batch), (exact - exact.mean(axis=0)) / exact.std(axis=0),
+      atol=0.02)
+
+
 def test_what_never_changed_is_normalised_to_something_finite():
   normalizer = networks_lib.Normalizer((2,))
   constant = np.full((6, 2), 1e3, np.float32)
@@ -110,6 +124,8 @@ def test_autoencoder_can_be_left_out():
     (make_spec((4,), np.float32,
                specs.BoundedArray((2,), np.float32, -1., 1.)), {}, 'actions'),
     (make_spec((84, 84)), {}, '[84, 84]'),
+    (make_spec(())._replace(observations={'pixels': specs.Array((8, 8), np.uint8)}),
+     {}, 'observations are {'),
     (make_spec((7, 84, 3)), {}, '[7, 84, 3]'),
     (make_spec((8, 8, 1)), {'conv_channels': (8, 8, 8)}, 'conv_channels'),
     (make_spec((84, 84, 4)), {'conv_channels': (8,) * 7}, 'conv_channels'),
