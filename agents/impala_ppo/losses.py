@@ -88,7 +88,7 @@ def impala_ppo_loss(
   rewards = tf.clip_by_value(rewards, -config.max_abs_reward,
                              config.max_abs_reward)
   discounts *= config.discount
-  num_timesteps = total(mask)
+  num_timesteps = tf.maximum(total(mask), 1.)  # Resets alone teach nothing.
 
   def mean(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(x * mask) / num_timesteps
@@ -215,7 +215,7 @@ def standardize(
   Returns:
     [T, B].
   """
-  num_timesteps = total(mask)
+  num_timesteps = tf.maximum(total(mask), 1.)
   center = total(advantages * mask) / num_timesteps
   variance = total(tf.square(advantages - center) * mask) / num_timesteps
   return (advantages - center) / (tf.sqrt(variance) + 1e-8)
@@ -239,7 +239,7 @@ def explained_variance(
     1 where they agree, 0 where a constant would do as well, or where targets do
     not vary.
   """
-  num_timesteps = total(mask)
+  num_timesteps = tf.maximum(total(mask), 1.)
 
   def variance(x: tf.Tensor) -> tf.Tensor:
     center = total(x * mask) / num_timesteps

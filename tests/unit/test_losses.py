@@ -425,6 +425,22 @@ def test_each_metric_is_what_numpy_makes_of_it(settings):
   np.testing.assert_allclose(result.priorities, priorities, rtol=1e-4)
 
 
+@pytest.mark.parametrize('loss', config_lib.LOSSES)
+def test_a_batch_of_resets_alone_teaches_nothing_but_reconstruction(loss):
+  config = config_lib.ImpalaPPOConfig(loss=loss, frame_stack=4)
+  outputs, batch = random_outputs_and_batch(config)
+  result = losses.impala_ppo_loss(
+      outputs, batch._replace(mask=np.zeros((B, T), bool)), config)
+  whole = losses.impala_ppo_loss(outputs, batch, config)
+  reconstruction = whole.metrics.pop('reconstruction_loss')
+  assert result.metrics.pop('reconstruction_loss') == reconstruction
+  assert result.loss == config.reconstruction_cost * reconstruction
+  assert result.metrics.pop('loss') == result.loss
+  assert set(result.metrics) == set(whole.metrics) - {'loss'}
+  assert all(value == 0. for value in result.metrics.values())
+  np.testing.assert_array_equal(result.priorities, 0.)
+
+
 def test_a3c_takes_all_experience_for_the_current_policys():
   config = config_lib.ImpalaPPOConfig(loss='a3c', autoencoder=False)
   outputs, batch = random_outputs_and_batch(config)
