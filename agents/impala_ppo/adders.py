@@ -68,10 +68,7 @@ class ImpalaPPOAdder(adders.Adder):
     Raises:
       ValueError: where stacked frames do not start from zeros.
     """
-    if self._frame_stack > 1 and np.any(timestep.observation[..., :-1]):
-      raise ValueError(
-          'an episode starts with frames before its first one, so stacks '
-          'cannot be rebuilt from single frames; set frame_stack to 1.')
+    self._check_stacks(timestep)
     if self._writer is None:
       self._writer = self._client.trajectory_writer(
           num_keep_alive_refs=self._num_rows)
@@ -88,7 +85,11 @@ class ImpalaPPOAdder(adders.Adder):
       action: [E] int32.
       next_timestep: what it led to, [E, ...] in each field.
       extras: `behaviour_logits` [E, A] float32 and `policy_version` [] int64.
+
+    Raises:
+      ValueError: where a FIRST step's stacked frames do not start from zeros.
     """
+    self._check_stacks(next_timestep)
     self._append(action, next_timestep, extras)
     self._timestep = next_timestep
     self._extras = extras
@@ -99,6 +100,14 @@ class ImpalaPPOAdder(adders.Adder):
       self._writer.close()
     self._writer = self._timestep = self._extras = None
     self._steps = 0
+
+  def _check_stacks(self, timestep: dm_env.TimeStep) -> None:
+    first = timestep.step_type == dm_env.StepType.FIRST
+    if (self._frame_stack > 1 and first.any() and
+        timestep.observation[first][..., :-1].any()):
+      raise ValueError(
+          'an episode starts with frames before its first one, so stacks '
+          'cannot be rebuilt from single frames; set frame_stack to 1.')
 
   def _append(self, action: np.ndarray, next_timestep: dm_env.TimeStep,
               extras: types.NestedArray) -> None:

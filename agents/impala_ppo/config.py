@@ -68,7 +68,7 @@ class ImpalaPPOConfig:
     replay_sampler: selection from the replay table. 'fifo' replays every
       trajectory exactly `samples_per_insert - 1` times, oldest first, and
       makes a single process repeatable: Reverb's random selectors take no
-      seed.
+      seed. Its table must hold more items than the online part of a batch takes.
     replay_capacity: items that a shard's replay table holds; an item is one
       trajectory of each environment of an actor.
     min_replay_size: items in a shard's replay table before it is sampled.

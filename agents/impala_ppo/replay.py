@@ -21,6 +21,8 @@ QUEUE_TABLE = 'queue'
 REPLAY_TABLE = 'replay'
 _ANSWER_SECONDS = 5
 _WAIT_SECONDS = 30
+# What its calls raise, by what went wrong.
+_ERRORS = (reverb.errors.ReverbError, RuntimeError)
 
 
 def make_tables(environment_spec: specs.EnvironmentSpec,
@@ -33,9 +35,10 @@ def make_tables(environment_spec: specs.EnvironmentSpec,
     return tables
   # The queue passes every item once, so what is left is the replay table's.
   replays_per_insert = config.samples_per_insert - 1
-  # What the pipeline fetches ahead of the learner counts as sampled; the
-  # margin has to exceed it, or actors and learner wait for each other.
-  in_flight = (config.num_fetch_workers + config.prefetch_size *
+  # What the pipeline fetches ahead of the learner counts as sampled, and a batch
+  # gets its online part first; the margin has to exceed both, or actors and learner
+  # wait for each other.
+  in_flight = (config.num_fetch_workers + max(1, config.prefetch_size) *
                config.batch_size + config.queue_capacity + 1)
   margin: Union[float, tuple[float, float]] = (
       2 * max(1., replays_per_insert) * in_flight)
@@ -62,7 +65,7 @@ def why_full(client: reverb.Client, tables: Sequence[str]) -> str:
   """Says which of a shard's tables take no more now, and why."""
   try:
     info = client.server_info(timeout=_ANSWER_SECONDS)
-  except (reverb.errors.ReverbError, RuntimeError) as e:  # By what went wrong.
+  except _ERRORS as e:
     return f'the server {client.server_address} does not answer ({e}).'
   reasons = []
   for table in tables:
@@ -102,7 +105,7 @@ class Priorities:
   def _send(self, priorities: Mapping[int, float]) -> None:
     try:
       self._client.mutate_priorities(REPLAY_TABLE, priorities)
-    except RuntimeError as e:  # Of which Reverb's errors are kinds.
+    except _ERRORS as e:
       self._warn(str(e))
 
   def _warn(self, problem: str) -> None:
@@ -151,7 +154,7 @@ def statistics(clients: Sequence[reverb.Client]) -> dict[str, float]:
         sampled += info.rate_limiter_info.sample_stats.completed
         if table == QUEUE_TABLE:
           inserted += info.rate_limiter_info.insert_stats.completed
-  except RuntimeError:  # Of which Reverb's errors are kinds.
+  except _ERRORS:
     return {}
   result = {f'{table}_fill': sizes[table] / room[table] for table in room}
   if inserted:

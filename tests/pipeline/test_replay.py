@@ -348,7 +348,54 @@ def test_stacks_that_cannot_be_rebuilt_are_refused():
   first = np.array([dm_env.StepType.FIRST])
   with pytest.raises(ValueError, match='set frame_stack to 1'):
     adder.add_first(dm_env.TimeStep(first, None, None, observation))
+
+  # So are those of a later episode, of any of the environments.
+  stream = Stream(2)
+  adder.add_first(stream.first())
+  action, extras, timestep = stream.next()
+  adder.add(action, timestep, extras)
+  again = timestep._replace(
+      step_type=np.array([dm_env.StepType.MID, dm_env.StepType.FIRST], np.int32),
+      observation=np.ones((2, SIZE, SIZE, 4), np.uint8))
+  with pytest.raises(ValueError, match='set frame_stack to 1'):
+    adder.add(action, again, extras)
+  adder.reset()
   server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+@pytest.mark.parametrize('sizes', [
+    dict(prefetch_size=0, batch_size=48), dict(prefetch_size=1, batch_size=48),
+    dict(prefetch_size=0, batch_size=48, replay_sampler='fifo', replay_capacity=25),
+    dict(prefetch_size=2, batch_size=48, replay_sampler='fifo', replay_capacity=25,
+         queue_capacity=1),
+    dict(prefetch_size=0, batch_size=60, samples_per_insert=1.5),
+], ids=str)
+def test_one_environment_and_a_learner_do_not_wait_for_each_other(sizes):
+  config = make_config(**{'queue_capacity': 1, 'sequence_length': 2, **sizes})
+  server = make_server(config)
+  adder = make_adder(server, config)
+  stream = Stream(1)
+  adder.add_first(stream.first())
+  taken = threading.Event()
+
+  def act():
+    while not taken.is_set():
+      action, extras, timestep = stream.next()
+      adder.add(action, timestep, extras)
+
+  actor = threading.Thread(target=act, daemon=True)
+  actor.start()
+  batches: list = []
+  learner = threading.Thread(
+      target=lambda: batches.extend(take(4, [server], config)), daemon=True)
+  learner.start()
+  learner.join(60.)
+  taken.set()
+  adder.reset()  # Makes a write fail that still waits.
+  actor.join(10.)
+  assert len(batches) == 4
 
 
 def write_without_samples(config, server, caplog, monkeypatch):
