@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import re
-from typing import Annotated, Any, Literal, Optional, Sequence
+from typing import Annotated, Any, Literal, Optional, Protocol, Sequence
 import warnings
 
 from acme import specs
@@ -26,6 +26,8 @@ from pydantic import Field
 from agents import validation
 
 ATARI_FRAME_STACK = 4
+# Arguments of ale-py's that this project's own parts rely on.
+_NOT_GIVEN = frozenset({'num_envs', 'batch_size', 'stack_num', 'autoreset_mode'})
 
 _FIRST = int(dm_env.StepType.FIRST)
 _MID = int(dm_env.StepType.MID)
@@ -68,6 +70,20 @@ def describe_bad_number(timestep: dm_env.TimeStep, copy: int) -> str:
   observation = timestep.observation[copy]
   index = tuple(np.argwhere(~np.isfinite(observation))[0])
   return (f'observation[{", ".join(map(str, index))}] is {observation[index]}')
+
+
+class Playable(Protocol):
+  """E environments that are reset and stepped as one, as `VectorEnvironment` is."""
+  num_envs: int
+
+  def reset(self) -> dm_env.TimeStep:
+    ...
+
+  def step(self, action: np.ndarray) -> dm_env.TimeStep:
+    ...
+
+  def close(self) -> None:
+    ...
 
 
 class VectorEnvironment(dm_env.Environment):
@@ -452,12 +468,16 @@ def make_environment(
         'img_width': frame_size, 'stack_num': ATARI_FRAME_STACK, 'noop_max': 30,
         'repeat_action_probability': repeat_action_probability,
         'reward_clipping': False, 'use_fire_reset': False}
+    given = _arguments(arguments)
+    for name in sorted(_NOT_GIVEN & given.keys()):
+      raise ValueError(f'env_arg {name} cannot be given for Atari, where it is the '
+                       "agent's own.")
     try:
-      atari = vector_env.AtariVectorEnv(
-          rom, num_envs, **{**options, **_arguments(arguments)})
-    except TypeError as e:
+      atari = vector_env.AtariVectorEnv(rom, num_envs, **{**options, **given})
+    except Exception as e:  # pylint: disable=broad-except
       raise ValueError(
           f'game {game!r} cannot be made: {_in_one_line(e)}') from None
+    _check_discrete(game, atari.single_action_space)
     return VectorEnvironment(atari, seed, frames_first=True, game=game,
                              on_bad_number=on_bad_number)
 
@@ -472,11 +492,7 @@ def make_environment(
   except Exception as e:  # pylint: disable=broad-except
     raise ValueError(
         f'game {game!r} cannot be made: {_in_one_line(e)}') from None
-  action_space = env.single_action_space
-  if not isinstance(action_space, gymnasium.spaces.Discrete):
-    raise ValueError(
-        f'game {game!r} has actions {action_space}; this agent needs a '
-        'Discrete action space.')
+  _check_discrete(game, env.single_action_space)
   space = env.single_observation_space
   if (not isinstance(space, gymnasium.spaces.Box) or
       len(space.shape) not in (1, 3) or 0 in space.shape):
@@ -486,6 +502,12 @@ def make_environment(
         'elements.')
   return VectorEnvironment(env, seed, is_channels_first(space.shape), game,
                            on_bad_number)
+
+
+def _check_discrete(game: str, space: gymnasium.Space) -> None:
+  if not isinstance(space, gymnasium.spaces.Discrete):
+    raise ValueError(f'game {game!r} has actions {space}; this agent needs a '
+                     'Discrete action space.')
 
 
 def is_channels_first(shape: Sequence[int]) -> bool:

@@ -410,3 +410,14 @@ def test_bad_wrappers_and_arguments_are_told_in_one_line(game, settings, told):
   with pytest.raises(ValueError) as error:
     environments.EnvironmentConfig(game, **settings).try_out(0)
   assert told in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('argument, told', [
+    ('frameskip=0', 'Invalid frameskip of 0'), ('img_height=tall', "game 'pong'"),
+    ('continuous=true', 'needs a Discrete action space'),
+    ('stack_num=2', 'env_arg stack_num'), ('batch_size=1', 'env_arg batch_size'),
+    ('autoreset_mode=SameStep', 'env_arg autoreset_mode')])
+def test_what_arguments_of_atari_cannot_be_is_told_in_one_line(argument, told):
+  with pytest.raises(ValueError) as error:
+    environments.EnvironmentConfig('pong', env_arg=(argument,)).try_out(0)
+  assert told in str(error.value) and '\n' not in str(error.value)
