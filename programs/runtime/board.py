@@ -1,5 +1,6 @@
 """Rows of progress as event files, for TensorBoard."""
 
+import contextlib
 import io
 import json
 import os
@@ -94,13 +95,19 @@ class Board(loggers.Logger):
           HISTOGRAM_TAG, np.asarray(returns), _BUCKETS))
     if records.PICTURE in data:
       summaries.append(_picture(data[records.PICTURE]))
+    is_new = self._file is None
+    file = self._file or self._begin()
     try:
-      file = self._file or self._begin(step)
-      self._append(file, *(event_pb2.Event(
-          wall_time=time.time(), step=step, summary=s) for s in summaries))
+      self._append(file, *(self._introduction(step) if is_new else ()), *(
+          event_pb2.Event(wall_time=time.time(), step=step, summary=s)
+          for s in summaries))
     except OSError:
       # What was being written is not whole, and nothing after it would be read.
       self._file = None
+      file.close()
+      if is_new:  # Or each row would leave one, for as long as the disk is full.
+        with contextlib.suppress(OSError):
+          os.remove(file.name)
       raise
     self._file = file
     self._num_rows += 1
@@ -109,15 +116,17 @@ class Board(loggers.Logger):
     if self._file is not None:
       self._file.close()
 
-  def _begin(self, step: int) -> BinaryIO:
+  def _begin(self) -> BinaryIO:
     seconds, rest = divmod(time.time_ns(), 10**9)
     # TensorBoard reads files in the order of their names.
     name = (f'events.out.tfevents.{seconds:010}.{socket.gethostname()}.'
             f'{os.getpid()}.{rest:09}')
-    file = open(os.path.join(self._run_dir, name), 'xb', buffering=0)
+    return open(os.path.join(self._run_dir, name), 'xb', buffering=0)
+
+  def _introduction(self, step: int) -> list[event_pb2.Event]:
+    """Returns what comes before the rows of a file."""
     settings = self._settings()
-    self._append(
-        file,
+    return [
         event_pb2.Event(wall_time=time.time(), file_version='brain.Event:2'),
         # What an earlier file has from here on was before a resumption.
         event_pb2.Event(wall_time=time.time(), step=step,
@@ -129,8 +138,7 @@ class Board(loggers.Logger):
         event_pb2.Event(wall_time=time.time(), step=step,
                         summary=hparams_summary.hparams_pb(
                             hyperparameters(settings),
-                            trial_id=os.path.abspath(self._run_dir))))
-    return file
+                            trial_id=os.path.abspath(self._run_dir)))]
 
   @staticmethod
   def _append(file: BinaryIO, *events: event_pb2.Event) -> None:

@@ -153,7 +153,10 @@ def discard_broken(run_dir: str,
         f'{_BROKEN}{os.path.basename(path)}: {fault}.')
   _remove_leftovers(run_dir)
   if newest is not None:
-    _write_index(run_dir)
+    try:
+      _write_index(run_dir)
+    except OSError as e:  # As on a full disk, which is no reason not to go on.
+      say(f'{directory(run_dir)} could not be tidied ({e}).')
   return newest
 
 

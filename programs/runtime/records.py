@@ -6,6 +6,8 @@ that take rows of progress are put together in `collectors`.
 
 import contextlib
 import csv
+import errno
+import io
 import json
 import os
 import sys
@@ -35,6 +37,7 @@ RESTARTS_COLUMNS = ('time', 'node', 'how')
 # nodes wait for that are starting; JSON follows.
 ROW = 'row: '
 STARTING = 'starting: '
+_TELLS_LAUNCHER = 'counter'  # The only node that prints such lines.
 _STATE_FILE = 'counter.json'
 EVALUATION_FILE = 'evaluation.csv'
 EVALUATION_COLUMNS = ('timesteps', 'episodes', 'return_mean', 'return_std',
@@ -62,20 +65,39 @@ class CsvLogger(loggers.Logger):
     self._columns = columns
 
   def write(self, data: loggers.LoggingData) -> None:
-    # Opened for each row, so that a file which is moved away begins anew.
-    with open(self._path, 'a+', newline='') as f:
-      f.seek(0)
-      # A run that was begun by another version may have other columns.
-      header = next(csv.reader(f), None)
-      writer = csv.DictWriter(f, header or self._columns, restval='nan',
-                              extrasaction='ignore')
-      if header is None:
-        writer.writeheader()
-      writer.writerow({name: _rounded(data[name]) for name in data
-                       if name in self._columns})
+    # A run that was begun by another version may have other columns.
+    header = self._header()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header or self._columns, restval='nan',
+                            extrasaction='ignore')
+    if header is None:
+      writer.writeheader()
+    writer.writerow({name: _rounded(data[name]) for name in data
+                     if name in self._columns})
+    _append(self._path, text.getvalue().encode())
+
+  def _header(self) -> Optional[list[str]]:
+    try:
+      with open(self._path, newline='') as f:
+        return next(csv.reader(f), None)
+    except FileNotFoundError:
+      return None
 
   def close(self) -> None:
     pass
+
+
+def _append(path: str, row: bytes) -> None:
+  """Appends a row, or nothing: the next one must not follow a part of this one."""
+  # Opened for each row, so that a file which is moved away begins anew.
+  with open(path, 'ab', buffering=0) as f:
+    size = os.fstat(f.fileno()).st_size
+    try:
+      if f.write(row) < len(row):  # As on a disk that is full after that much.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    except OSError:
+      f.truncate(size)
+      raise
 
 
 def _rounded(value: Any) -> Any:
@@ -107,6 +129,17 @@ class LauncherLogger(loggers.Logger):
 
   def close(self) -> None:
     pass
+
+
+def is_for_launcher(node: str, line: str) -> bool:
+  """Tells lines of `ROW` and `STARTING` from others, such as a game may print.
+
+  Args:
+    node: that has printed it, such as actor/0.
+    line: what it has printed.
+  """
+  return (node.partition('/')[0] == _TELLS_LAUNCHER and
+          line.startswith((ROW, STARTING)))
 
 
 def what_is_missing(waits_for: Mapping[str, str]) -> str:
@@ -185,7 +218,7 @@ def cut_after(run_dir: str, file: str, timesteps: float) -> int:
     header, *rows = f.read().splitlines(keepends=True) or ['']
   try:
     column = next(csv.reader([header])).index('timesteps')
-  except (StopIteration, ValueError):
+  except (StopIteration, ValueError, csv.Error):
     return 0  # No file of ours.
   kept: list[str] = [header]
   cut: list[str] = []
@@ -193,7 +226,7 @@ def cut_after(run_dir: str, file: str, timesteps: float) -> int:
     try:
       is_past = not row.endswith('\n') or (
           float(next(csv.reader([row]))[column]) > timesteps)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, csv.Error):
       is_past = True
     (cut if is_past else kept).append(row)
   if cut:
@@ -253,13 +286,19 @@ def read_config(run_dir: str) -> dict[str, Any]:
 def read(path: str) -> list[Row]:
   """Returns the whole rows of a file, none where there is no file.
 
-  A row that is being written is passed over.
+  A row that is being written is passed over, and so is what is no row of numbers.
   """
   if not os.path.exists(path):
     return []
   with open(path, newline='') as f:
     text = f.read()
   # A number that is cut short may be one still, so it is the line's end that tells.
-  whole = text[:text.rfind('\n') + 1].splitlines()
-  return [{name: float(value) for name, value in row.items()}
-          for row in csv.DictReader(whole)]
+  lines = text[:text.rfind('\n') + 1].splitlines()
+  rows = []
+  # A machine that lost its power may have left zeros, which csv refuses.
+  for row in csv.DictReader(line for line in lines if '\0' not in line):
+    try:
+      rows.append({name: float(value) for name, value in row.items()})
+    except (TypeError, ValueError):  # It has too few columns, or too many.
+      continue
+  return rows

@@ -13,6 +13,7 @@ from tensorboard.util import tensor_util
 
 from programs.runtime import board
 from programs.runtime import records
+from tests import disks
 
 ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = {'environment': {'game': 'pong'},
@@ -99,24 +100,14 @@ def test_a_resumed_run_takes_the_place_of_what_was_after_its_checkpoint(tmp_path
   assert points(read(tmp_path), 'loss/total') == [(100, 1.), (200, 2.)]
 
 
-class FullDisk(io.BytesIO):
-  """Takes half of what is written."""
-
-  def write(self, content):
-    return super().write(content[:len(content) // 2])
-
-
-def test_a_full_disk_is_an_error_and_later_rows_go_to_a_new_file(
-    tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_later_rows_go_to_a_new_file(tmp_path):
   writer = board.Board(str(tmp_path))
   writer.write(row(1, loss=1.))
-  open_ = open
-  monkeypatch.setattr('builtins.open', lambda *args, **kwargs: FullDisk())
-  writer._file = FullDisk()
-  for timesteps in (2, 3):
-    with pytest.raises(OSError, match='full'):
-      writer.write(row(timesteps, loss=1.))
-  monkeypatch.setattr('builtins.open', open_)
+  with disks.full(200):
+    for timesteps in (2, 3):
+      with pytest.raises(OSError):
+        writer.write(row(timesteps, loss=1.))
+  assert len(os.listdir(tmp_path)) == 1
   writer.write(row(4, loss=4.))
   assert points(read(tmp_path), 'loss/total') == [(1, 1.), (4, 4.)]
   assert len(os.listdir(tmp_path)) == 2

@@ -15,6 +15,7 @@ import tensorflow as tf
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import networks as networks_lib
 from programs.runtime import checkpoints
+from tests import disks
 
 
 def make_networks(latent_size=16):
@@ -142,6 +143,15 @@ def test_training_resumes_from_before_a_broken_checkpoint(run):
   assert checkpoints.latest(run_dir) == paths[1]
   truncate(paths[1])
   assert checkpoints.discard_broken(run_dir) == paths[0]
+
+
+def test_a_full_disk_keeps_nobody_from_going_on(run):
+  run_dir, _, paths = run
+  said: list[str] = []
+  with disks.full(10):
+    assert checkpoints.discard_broken(run_dir, said.append) == paths[2]
+  line, = said
+  assert line.startswith(f'{checkpoints.directory(run_dir)} could not be tidied (')
 
 
 def test_whole_checkpoints_are_left_alone(run):

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import pathlib
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,7 @@ import pytest
 from programs.runtime import collectors
 from programs.runtime import processes
 from programs.runtime import records
+from tests import disks
 
 with io.BytesIO() as _file:
   Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)).save(_file, 'png')
@@ -80,6 +82,34 @@ def test_a_row_that_is_not_whole_is_passed_over(path):
     # The header's line is none of them.
     whole = max(content[:size].count(b'\n') - 1, 0)
     assert records.read(path) == rows[:whole], content[:size]
+
+
+@pytest.mark.parametrize('num_before', [0, 2])
+def test_a_row_that_there_is_no_room_for_leaves_no_part(path, num_before):
+  logger = records.CsvLogger(path, COLUMNS)
+  rows = [{'timesteps': i, 'loss': i / 4, 'episodes': i} for i in range(4)]
+  for row in rows[:num_before]:
+    logger.write(row)
+  content = pathlib.Path(path).read_bytes() if num_before else b''
+  with disks.full(len(content) + 5):
+    for _ in range(2):
+      with pytest.raises(OSError):
+        logger.write(rows[2])
+  assert pathlib.Path(path).read_bytes() == content
+  logger.write(rows[3])
+  assert records.read(path) == [*rows[:num_before], rows[3]]
+
+
+@pytest.mark.parametrize('line', [
+    '5,0.2', '5,0.25,0.2582,0.5,3', 'a,b,c', '', '\0' * 9])
+def test_what_is_no_row_is_passed_over(path, line):
+  logger = records.CsvLogger(path, COLUMNS)
+  rows = [{'timesteps': i, 'loss': i / 4, 'episodes': i} for i in range(2)]
+  logger.write(rows[0])
+  with open(path, 'a') as f:
+    f.write(f'{line}\r\n')
+  logger.write(rows[1])
+  assert records.read(path) == rows
 
 
 def test_a_row_is_printed_in_one_line(capsys):
