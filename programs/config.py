@@ -48,8 +48,8 @@ class RunConfig:
     progress_seconds: time between rows of `progress.csv`.
     track: an experiment tracker that gets the rows, too; its package has to be
       installed, by the extra of its name.
-    step_timeout: seconds that a step of the environments may take, before their
-      actor is restarted.
+    step_timeout: seconds that a step of the environments may take, or to make or
+      reset them, before their actor or evaluator is restarted.
     restart: whether processes that end by themselves are restarted; threads
       cannot be.
   """

@@ -1,6 +1,5 @@
 """The actor node: an actor in a vector environment, and what it reports."""
 
-import os
 import threading
 import time
 from typing import Optional
@@ -13,13 +12,13 @@ import reverb
 from agents import environments
 from programs.nodes import counter as counter_node
 from programs.nodes import setup as setup_lib
+from programs.nodes import watchdog as watchdog_lib
 from programs.runtime import processes
 from programs.runtime import reports
 from programs.runtime import stopping
 from programs.runtime import weights
 
 _REPORT_SECONDS = 0.5
-_WATCH_SECONDS = 0.5
 # Where cores are short the learner goes first: what waits for it grows stale.
 _NICENESS = 10
 
@@ -33,7 +32,7 @@ class VectorEnvironmentLoop(core.Worker):
 
   def __init__(
       self,
-      environment: environments.VectorEnvironment,
+      environment: environments.Playable,
       actor: core.Actor,
       counter: counter_node.RunCounter,
       should_stop: Optional[threading.Event] = None,
@@ -50,8 +49,6 @@ class VectorEnvironmentLoop(core.Worker):
     self._actor = actor
     self._counter = counter
     self._should_stop = should_stop or threading.Event()
-    # When the environment's current step began; None between steps.
-    self.step_began: Optional[float] = None
 
   def run(self, num_steps: Optional[int] = None) -> None:
     """Runs until stopped.
@@ -67,9 +64,7 @@ class VectorEnvironmentLoop(core.Worker):
     num_ended = 0
     while not self._should_stop.is_set() and num_steps != 0:
       action = self._actor.select_action(timestep.observation)
-      self.step_began = time.monotonic()
       timestep = self._environment.step(action)
-      self.step_began = None
       self._actor.observe(action, timestep)
       self._actor.update()
 
@@ -91,28 +86,6 @@ class VectorEnvironmentLoop(core.Worker):
     reporter.close()
 
 
-def _end_when_stuck(loop: VectorEnvironmentLoop, name: str, seconds: float,
-                    should_stop: threading.Event) -> None:
-  """Ends the process, to be restarted, if a step takes too long.
-
-  Only time that the process ran is counted: a signal may have stopped it.
-  """
-
-  def watch():
-    step, watched = None, 0.
-    while watched < seconds:
-      if should_stop.wait(_WATCH_SECONDS):
-        return
-      began = loop.step_began
-      watched = watched + _WATCH_SECONDS if began == step is not None else 0.
-      step = began
-    print(f'{name}: the environment has been in one step for {seconds:g} s '
-          '(--step_timeout); this actor ends.', flush=True)
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
-
-
 def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
         learner: core.VariableSource, counter: counter_node.RunCounter,
         should_stop: threading.Event) -> None:
@@ -126,10 +99,11 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
     counter: is told of timesteps and returns.
     should_stop: set when the program stops.
   """
-  has_process = processes.settle_in()
-  if has_process:
-    processes.use_one_core(_NICENESS)
   name = f'actor/{index}'
+  watchdog = watchdog_lib.Watchdog(name, setup.config.step_timeout, should_stop)
+  if processes.settle_in():
+    processes.use_one_core(_NICENESS)
+    watchdog.start()
   seed = setup.config.process_seed(1 + index)
   adder = setup.builder.make_adder(shard)
 
@@ -140,12 +114,11 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
         seed, setup.make_policy(), adder,
         weights.NearestSource(learner, name))
     told.start(counter.record_start, name, 'first steps of the environments')
-    environment = setup.environment_factory(setup.config.envs_per_actor, seed)
-    loop = VectorEnvironmentLoop(environment, actor, counter, should_stop)
-    if has_process:
-      _end_when_stuck(loop, name, setup.config.step_timeout, should_stop)
+    with watchdog.step():
+      environment = setup.environment_factory(setup.config.envs_per_actor, seed)
     processes.say_if_back(name, 'the episodes and trajectories that it was in')
-    loop.run()
+    VectorEnvironmentLoop(watchdog_lib.Watched(environment, watchdog), actor,
+                          counter, should_stop).run()
 
   # The replay may hold the actor up for as long as nobody samples.
   stopping.run_until_stopped(act, should_stop, interrupt=adder.reset)

@@ -1,8 +1,7 @@
 """The evaluator node: greedy evaluations while training goes on."""
 
-import functools
 import threading
-from typing import Callable, Optional, Protocol
+from typing import Callable, Optional
 
 from acme import core
 from acme.utils import counting
@@ -13,6 +12,7 @@ import numpy as np
 
 from agents import environments
 from programs.nodes import setup as setup_lib
+from programs.nodes import watchdog as watchdog_lib
 from programs.runtime import processes
 from programs.runtime import records
 from programs.runtime import reports
@@ -24,22 +24,8 @@ _NICENESS = 15
 _POLL_SECONDS = 2.
 
 
-class Playable(Protocol):
-  """What episodes are played in: E environments, reset and stepped as one."""
-  num_envs: int
-
-  def reset(self) -> dm_env.TimeStep:
-    ...
-
-  def step(self, action: np.ndarray) -> dm_env.TimeStep:
-    ...
-
-  def close(self) -> None:
-    ...
-
-
 def play_episodes(
-    environment: Playable,
+    environment: environments.Playable,
     actor: core.Actor,
     num_episodes: int,
     max_steps: int,
@@ -98,7 +84,7 @@ class Evaluator(core.Worker):
 
   def __init__(
       self,
-      environment_factory: Callable[[], environments.VectorEnvironment],
+      environment_factory: Callable[[], environments.Playable],
       actor: core.Actor,
       counter: counting.Counter,
       logger: loggers.Logger,
@@ -131,7 +117,7 @@ class Evaluator(core.Worker):
 
   def run(self) -> None:
     due = self._next_due(self._timesteps())
-    environment: Optional[environments.VectorEnvironment] = None
+    environment: Optional[environments.Playable] = None
     while not self._should_stop.wait(_POLL_SECONDS):
       timesteps = self._timesteps()
       if timesteps < due:
@@ -163,10 +149,17 @@ class Evaluator(core.Worker):
 def run(setup: setup_lib.Setup, learner: core.VariableSource,
         counter: counting.Counter, should_stop: threading.Event) -> None:
   """Evaluates until the program stops; arguments are those of actors."""
+  config = setup.config
+  watchdog = watchdog_lib.Watchdog('evaluator', config.step_timeout, should_stop)
   if processes.settle_in():
     processes.use_one_core(_NICENESS)
-  config = setup.config
+    watchdog.start()
   seed = config.process_seed(0)
+
+  def make_environment():
+    with watchdog.step():
+      environment = setup.environment_factory(_NUM_ENVS, seed)
+    return watchdog_lib.Watched(environment, watchdog)
 
   def evaluate():
     actor = setup.builder.make_actor(
@@ -174,8 +167,7 @@ def run(setup: setup_lib.Setup, learner: core.VariableSource,
         variable_source=weights.NearestSource(learner, 'evaluator'))
     processes.say_if_back('evaluator', 'the evaluation that it was in')
     Evaluator(
-        functools.partial(setup.environment_factory, _NUM_ENVS, seed), actor,
-        counter,
+        make_environment, actor, counter,
         aggregators.Dispatcher([
             records.csv_logger(config.run_dir, records.EVALUATION_FILE,
                                records.EVALUATION_COLUMNS),

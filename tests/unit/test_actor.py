@@ -1,11 +1,6 @@
 """The loop of actors: what it shows them, and what it counts."""
 
-import pathlib
-import signal
-import subprocess
-import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -97,28 +92,3 @@ def test_a_loop_stops_when_told_to():
       scripted.ScriptedEnvironment(EPISODES), actor, Recorder(),
       should_stop).run()
   assert actor.steps == 5
-
-
-@pytest.mark.slow
-def test_time_that_a_process_is_stopped_is_not_the_environments():
-  # In the middle of a step that takes for ever.
-  process = subprocess.Popen(
-      [sys.executable, '-c', """
-import threading, time, types
-from programs.nodes import actor
-actor._end_when_stuck(types.SimpleNamespace(step_began=time.monotonic()),
-                      'actor/0', 3., threading.Event())
-print('stepping', flush=True)
-threading.Event().wait()
-"""], cwd=pathlib.Path(__file__).parents[2], stdout=subprocess.PIPE)
-  try:
-    assert process.stdout.readline() == b'stepping\n'
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(4)
-    process.send_signal(signal.SIGCONT)
-    time.sleep(1)
-    assert process.poll() is None
-    assert process.wait(timeout=20) == 1
-    assert b'in one step for 3 s' in process.stdout.read()
-  finally:
-    process.kill()
