@@ -175,6 +175,8 @@ class RunCounter(core.Worker, core.Saveable):
       self._walltime_before = state['walltime']
       self._start = time.monotonic()
       self._first_timesteps = self._timesteps()
+    # Before the first row, too: who restored this does so once.
+    self._keep(self._state())
 
   def run(self) -> None:
     """Writes rows until the program stops, and stops it when it is done."""

@@ -221,6 +221,8 @@ def main(argv: Optional[list[str]] = None) -> NoReturn:
   parser.add_argument('command', nargs=argparse.REMAINDER, metavar='COMMAND',
                       help='what to run.')
   flags = parser.parse_args(argv)
+  if not flags.command:
+    _fail('COMMAND is missing; give what to run.')
   try:
     close(flags.listen)
     if flags.isolate:

@@ -32,10 +32,17 @@ _ORPHAN_SECONDS = 8.
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-  """A process, such as the one that launched a program, told from all others."""
+  """A process, such as the one that launched a program, told from all others.
+
+  Attributes:
+    host: where it is.
+    pid: its id there, which another may get after its end.
+    started: in clock ticks since the host was started. The time of day would not
+      do: somebody may set the clock.
+  """
   host: str
   pid: int
-  created: float
+  started: int
 
   def is_this(self) -> bool:
     return self == this_process()
@@ -45,10 +52,17 @@ class Process:
     if self.host != socket.gethostname():
       return False
     try:
-      process = psutil.Process(self.pid)
-      return process.create_time() != self.created or not lives(process)
-    except psutil.NoSuchProcess:
+      return started(self.pid) != self.started or not lives(
+          psutil.Process(self.pid))
+    except (OSError, psutil.NoSuchProcess):
       return True
+
+
+def started(pid: int) -> int:
+  """Returns a process's `Process.started`; raises OSError where there is none."""
+  with open(f'/proc/{pid}/stat', errors='replace') as f:
+    # The name, in brackets, may hold anything; the state follows it [proc(5)].
+    return int(f.read().rpartition(')')[2].split()[19])
 
 
 def lives(process: psutil.Process) -> bool:
@@ -72,8 +86,7 @@ def find_node(launcher: psutil.Process, node: str) -> Optional[psutil.Process]:
 
 
 def this_process() -> Process:
-  return Process(socket.gethostname(), os.getpid(),
-                 psutil.Process().create_time())
+  return Process(socket.gethostname(), os.getpid(), started(os.getpid()))
 
 
 def own(launcher: Process) -> None:

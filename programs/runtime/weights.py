@@ -223,8 +223,13 @@ class Mirror:
         reader, _ = self._socket.accept()
       except OSError:
         return  # It has ended.
-      if _is_ours(reader):
+      try:
+        if not _is_ours(reader):
+          raise PermissionError
         socket.send_fds(reader, [b'.'], [self._shared.file])
+      except OSError:
+        reader.close()  # Or it has ended meanwhile.
+        continue
       # That it is open tells the reader that there is a mirror.
       self._readers.append(reader)
 
@@ -244,6 +249,7 @@ class Mirror:
       took = time.monotonic() - began
       pause = max(_MIRROR_SECONDS, took / _MIRROR_PART - took)
     self._has_ended = True
+    self._socket.shutdown(socket.SHUT_RDWR)  # Wakes who waits to accept.
     self._socket.close()
     for reader in self._readers:
       reader.close()

@@ -325,6 +325,16 @@ def test_a_restarted_counter_goes_on_from_its_last_row(monkeypatch, tmp_path):
   assert kept.read() is None
 
 
+def test_a_counter_that_dies_before_its_first_row_forgets_no_checkpoint(
+    monkeypatch, tmp_path):
+  kept = records.KeptState(str(tmp_path))
+  counter = Script(end=1.).make_counter(monkeypatch, keep=kept.write)
+  counter.restore({'counts': {'actor_steps': 70}, 'returns': [1.], 'walltime': 9.})
+  second = Script(end=1.).make_counter(monkeypatch)
+  second.restore(kept.read())
+  assert second.get_counts()['actor_steps'] == 70
+
+
 def test_a_start_that_takes_long_says_what_it_waits_for(monkeypatch, capsys):
   script = Script(end=400.)
   counter = script.make_counter(

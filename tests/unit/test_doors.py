@@ -218,6 +218,10 @@ def test_what_is_no_address_is_refused(listen):
     config_lib.RunConfig('run', listen=listen)
 
 
+def test_doors_without_a_command_to_run_say_so():
+  assert refusal(*behind_doors()) == 'error: COMMAND is missing; give what to run.'
+
+
 def test_an_address_of_another_machine_is_refused():
   # 192.0.2.0/24 and its like are for documentation. Its config may be read here.
   config_lib.RunConfig('run', listen='203.0.113.1')

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
-import psutil
 import pytest
 
 from programs.runtime import doors
@@ -22,7 +23,18 @@ def launcher():
                         stdin=subprocess.PIPE) as process:
     yield dataclasses.replace(
         processes.this_process(), pid=process.pid,
-        created=psutil.Process(process.pid).create_time()), process
+        started=processes.started(process.pid)), process
+
+
+def test_a_process_is_known_by_when_it_started():
+  uptime = float(pathlib.Path('/proc/uptime').read_text().split()[0])
+  ticks = os.sysconf('SC_CLK_TCK')
+  with subprocess.Popen(['sleep', '60']) as process:
+    assert processes.started(process.pid) / ticks == pytest.approx(uptime, abs=5.)
+    process.kill()
+  with pytest.raises(OSError):
+    processes.started(process.pid)
+  assert processes.this_process().is_this()
 
 
 def refusal(run_dir):
@@ -36,6 +48,9 @@ def test_what_is_written_is_read_as_long_as_the_run_goes_on(tmp_path, launcher):
   of_run, process = launcher
   servers.write(str(tmp_path), list(REPLAY), of_run)
   assert servers.read(str(tmp_path)) == servers.Servers(REPLAY, of_run)
+  # Its id may be another's by now.
+  before = dataclasses.replace(of_run, started=of_run.started - 1)
+  assert before.is_gone() and not of_run.is_gone()
   process.communicate(b'\n')
   assert f'its process {process.pid} has ended' in refusal(str(tmp_path))
 

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import socket
+import threading
 import time
 
 from acme import core
@@ -203,6 +205,35 @@ def test_a_mirror_ends_with_its_learner(capsys):
   for source in sources:
     get_until(source, 0)
   assert capsys.readouterr().out.count('for all processes of this one') == 2
+
+
+def test_readers_that_have_gone_or_are_anothers_leave_a_mirror_as_it_is(monkeypatch):
+  learner = FarLearner(1)
+  get_until(weights.NearestSource(learner, 'actor/0'), 1)
+  name = weights._name(learner.shared.handle)
+  for _ in range(3):
+    with socket.socket(socket.AF_UNIX) as impatient:
+      impatient.connect(name)
+  monkeypatch.setattr(weights, '_is_ours', lambda peer: False)
+  with socket.socket(socket.AF_UNIX) as stranger:
+    stranger.connect(name)
+    stranger.settimeout(20.)
+    assert stranger.recv(1) == b''  # It is closed, with nothing sent.
+  monkeypatch.undo()
+  get_until(weights.NearestSource(learner, 'actor/1'), 1)
+  assert learner.pulls <= 1
+
+
+def test_a_mirror_leaves_no_thread_behind():
+  learner = FarLearner(1)
+  before = set(threading.enumerate())
+  get_until(weights.NearestSource(learner, 'actor/0'), 1)
+  threads = set(threading.enumerate()) - before
+  assert len(threads) == 2
+  learner.shared = weights.SharedWeights(learner, NAMES)
+  for thread in threads:
+    thread.join(20.)
+    assert not thread.is_alive()
 
 
 def test_a_mirror_goes_on_while_its_learner_is_away():
