@@ -18,6 +18,7 @@ from launch.engines import child
 from launch.engines import fork_server
 from launch.engines import supervision
 from launch.views import watching
+from programs.runtime import processes
 
 
 def run_program(program: lp.Program, launch_type: str,
@@ -48,7 +49,12 @@ def run_program(program: lp.Program, launch_type: str,
     return _run_threads(program)
   with contextlib.closing(server or fork_server.ForkServer()) as server:
     nodes = [_Node(command, keep_open, server) for command in _commands(program)]
-    return supervision.Supervisor(nodes, run_dir, restarts, screen).run()
+    try:
+      return supervision.Supervisor(nodes, run_dir, restarts, screen).run()
+    except RuntimeError as e:
+      # No process can be started; those that were end once this one has gone.
+      supervision.say(f'error: {e}', sys.stderr)
+      return processes.ENDS_RUN
 
 
 def _run_threads(program: lp.Program) -> int:

@@ -309,6 +309,7 @@ class Cluster:
       ray.init(log_to_driver=False, logging_level='ERROR',
                runtime_env=runtime_env, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as e:
+      self._remove_files()
       raise ValueError(
           f'no Ray cluster at {address} ({_one_line(e)}); start one by `ray start '
           '--head`, or leave out --ray_address.' if address else
@@ -321,6 +322,9 @@ class Cluster:
   def close(self) -> None:
     """Leaves the cluster as it was; stops it if it was started here."""
     ray.shutdown()
+    self._remove_files()
+
+  def _remove_files(self) -> None:
     if self._files is not None:
       shutil.rmtree(self._files, ignore_errors=True)
 

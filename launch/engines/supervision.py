@@ -151,6 +151,7 @@ class Node(abc.ABC):
     # Why it ends the run, if it says so.
     self.ends_run: Optional[str] = None
     self.ended_at = 0.
+    self._process: Optional[Process] = None
 
   @property
   def last_line(self) -> str:
@@ -162,29 +163,32 @@ class Node(abc.ABC):
 
   def start(self, restarts: int) -> None:
     """Starts the process, the first time or anew."""
-    self._process = self.begin({
+    process = self._process = self.begin({
         processes.NODE_VARIABLE: self.title,
         processes.RESTARTS_VARIABLE: str(restarts),
         processes.ENDED_AT_VARIABLE: str(self.ended_at)})
     self.ended_at = 0.
     self.last_lines.clear()
     self.screen.begun(self.title, restarts)
-    self._pump = threading.Thread(target=self._pass_on, daemon=True)
+    self._pump = threading.Thread(target=self._pass_on, args=(process,), daemon=True)
     self._pump.start()
 
   def poll(self) -> Optional[End]:
     """Returns how the process has ended, once it has."""
+    assert self._process is not None  # It was started.
     end = self._process.poll()
     if end is not None:
       self._pump.join(1.)  # Its last words.
     return end
 
   def signal(self, number: int) -> None:
-    self._process.signal(number)
+    """Sends the process a signal, if it was started."""
+    if self._process is not None:
+      self._process.signal(number)
 
-  def _pass_on(self) -> None:
-    for line in self._process.lines():
-      if line.startswith((records.ROW, records.STARTING)):
+  def _pass_on(self, process: Process) -> None:
+    for line in process.lines():
+      if records.is_for_launcher(self.title, line):
         # Rows have a file of their own.
         self.screen.output(self.title, line)
         continue

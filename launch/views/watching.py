@@ -53,10 +53,9 @@ class Quiet:
 
   def output(self, node: str, line: str) -> None:
     """Takes a line that a node has printed; what is not shown is in its log."""
-    if line.startswith(records.ROW):
-      self.row(json.loads(line[len(records.ROW):]))
-    elif line.startswith(records.STARTING):
-      self.starting(json.loads(line[len(records.STARTING):]))
+    if records.is_for_launcher(node, line):
+      told = json.loads(line.partition(': ')[2])
+      self.row(told) if line.startswith(records.ROW) else self.starting(told)
     elif line.startswith(_WARNING):
       self.fail(line)
     elif line.startswith((f'{node}: ', f'{node.partition("/")[0]}: ')):

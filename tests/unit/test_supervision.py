@@ -1,8 +1,13 @@
-"""Who is restarted, and when to give up."""
+"""Who is restarted, when to give up, and what becomes of what nodes print."""
+
+import json
+import signal
 
 import pytest
 
 from launch.engines import supervision
+from launch.views import watching
+from programs.runtime import records
 
 KILLED = -9
 
@@ -79,3 +84,64 @@ def test_without_restarts_the_first_end_is_the_last(clock):
     (0, 'ended with exit code 0')])
 def test_ends_are_described(code, told):
   assert supervision.describe_exit(code) == told
+
+
+class Process:
+  """One that has printed some lines, and ended."""
+
+  def __init__(self, lines):
+    self._lines = lines
+
+  def lines(self):
+    yield from self._lines
+
+  def poll(self):
+    return supervision.End(0, 'ended')
+
+  def signal(self, number):
+    raise ProcessLookupError
+
+
+class Node(supervision.Node):
+
+  def __init__(self, title, lines=()):
+    super().__init__(title)
+    self._lines = lines
+
+  def begin(self, variables):
+    return Process(self._lines)
+
+
+@pytest.mark.parametrize('line', [
+    f'{records.STARTING}episode 1', f'{records.ROW}3', records.ROW,
+    f'{records.STARTING}{{}}', f'{records.ROW}[1, 2]'])
+def test_what_a_game_prints_is_a_line_whatever_it_looks_like(line, tmp_path, capsys):
+  node = Node('actor/3', ['actor/3: first', line, 'actor/3: last'])
+  node.log = str(tmp_path / 'log')
+  node.start(0)
+  node.poll()
+  assert capsys.readouterr().out == 'actor/3: first\nactor/3: last\n'
+  assert (tmp_path / 'log').read_text() == f'actor/3: first\n{line}\nactor/3: last\n'
+  assert list(node.last_lines) == ['actor/3: first', line, 'actor/3: last']
+
+
+def test_what_the_counter_tells_the_launcher_is_in_no_log(tmp_path):
+  rows = []
+
+  class Screen(watching.Quiet):
+    def row(self, row):
+      rows.append(row)
+
+  node = Node('counter/0', [records.ROW + json.dumps({'timesteps': 3})])
+  node.screen, node.log = Screen(), str(tmp_path / 'log')
+  node.start(0)
+  node.poll()
+  assert rows == [{'timesteps': 3}] and not (tmp_path / 'log').exists()
+
+
+def test_a_signal_before_its_start_is_none_of_a_nodes():
+  node = Node('actor/0')
+  node.signal(signal.SIGKILL)
+  node.start(0)
+  with pytest.raises(ProcessLookupError):
+    node.signal(signal.SIGKILL)
