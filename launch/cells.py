@@ -13,6 +13,7 @@ import sys
 from typing import Callable, Mapping, Optional, Sequence
 
 from launch import settings as settings_lib
+from programs.runtime import locks
 from programs.runtime import records
 
 _POLL_SECONDS = 1.
@@ -90,13 +91,15 @@ class Cell:
 
     Raises:
       KeyboardInterrupt: if this process was told to stop, after the run has.
+      ValueError: if somebody else is training it, in one line.
     """
     how = ['--run_dir', self.run_dir]
     folder = pathlib.Path(self.run_dir)
     if list(folder.glob('checkpoints/*.index')):
       how.append('--resume')
     elif (folder / settings_lib.CONFIG_FILE).exists():
-      shutil.rmtree(folder)  # It was stopped before it had learned anything.
+      with locks.held(self.run_dir):  # Or somebody is training it.
+        _empty(folder)  # It was stopped before it had learned anything.
     command = [sys.executable, '-m', 'launch.train', *self.flags, *how, '--plain']
     with contextlib.ExitStack() as stack:
       output = None
@@ -125,6 +128,14 @@ class Cell:
     return (rows[-1]['timesteps'] >= run.max_timesteps or
             target is not None and
             rows[-1].get('episode_return_mean_100', -math.inf) >= target)
+
+
+def _empty(folder: pathlib.Path) -> None:
+  """Removes what is in a run's directory, but for its lock."""
+  for path in folder.iterdir():
+    if path.name == locks.FILE:
+      continue
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _wait(training: subprocess.Popen, rows: Callable[[], list[records.Row]],

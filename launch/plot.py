@@ -38,6 +38,9 @@ class PlotCommand:
 
   def __post_init__(self):
     validation.check(self)
+    if not os.path.splitext(self.out)[1]:
+      raise ValueError('out must be a file whose ending says of what kind it is, '
+                       f'such as curves.png, not {validation.shown(self.out)}.')
 
 
 FLAGS = flags.Flags('python -m launch.plot', 'Draws learning curves of runs.',
@@ -67,13 +70,13 @@ if __name__ == '__main__':
   with flags.errors_in_one_line():
     parse(sys.argv[1:])
 
-with flags.errors_in_one_line(), flags.extra('plots'):
-  import matplotlib
-  matplotlib.use('Agg')
-  from matplotlib import pyplot as plt
-  from matplotlib import ticker
+import matplotlib
+from matplotlib import pyplot as plt
+from matplotlib import ticker
 
-  from launch.views import curves
+from launch.views import curves
+
+matplotlib.use('Agg')
 
 # Okabe and Ito's colours, which the colour-blind tell apart, without the yellow,
 # which is pale on white. More groups than that have other lines, too.
@@ -160,7 +163,7 @@ def draw(panels: Sequence[Panel], out: str, y: str = curves.RETURN,
   axes[0, 0].set_ylabel(name)
   try:
     figure.savefig(out, dpi=150)
-  except ValueError as e:
+  except (ValueError, RuntimeError) as e:  # RuntimeError where LaTeX is missing.
     raise ValueError(f'{out} cannot be drawn: {e}.') from None
   finally:
     plt.close(figure)

@@ -19,6 +19,10 @@ _JOURNAL_FILE = 'optuna.log'
 _REPORTS = 20
 _TRIALS_NOT_PRUNED = 4
 _MOST_FAILURES = 3
+# In a row.
+_MOST_LEFT_OUT = 20
+# Marks a trial whose settings do not go together.
+_LEFT_OUT = 'left_out'
 _MOST_REPORTED = 5
 _RANGE = re.compile(r'(.+)\.\.(.+?)(:log)?')
 
@@ -80,29 +84,50 @@ def run(plan: sweep.Plan, make_cells: _MakeCells, say: Callable[[str], None]
     KeyboardInterrupt: if it was told to stop.
   """
   drawn_from = distributions(plan.command.search)
-  _check_ends(plan, make_cells, drawn_from)
+  _check_ends(drawn_from)
   optuna.logging.set_verbosity(optuna.logging.ERROR)
   study = optuna.create_study(
       study_name='sweep', direction='maximize', load_if_exists=True,
       storage=optuna.storages.JournalStorage(journal.JournalFileBackend(
           os.path.join(plan.command.out, _JOURNAL_FILE))),
       pruner=optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_NOT_PRUNED))
+  for before in study.trials:
+    # Of those of one trial only the seeds differ.
+    first = _cells(plan, make_cells, before)[0]
+    if os.path.exists(first.run_dir):
+      first.check()
   # A search that goes on must not draw what it began with.
   study.sampler = optuna.samplers.TPESampler(
       seed=plan.seeds[0] + len(study.trials))
-  for stopped in study.get_trials(states=[_State.RUNNING]):
-    # Its settings are tried anew.
-    study.tell(stopped.number, state=_State.FAIL)
-    study.enqueue_trial(stopped.params)
-  num_failed = 0
+  stopped = []
+  for before in study.get_trials(states=[_State.RUNNING]):
+    if before.params.keys() == drawn_from.keys():
+      stopped.append(before)
+    else:  # Before all was drawn.
+      study.tell(before.number, state=_State.FAIL)
+  num_failed = num_left_out = 0
   while num_failed < _MOST_FAILURES:
-    num_ended = len(study.get_trials(states=[_State.COMPLETE, _State.PRUNED]))
+    num_ended = sum(_LEFT_OUT not in ended.user_attrs for ended in study.get_trials(
+        states=[_State.COMPLETE, _State.PRUNED]))
     if num_ended >= plan.command.trials:
       break
-    trial = study.ask(drawn_from)
+    trial = (optuna.Trial(study, stopped.pop(0)._trial_id) if stopped
+             else study.ask(drawn_from))
     say(f'trial {trial.number}, after {num_ended} of {plan.command.trials}: '
         f'{_told(trial.params)}')
-    state, value = _try(trial, _cells(plan, make_cells, trial))
+    cells = _cells(plan, make_cells, trial)
+    why = _why_impossible(cells)
+    if why is not None:
+      trial.set_user_attr(_LEFT_OUT, why)
+      study.tell(trial, state=_State.PRUNED)
+      say(f'trial {trial.number} is left out: {why}')
+      num_left_out += 1
+      if num_left_out == _MOST_LEFT_OUT:
+        raise ValueError(f'{num_left_out} settings in a row do not go together: '
+                         f'{why}')
+      continue
+    num_left_out = 0
+    state, value = _try(trial, cells)
     study.tell(trial, value, state)
     num_failed += state == _State.FAIL
     say(f'trial {trial.number} is {state.name.lower()}' + (
@@ -113,6 +138,15 @@ def run(plan: sweep.Plan, make_cells: _MakeCells, say: Callable[[str], None]
     say(f'trial {done.number} returned {done.value:.4g}: {_told(done.params)}')
   return [cell for done in best
           for cell in _cells(plan, make_cells, done)], num_failed
+
+
+def _why_impossible(cells: Sequence[cells_lib.Cell]) -> Optional[str]:
+  """Returns why settings do not go together, in one line, or None."""
+  try:
+    cells[0].settings()
+  except ValueError as e:
+    return str(e)
+  return None
 
 
 def _told(params: Mapping[str, Any]) -> str:
@@ -126,15 +160,14 @@ def _cells(plan: sweep.Plan, make_cells: _MakeCells,
   return make_cells(plan, settings, f'trial{trial.number}')
 
 
-def _check_ends(plan: sweep.Plan, make_cells: _MakeCells,
-                drawn_from: Mapping[str, Any]) -> None:
+def _check_ends(drawn_from: Mapping[str, Any]) -> None:
   """Checks the ends of ranges, and all choices; raises ValueError in one line."""
   ends = {name: (found.choices if hasattr(found, 'choices')
                  else (found.low, found.high))
           for name, found in drawn_from.items()}
   for name, values in ends.items():
     for value in values:
-      make_cells(plan, {name: str(value)}, 'none')[0].settings()
+      sweep.check_value(name, str(value))
 
 
 class _Pruner:
@@ -143,7 +176,9 @@ class _Pruner:
   def __init__(self, trial: optuna.Trial, max_timesteps: int):
     self._trial = trial
     self._interval = max_timesteps / _REPORTS
-    self._next = 1
+    # One that was stopped has reported before.
+    told = trial.study.trials[trial.number].intermediate_values
+    self._next = 1 + max(told, default=0)
     self.has_pruned = False
 
   def __call__(self, rows: Sequence[records.Row]) -> bool:
@@ -166,6 +201,7 @@ def _try(trial: optuna.Trial, cells: Sequence[cells_lib.Cell]
   """Trains a trial with each seed; returns how it ended and its mean return."""
   returns: list[float] = []
   for cell in cells:
+    cell.check()
     pruner = _Pruner(trial, cell.settings().run.max_timesteps)
     # Trials are compared by their first seeds, which are the same.
     code = cell.train(None if returns else pruner)

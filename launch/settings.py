@@ -8,6 +8,7 @@ flags.
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import re
 import subprocess
@@ -38,11 +39,10 @@ _RECORDED = ('versions', 'commit', 'dirty', 'processor', 'cores')
 # Each a run's directory, with the weights of the policy only, and a model card.
 _PRETRAINED = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'pretrained')
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-# What older runs did where there was no setting for it yet.
-_BEFORE_SETTINGS = {'agent': {'value_loss': 'squared'}}
-
 # The values that a layer gives, by section and name.
 Values = Mapping[str, Mapping[str, Any]]
+# What older runs did where there was no setting for it yet.
+_BEFORE_SETTINGS: Values = {'agent': {'value_loss': 'squared'}}
 
 
 @dataclasses.dataclass
@@ -200,7 +200,24 @@ def from_layers(layers: Sequence[Values]) -> Settings:
   agent = agent_config.ImpalaPPOConfig(
       **{**values['agent'], 'frame_stack': environment.frame_stack})
   run = run_config.RunConfig(**{**values['run'], 'run_dir': _run_dir(values)})
+  _check_room(agent, run)
   return Settings(environment, agent, run)
+
+
+def _check_room(agent: agent_config.ImpalaPPOConfig,
+                run: run_config.RunConfig) -> None:
+  """Refuses a replay in which actors and learner wait for each other; in one line.
+
+  With fifo, so many items are let in before any is sampled, and a batch gets its
+  online part first.
+  """
+  room = math.ceil(agent.online_batch_size / run.envs_per_actor) + 1
+  if (agent.replay_sampler == 'fifo' and agent.uses_replay and
+      agent.replay_capacity < room):
+    raise ValueError(
+        f'replay_sampler fifo needs a replay_capacity of at least {room} here, one '
+        'item more than the online part of a batch takes, not '
+        f'{agent.replay_capacity}.')
 
 
 def _merged(layers: Sequence[Values]) -> dict[str, dict[str, Any]]:
@@ -320,10 +337,21 @@ def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
     values[section] = {
         name: validation.checked(f'{path}: {section}.{name}', known[name], value)
         for name, value in given.items()}
-  if 'versions' in content:  # It was saved by a run, perhaps an older one.
-    for section in _BEFORE_SETTINGS.keys() & values.keys():
-      values[section] = {**_BEFORE_SETTINGS[section], **values[section]}
-  return values
+  return {section: {**unsaid(content, section), **given}
+          for section, given in values.items()}
+
+
+def unsaid(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+  """Returns what a run did that says nothing of it, as there was no setting yet.
+
+  Args:
+    content: of a file of settings.
+    section: of `Settings`.
+
+  Returns:
+    Values by name; none where no run has saved the file.
+  """
+  return _BEFORE_SETTINGS.get(section, {}) if 'versions' in content else {}
 
 
 def save(settings: Settings) -> None:

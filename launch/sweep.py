@@ -92,6 +92,10 @@ def parse(argv: Sequence[str]) -> Plan:
   for name, instead in (('seed', 'seeds'), ('run_dir', 'out')):
     if name in given.get('run', {}):
       raise ValueError(f'a sweep has no --{name}; give --{instead}.')
+  for name in ('grid', 'search'):
+    if name in own and not own[name]:
+      raise ValueError(f'--{name} is empty; give settings, such as '
+                       'learning_rate=3e-4,7e-4.')
   command = SweepCommand(**own)
   command.out = os.path.abspath(os.path.expanduser(command.out))
   if bool(command.grid) and bool(command.search):
@@ -103,20 +107,25 @@ def parse(argv: Sequence[str]) -> Plan:
     if 'num_actors' not in {**given.get('run', {}), **_grid(command.grid)}:
       raise ValueError("--num_actors is missing: give how many of a host's CPUs "
                        'each run is to take.')
+  _check_each(given)
   shared = []
   if command.config is not None:
+    settings_lib.read_config(os.path.expanduser(command.config))
     shared += ['--config', os.path.abspath(os.path.expanduser(command.config))]
   if command.preset is not None:
     shared += ['--preset', command.preset]
   for values in given.values():
     for name, value in values.items():
       shared += flags.as_argv(name, value)
-  plan = Plan(command, shared, _seeds(command.seeds))
-  settings_lib.parse_train(shared)
-  for name, texts in _grid(command.grid).items():
+  grid = _grid(command.grid)
+  for name, texts in grid.items():
     for text in texts:
-      settings_lib.parse_train([*shared, *_setting(name, text)])
-  return plan
+      check_value(name, text)
+  if not command.search:
+    # The others are checked before the first is trained: it may take a while.
+    settings_lib.parse_train([*shared, *itertools.chain.from_iterable(
+        _setting(name, texts[0]) for name, texts in grid.items())])
+  return Plan(command, shared, _seeds(command.seeds))
 
 
 def _seeds(text: str) -> list[int]:
@@ -175,6 +184,21 @@ def _grid(assignments: Sequence[str]) -> dict[str, list[str]]:
   return grid
 
 
+def check_value(name: str, text: str) -> None:
+  """Checks a value by itself; ValueError in one line.
+
+  Whether it goes with other settings is for the whole of them to say.
+  """
+  _check_each(settings_lib.FLAGS.parse(_setting(name, text)))
+
+
+def _check_each(given: settings_lib.Values) -> None:
+  for section, values in given.items():
+    for name, value in values.items():
+      validation.checked(
+          name, validation.fields(settings_lib.SECTIONS[section])[name], value)
+
+
 def _setting(name: str, text: str) -> list[str]:
   """Returns the flags of a setting's value."""
   if fields()[name].get('type') != 'boolean':
@@ -189,11 +213,10 @@ if __name__ == '__main__':
   with flags.errors_in_one_line():
     parse(sys.argv[1:])
 
-with flags.errors_in_one_line():
-  from launch import cells as cells_lib
-  from launch import plot
-  from launch.views import curves
-  from launch.views import watching
+from launch import cells as cells_lib
+from launch import plot
+from launch.views import curves
+from launch.views import watching
 
 
 def _say(line: str) -> None:
@@ -290,7 +313,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       _say('stopped; the same command goes on.')
       return 130
     report(cells, plan.command.out)
-  if num_failed:
+  if num_failed and plan.command.search:
+    _say(f'error: {num_failed} trials failed; the same command goes on with others.')
+  elif num_failed:
     _say(f'error: {num_failed} of {len(cells)} runs failed; the same command tries '
          'them again.')
   return int(bool(num_failed))

@@ -35,6 +35,7 @@ def main():
           return 0
       if rate < 0.01:
         time.sleep(0.5)  # Slow enough to be pruned.
+  time.sleep(0.3)  # Long enough to be seen.
   return 0
 
 

@@ -66,8 +66,9 @@ class Curve:
 def read(run_dir: str) -> Run:
   """Reads a run.
 
-  Runs of other versions can be read too: a setting that there was not yet has
-  its default, and one that there is no longer is a setting like any other.
+  Runs of other versions can be read too: a setting that there was not yet is what
+  they did without it, or has its default; one that there is no longer is a setting
+  like any other.
 
   Args:
     run_dir: its directory.
@@ -92,7 +93,8 @@ def read(run_dir: str) -> Run:
              for field in dataclasses.fields(config_class)
              if field.default is not dataclasses.MISSING}
     values |= {name: tuple(value) if isinstance(value, list) else value
-               for name, value in {**known, **given}.items()
+               for name, value in {
+                   **known, **settings_lib.unsaid(content, section), **given}.items()
                if section != 'run' or name in _THAT_MATTER}
   rows = records.read(os.path.join(run_dir, records.PROGRESS_FILE))
   if not rows:

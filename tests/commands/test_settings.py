@@ -224,6 +224,16 @@ def test_agent_settings_are_checked(name, value):
   assert name in error_of(agent_config.ImpalaPPOConfig, **{name: value})
 
 
+def test_fifo_has_room_for_the_online_part_of_a_batch():
+  # 30 online trajectories are 8 items of 4 environments.
+  flags = ['--replay_sampler=fifo', '--batch_size=60', '--samples_per_insert=2',
+           '--envs_per_actor=4']
+  assert settings_of(*flags, '--replay_capacity', '9').agent.replay_capacity == 9
+  assert flag_error(*flags, '--replay_capacity', '8') == (
+      'replay_sampler fifo needs a replay_capacity of at least 9 here, one item '
+      'more than the online part of a batch takes, not 8.')
+
+
 def test_fifo_replays_whole_times():
   settings = {'batch_size': 5, 'samples_per_insert': 2.5}
   agent_config.ImpalaPPOConfig(**settings)
@@ -760,7 +770,8 @@ def any_settings(draw):
   agent['samples_per_insert'] = float(replays)
   agent['batch_size'] = replays * draw(st.integers(1, 1000))
   if agent['replay_sampler'] == 'fifo':
-    agent['replay_capacity'] = max(agent['replay_capacity'], 2)
+    agent['replay_capacity'] = max(
+        agent['replay_capacity'], agent['batch_size'] // replays + 1, 2)
   agent['min_replay_size'] = min(agent['min_replay_size'],
                                  agent['replay_capacity'], agent['queue_capacity'])
   run['num_replay_shards'] = min(run['num_replay_shards'], run['num_actors'])

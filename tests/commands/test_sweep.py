@@ -12,6 +12,8 @@ import pytest
 from launch import cells
 from launch import settings as settings_lib
 from launch import sweep
+from programs.runtime import checkpoints
+from programs.runtime import locks
 from tests import processes
 from tests.commands import runs
 
@@ -99,7 +101,8 @@ def test_other_settings_are_not_mixed_into_a_sweep(training, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_search_prunes_what_is_worse_and_finds_what_is_best(
-    training, tmp_path, capsys):
+    training, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(cells, '_POLL_SECONDS', 0.05)  # Or what is fast is not seen.
   log, _ = training
   argv = ['--seeds', '0', '--search', 'learning_rate=1e-3..0.5:log',
           'loss=ppo,vtrace']
@@ -113,11 +116,79 @@ def test_a_search_prunes_what_is_worse_and_finds_what_is_best(
   assert f'returned {1000 * best:.4g}: learning_rate={best}' in printed
   pruned = {int(n) for n in re.findall(r'trial (\d+) is pruned', printed)}
   rates = {int(trial): float(rate) for trial, rate, _ in trials}
-  assert all(rates[n] < sorted(rates.values())[4] for n in pruned)
+  assert pruned and all(rates[n] < sorted(rates.values())[4] for n in pruned)
   # It goes on, with what has not been tried.
   before = len(log.read_text().splitlines())
   assert swept(tmp_path, *argv, '--trials', '9') == 0
   assert len(log.read_text().splitlines()) == before + 1
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_in_the_trial_that_was_stopped(training, tmp_path):
+  log, stop = training
+  argv = ['--seeds', '0', '--search', 'learning_rate=0.1..0.5', '--trials', '2']
+  stop.touch()
+  assert swept(tmp_path, *argv) == 130
+  assert swept(tmp_path, *argv) == 0
+  assert log.read_text().splitlines() == [
+      'trial0/seed0 False', 'trial0/seed0 True', 'trial1/seed0 False']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('loses_journal', [False, True])
+def test_other_settings_are_not_mixed_into_a_search(training, tmp_path, capsys,
+                                                    loses_journal):
+  del training
+  argv = ['--seeds', '0', '--trials', '1', '--search']
+  assert swept(tmp_path, *argv, 'learning_rate=0.1..0.5') == 0
+  if loses_journal:
+    (tmp_path / 'out' / 'optuna.log').unlink()
+    argv, told = [*argv, 'learning_rate=0.6..0.7'], 'holds a run with learning_rate'
+  else:
+    argv = [*argv, 'learning_rate=0.1..0.5', '--latent_size', '8']
+    told = 'holds a run with latent_size 256, not 8'
+  with pytest.raises(SystemExit) as ended:
+    swept(tmp_path, *argv)
+  assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_settings_are_checked_with_those_they_go_with(training, tmp_path, capsys):
+  log, _ = training
+  # Neither goes with the other's default.
+  assert swept(tmp_path, '--seeds', '0', '--samples_per_insert', '4', '--grid',
+               'batch_size=8,16') == 0
+  assert log.read_text().splitlines() == [
+      'batch_size=8/seed0 False', 'batch_size=16/seed0 False']
+  with pytest.raises(SystemExit):
+    sweep.main(['--out', str(tmp_path / 'other'), *FLAGS, '--grid',
+                'samples_per_insert=4,5', 'batch_size=8,20'])
+  assert 'batch_size must be a multiple' in capsys.readouterr().err
+  assert len(log.read_text().splitlines()) == 2
+  # A search leaves those out, and tries as many as it was told to all the same.
+  assert sweep.main(['--out', str(tmp_path / 'search'), *FLAGS, '--seeds', '0',
+                     '--trials', '6', '--search', 'samples_per_insert=4,5',
+                     'batch_size=8,10,20', 'learning_rate=0.1..0.5']) == 0
+  assert 'is left out: batch_size must be a multiple' in capsys.readouterr().out
+  assert len(log.read_text().splitlines()) == 2 + 6
+  with pytest.raises(SystemExit):
+    sweep.main(['--out', str(tmp_path / 'none'), *FLAGS, '--batch_size', '7',
+                '--search', 'learning_rate=0.1..0.5'])
+  assert '20 settings in a row do not go together: batch_size must' in (
+      capsys.readouterr().err)
+
+
+def test_a_run_that_somebody_trains_is_not_removed(training, tmp_path):
+  log, _ = training
+  cell = cells.Cell(str(tmp_path / 'run'), [*FLAGS, '--learning_rate', '0.1'])
+  settings = cell.settings()
+  os.makedirs(cell.run_dir)
+  settings_lib.save(settings)
+  with locks.held(cell.run_dir):
+    with pytest.raises(ValueError, match='is in use by the run of process'):
+      cell.train()
+  assert settings_lib.load(cell.run_dir) == settings and not log.exists()
+  assert cell.train() == 0 and cell.is_done()
 
 
 @pytest.mark.slow
@@ -137,15 +208,16 @@ def test_a_real_sweep_saves_what_it_has_when_it_is_stopped(tmp_path):
   with open(os.path.join(run_dir, 'config.json')) as f:
     assert json.load(f)['run']['seed'] == 0
   # So the last of its rows is of a checkpoint.
-  rows = runs.rows(run_dir)
-  assert rows[-1]['learner_steps'] > 5
-  assert any(name.endswith('.index') for name in os.listdir(
-      os.path.join(run_dir, 'checkpoints')))
+  steps = checkpoints.learner_steps(checkpoints.latest(run_dir))
+  assert runs.rows(run_dir)[-1]['learner_steps'] == steps > 5
   assert not os.path.exists(os.path.join(run_dir, 'done'))
 
 
 @pytest.mark.parametrize('argv, told', [
     (['--grid', 'learning_rate'], 'NAME=VALUE,VALUE'),
+    (['--grid'], '--grid is empty'), (['--search'], '--search is empty'),
+    (['--search', 'discount=0..1', '--latent_size', '0'], 'latent_size must be'),
+    (['--search', 'discount=0..1', '--config', 'none.yaml'], 'none.yaml'),
     (['--grid', 'learning_rat=1e-3'], 'did you mean learning_rate?'),
     (['--grid', 'seed=1,2'], "no setting 'seed'"),
     (['--grid', 'learning_rate=1,2'], 'learning_rate must be a number in (0, 1]'),

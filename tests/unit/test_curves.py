@@ -50,6 +50,27 @@ def test_rows_without_returns_are_passed_over(tmp_path):
   assert xs.tolist() == [10, 30] and ys.tolist() == [5, 7]
 
 
+def test_a_torn_row_is_passed_over(tmp_path):
+  path = write_run(tmp_path / 'a', line(1.))
+  with open(f'{path}/progress.csv', 'a') as f:
+    f.write('300,9300,600,30,300\n\0\0\n400,2400,40,400\n')
+  xs, _ = curves.points(curves.read(path), 'timesteps', curves.RETURN)
+  assert xs.tolist() == [0, 100, 200, 400]
+
+
+def test_runs_from_before_there_was_a_setting_are_one_with_what_they_did(tmp_path):
+  run = curves.read(write_run(tmp_path / 'today', line(1.)))
+  assert run.settings['value_loss'] == 'hl_gauss'
+  for name, said in (('older', {}), ('newer', {'value_loss': 'squared'})):
+    path = write_run(tmp_path / name, line(1.))
+    file = tmp_path / name / 'config.json'
+    content = json.loads(file.read_text())
+    content['agent'].pop('value_loss', None)
+    file.write_text(json.dumps({**content, 'versions': {},
+                                'agent': {**content['agent'], **said}}))
+    assert curves.read(path).settings['value_loss'] == 'squared'
+
+
 def test_the_interquartile_mean_ignores_the_outer_quarters():
   values = np.array([[-1000.], [1.], [2.], [3.], [4.], [5.], [6.], [9999.]])
   assert curves.interval(values, 'iqm')[0] == pytest.approx([3.5])
@@ -128,6 +149,9 @@ def test_plot_draws_and_writes_what_it_says(tmp_path, capsys):
     (['none/such'], 'none/such holds no run'),
     (['RUN', '--y', 'loss'], 'has no column loss; there are timesteps'),
     (['RUN', '--out', 'TMP/curves.xyz'], 'cannot be drawn'),
+    (['RUN', '--out', 'TMP'], 'such as curves.png, not'),
+    (['RUN', '--out', 'TMP/'], 'such as curves.png, not'),
+    (['RUN', '--out', 'TMP/curves'], 'such as curves.png, not'),
     (['RUN', '--out', 'TMP/none/such.png'], 'No such file'),
     (['RUN', 'EMPTY'], 'has no rows'),
     (['RUN', 'LATER'], 'no timesteps in common'),
