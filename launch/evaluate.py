@@ -8,6 +8,7 @@ if __name__ == '__main__':
   # Ctrl-C ends it silently; there is nothing to save.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -165,6 +166,8 @@ class _Run:
     self._builder = builder_lib.ImpalaPPOBuilder(self._settings.agent)
     self._networks = thoughts.restored(self._builder, self._spec, path,
                                        with_decoder=command.video is not None)
+    self._screens = (None if command.video is None else screens.make(
+        self._settings.environment, command.seed))
 
   def play(self) -> dict[str, Any]:
     """Plays episodes and returns what came of them, as JSON has it."""
@@ -196,13 +199,13 @@ class _Run:
         'returns': returns,
     }
 
-  def _environment(self) -> evaluator.Playable:
+  def _environment(self) -> environments.Playable:
     command = self._command
     assert command.episodes is not None
-    if command.video is None:
+    if self._screens is None or command.video is None:
       return self._settings.environment.make(
           min(command.episodes, _MAX_ENVS), command.seed)
-    environment, shown = screens.make(self._settings.environment, command.seed)
+    environment, shown = self._screens
     if shown.why_not:
       _say(f'{shown.why_not}; its observations are drawn instead.')
     return video.Recorder(
@@ -246,23 +249,28 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   """
   with flags.errors_in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
-    runs = [_Run(run_dir, command) for run_dir in command.run_dir]
+    with contextlib.redirect_stdout(sys.stderr):  # Which games print to, too.
+      runs = [_Run(run_dir, command) for run_dir in command.run_dir]
     if command.video is not None:
       folder = os.path.dirname(os.path.abspath(command.video))
       os.makedirs(folder, exist_ok=True)
-      with open(command.video, 'wb'):
+      with open(command.video, 'ab'):
         pass  # Refused here rather than after a first timestep.
       # What has been recorded is kept.
       signal.signal(signal.SIGINT, signal.default_int_handler)
       _say(f'recording into {command.video}; an episode takes as long as it is '
            'shown, or longer.')
   try:
-    results = [run.play() for run in runs]
+    with contextlib.redirect_stdout(sys.stderr):
+      results = [run.play() for run in runs]
   except environments.BadNumberError as e:
     _say(f'error: {e}')
     return 1
   except OSError as e:
-    _say(f'error: the video cannot be written ({str(e).splitlines()[0]}).')
+    why, *_ = str(e).splitlines() or [type(e).__name__]
+    what = 'evaluating failed' if command.video is None else (
+        'the video cannot be written')
+    _say(f'error: {what} ({why}).')
     return 1
   except KeyboardInterrupt:
     _say('stopped; the video ends there.')

@@ -53,7 +53,7 @@ def parse(argv: Sequence[str]) -> ExportCommand:
     ValueError: for a bad flag, in one line.
   """
   given = FLAGS.parse(argv)['command']
-  if ('run_dir' in given) == ('pretrained' in given):
+  if ('run_dir' in given) == (given.get('pretrained') is not None):
     raise ValueError('give --run_dir, the directory of a run, or --pretrained, the '
                      'name of a policy that comes with the package.')
   if given.get('pretrained') is not None:
@@ -75,8 +75,8 @@ from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import ops
 from launch import policies
 
-# Of every ALE screen, [height, width].
-_SCREEN = (210, 160)
+# Of every ALE screen; some are 210 high, some 250.
+_SCREEN_WIDTH = 160
 ONNX_FILE = 'model.onnx'
 _ONNX_OPSET = 13
 
@@ -98,7 +98,7 @@ def _signatures(policy: policies.LoadedPolicy) -> dict[str, Any]:
     signatures['act_on_screens'] = ops.graph_function(
         lambda screens: act(observation=preprocess(screens, size))
     ).get_concrete_function(tf.TensorSpec(
-        [None, environments.ATARI_FRAME_STACK, 2, *_SCREEN], tf.uint8,
+        [None, environments.ATARI_FRAME_STACK, 2, None, _SCREEN_WIDTH], tf.uint8,
         name='screens'))
   return signatures
 
@@ -116,7 +116,7 @@ def screens_size(policy: policies.LoadedPolicy) -> Optional[int]:
   None is for what is not Atari, or has frames that are larger than the screens.
   """
   size = policy.settings.environment.frame_size
-  if policy.settings.environment.frame_stack == 1 or size > min(_SCREEN):
+  if policy.settings.environment.frame_stack == 1 or size > _SCREEN_WIDTH:
     return None
   return size
 
@@ -125,7 +125,7 @@ def preprocess(screens: tf.Tensor, size: int) -> tf.Tensor:
   """Makes observations of an emulator's screens, as the environment does.
 
   Args:
-    screens: [N, 4, 2, 210, 160] uint8, grey: of each of the last four timesteps,
+    screens: [N, 4, 2, height, 160] uint8, grey: of each of the last four timesteps,
       oldest first, the last two screens.
     size: height and width of a frame.
 
@@ -147,7 +147,7 @@ def _readme(policy: policies.LoadedPolicy) -> str:
                  'as the environment gives them, not normalised')]
   if screens_size(policy) is not None:
     signatures.append((
-        'act_on_screens', 'screens', '[N, 4, 2, 210, 160] uint8',
+        'act_on_screens', 'screens', '[N, 4, 2, height, 160] uint8',
         "grey screens of the emulator (ALE's `getScreenGrayscale`), oldest first: "
         'of each of the last four timesteps the last two, where a timestep repeats '
         'its action for four screens; zeros from before the episode'))
@@ -183,13 +183,22 @@ def export(policy: policies.LoadedPolicy, out: str) -> None:
     out: a directory that is not there, or empty.
 
   Raises:
-    ValueError: where it holds something, in one line.
+    ValueError: where it holds something, or cannot be written, in one line.
   """
-  if os.path.isdir(out) and os.listdir(out):
+  try:
+    os.makedirs(out, exist_ok=True)
+    is_empty = not os.listdir(out)
+  except OSError as e:
+    raise ValueError(f'nothing can be written to {out} ({e.strerror}); give another '
+                     '--out.') from None
+  if not is_empty:
     raise ValueError(f'{out} is not empty; give another --out.')
   module = tf.Module()
   module.weights = policy.networks.actor_critic.variables
-  tf.saved_model.save(module, out, _signatures(policy))
+  try:
+    tf.saved_model.save(module, out, _signatures(policy))
+  except tf.errors.OpError as e:  # As on a full disk.
+    raise ValueError(f'{out} cannot be written: {e.message}') from None
   with open(os.path.join(out, 'README.md'), 'w') as f:
     f.write(_readme(policy))
 

@@ -55,7 +55,9 @@ class Canvas:
     self._draw.text((x, y), text, colour, _font(size), anchor)
 
   def rectangle(self, box: Box, colour: Colour = PANE) -> None:
-    self._draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), colour)
+    """Fills a box; one without width or height is not drawn."""
+    if box[0] < box[2] and box[1] < box[3]:
+      self._draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), colour)
 
   def frame(self, box: Box, pixels: np.ndarray) -> None:
     """Draws pixels into the middle of a box, enlarged by a whole number."""

@@ -30,7 +30,6 @@ class Trajectory:
     discount: [T].
     mask: [T] bool.
     behaviour: [T, A], the probabilities with which it was acted.
-    policy_version: [T], learner steps.
     thoughts: of the observations, by a checkpoint; None without one.
   """
   title: str
@@ -41,7 +40,6 @@ class Trajectory:
   discount: np.ndarray
   mask: np.ndarray
   behaviour: np.ndarray
-  policy_version: np.ndarray
   thoughts: Optional[thoughts_lib.Thoughts] = None
 
   @property

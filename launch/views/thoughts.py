@@ -86,8 +86,3 @@ def restored(builder: builder_lib.ImpalaPPOBuilder,
     checkpoints.check_matches(path, part.variables, name)
   checkpoints.Checkpoint(parts).restore(path)
   return networks
-
-
-def newest_of(observation: np.ndarray, frame_stack: int) -> np.ndarray:
-  """Returns what of an observation is reconstructed: its newest frame, or all."""
-  return observation[..., -1:] if frame_stack > 1 else observation

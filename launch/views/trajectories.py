@@ -44,9 +44,7 @@ class Held:
     self._learner_steps = max(learner_steps, *(
         int(item.columns['policy_version'].max()) for item in items))
     self._now = time.time()
-    environment, shown = screens.make(settings.environment, 0)
-    environment.close()
-    self.action_names = shown.action_names
+    self.action_names = screens.action_names(settings.environment)
     self.frame_stack = settings.agent.frame_stack
     self._game = settings.environment.game
     self.title = (f"the {len(items)} items of {self._game}'s table "
@@ -102,7 +100,7 @@ class Held:
         f'{_span(row.policy_version)} learner steps, {_span(ages)} steps ago; '
         f'{self.reconstructed_by}',
         row.observation, row.action, row.reward, row.discount, row.mask, behaviour,
-        row.policy_version, self._think(row.observation) if self._think else None)
+        self._think(row.observation) if self._think else None)
 
 
 def _span(numbers: np.ndarray) -> str:

@@ -12,8 +12,10 @@ import numpy as np
 from playwright import sync_api
 import pytest
 
+from agents import screens
 from agents.impala_ppo import builder as builder_lib
 from launch import evaluate
+from launch import settings as settings_lib
 from programs.runtime import board
 from programs.runtime import checkpoints
 from programs.runtime import servers
@@ -166,6 +168,25 @@ def test_evaluations_say_how_and_of_what(looked_at, capsys, monkeypatch):
     assert ended.value.code == 2
     line, = capsys.readouterr().err.strip().splitlines()
     assert re.search(told, line)
+
+
+def test_a_video_that_cannot_be_is_told_and_leaves_an_older_one(tmp_path, capsys):
+  run_dir = runs.write_policy(tmp_path / 'run', '--game', 'pong', '--env_arg',
+                              'noop_max=0', '--no_autoencoder')
+  video = tmp_path / 'pong.mp4'
+  video.write_bytes(b'older')
+  told = runs.refusal(capsys, evaluate.main, '--run_dir', run_dir, '--video', video)
+  assert '--env_arg' in told and video.read_bytes() == b'older'
+  assert screens.action_names(settings_lib.load(run_dir).environment) == [
+      f'action {i}' for i in range(6)]
+
+
+def test_whatever_a_game_prints_json_is_all_there_is(tmp_path, capsys):
+  run_dir = runs.write_policy(tmp_path / 'run', '--game',
+                              'tests.misbehaving:ChannelsFirst-v0')
+  result, = evaluated(capsys, '--run_dir', run_dir, '--episodes', 3,
+                      '--max_episode_steps', 2)
+  assert len(result['returns']) == 3
 
 
 @pytest.mark.slow

@@ -80,13 +80,25 @@ def test_bins_hold_all_numbers(values):
   assert counts.sum() == len(values)
 
 
-def trajectory(observation, reconstructions):
-  num_steps, num_actions = len(observation) - 1, 4
+@pytest.mark.parametrize('num_actions', [1, 18, 28, 200])
+def test_any_number_of_actions_is_drawn(num_actions):
+  canvas = pictures.Canvas(640, 260)
+  names = [f'action {i}' for i in range(num_actions)]
+  canvas.actions((0, 0, 640, 260), names, RNG.dirichlet(np.ones(num_actions)), 0)
+  sheet = sheets.contact_sheet(
+      trajectory(RNG.normal(size=(33, 3)).astype(np.float32), None, num_actions),
+      names, 1)
+  for drawn in (np.asarray(canvas.image), sheet):
+    assert (drawn != pictures.BACKGROUND).any(axis=-1).mean() > 0.02
+
+
+def trajectory(observation, reconstructions, num_actions=4):
+  num_steps = len(observation) - 1
   probabilities = RNG.dirichlet(np.ones(num_actions), num_steps + 1)
   return sheets.Trajectory(
       'a title', 'notes', observation, RNG.integers(0, num_actions, num_steps),
       np.array([0., 1., -1.] * num_steps)[:num_steps], np.ones(num_steps),
-      np.ones(num_steps, bool), probabilities[:-1], np.arange(num_steps),
+      np.ones(num_steps, bool), probabilities[:-1],
       thoughts.Thoughts(probabilities, np.zeros(num_steps + 1), reconstructions))
 
 
