@@ -147,6 +147,27 @@ def print_spread(title: str,
                        for value in np.percentile(values, [50, 25, 75, 0, 100]))])
 
 
+def take_turns(measures: Mapping[str, Callable[[], Any]],
+               num_rounds: int) -> list[dict[str, Any]]:
+  """Measures several things in each round, the order turned from round to round.
+
+  What comes second may find another machine than what comes first.
+
+  Args:
+    measures: what to call, by name.
+    num_rounds: how often.
+
+  Returns:
+    What each returned, by name, for each round.
+  """
+  rounds = []
+  for number in range(num_rounds):
+    order = list(measures)[::-1 if number % 2 else 1]
+    figures = {name: measures[name]() for name in order}
+    rounds.append({name: figures[name] for name in measures})
+  return rounds
+
+
 def write_json(path: Optional[os.PathLike], content: Any) -> None:
   """Writes figures to a file, if there is to be one."""
   if path:

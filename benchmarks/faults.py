@@ -99,8 +99,8 @@ class Run:
     steps_per_second = (recent[-1]['learner_steps'] - recent[0]['learner_steps']
                         ) / (_ROWS_BEFORE - 1)
     fault()
-    # The row that is being written covers time before the fault.
-    ignored = len(before) + 2
+    # The row that is being written covers time before the fault, or in it.
+    ignored = len(self.rows()) + 2
     seconds = self.wait_for(lambda: any(
         row['timesteps_per_second'] >= _RATE_IS_BACK * rate
         for row in self.rows()[ignored:]), 'rate as before')

@@ -12,12 +12,15 @@ not run again, so that one may stop and go on. The thinned rows go to
 
 The score of a run is the mean raw return of its last 100 training episodes when
 the time was over, as a part of what a person earns beyond random play (as in Wang
-et al., arXiv:1511.06581, appendix). The report gives the interquartile mean of all
-runs of a peer, and from two seeds of each game on its 95% interval, by bootstrap
-over seeds within each game (Agarwal et al., arXiv:2108.13264, section 4).
+et al., arXiv:1511.06581, appendix). The report gives for each game what
+each had earned after some minutes, and after as many timesteps as all of them had;
+and the interquartile mean of all runs of a peer, from two seeds of each game on with
+its 95% interval, by bootstrap over seeds within each game (Agarwal et al.,
+arXiv:2108.13264, section 4).
 """
 
 import itertools
+import math
 import os
 import pathlib
 import sys
@@ -29,6 +32,7 @@ from scipy import stats
 from benchmarks import common
 from benchmarks.peers import runs
 from launch import settings as settings_lib
+from launch.views import curves
 from programs.runtime import records
 
 # What random play and a person earn.
@@ -43,6 +47,8 @@ REFERENCES = {
 }
 GAMES = tuple(game for game in REFERENCES if game != 'pong')
 PLAYERS = (runs.OURS, 'cleanrl_ppo', 'cleanrl_ppo_42', 'sb3_ppo')
+# On the way, of which `report` tells.
+_MINUTES = (5, 10)
 _RESAMPLES = 10_000
 _CONFIDENCE = 0.95
 
@@ -85,17 +91,55 @@ def _kept(game: str, player: str, seed: int) -> pathlib.Path:
   return common.results_of(game, f'peer_{player}', seed)
 
 
-def read_scores(player: str, games: Sequence[str]) -> dict[str, list[float]]:
-  """Reads the last mean returns of all seeds that are kept, by game."""
-  scores = {game: [records.read(str(path))[-1]['episode_return_mean_100']
-                   for path in sorted(_kept(game, player, 0).parent.glob(
-                       f'seed*/{records.PROGRESS_FILE}'))] for game in games}
-  return {game: of_game for game, of_game in scores.items() if of_game}
+def read_runs(player: str, game: str) -> list[list[common.Row]]:
+  """Reads the rows of all seeds that are kept."""
+  return [records.read(str(path)) for path in sorted(
+      _kept(game, player, 0).parent.glob(f'seed*/{records.PROGRESS_FILE}'))]
+
+
+def return_after(rows: Sequence[common.Row], *, minutes: float = math.inf,
+                 timesteps: float = math.inf) -> float:
+  """Returns the mean return in the last row that is not past either.
+
+  Args:
+    rows: of one run.
+    minutes: since the first row.
+    timesteps: since the start.
+  """
+  end = rows[0]['walltime_seconds'] + 60 * minutes
+  return [row for row in rows if row['walltime_seconds'] <= end and (
+      row['timesteps'] <= timesteps or row is rows[0])][-1][curves.RETURN]
+
+
+def _print_game(game: str, runs_of: Mapping[str, Sequence[Sequence[common.Row]]]
+                ) -> None:
+  """Prints how each player came along in a game, by minutes and by timesteps."""
+  least = min(rows[-1]['timesteps'] for of_player in runs_of.values()
+              for rows in of_player)
+  common.print_header([game, *(f'after {minutes} minutes' for minutes in _MINUTES),
+                       'at the end', f'after {least:,.0f} timesteps',
+                       'timesteps in all'])
+  limits: list[dict[str, float]] = [{'minutes': minutes} for minutes in _MINUTES]
+  limits += [{}, {'timesteps': least}]
+  for player, of_player in runs_of.items():
+    means = [np.mean([return_after(rows, **limit) for rows in of_player])
+             for limit in limits]
+    timesteps = np.mean([rows[-1]['timesteps'] for rows in of_player])
+    common.print_row(
+        [player, *(f'{mean:,.1f}' for mean in means), f'{timesteps:,.0f}'])
+  print()
 
 
 def report(players: Sequence[str], games: Sequence[str]) -> None:
-  """Prints the mean of each player in each game, and of all games together."""
-  scores = {player: read_scores(player, games) for player in players}
+  """Prints the means of each player in each game, and of all games together."""
+  scores: dict[str, dict[str, list[float]]] = {player: {} for player in players}
+  for game in games:
+    runs_of = {player: kept for player in players
+               if (kept := read_runs(player, game))}
+    if runs_of:
+      _print_game(game, runs_of)
+    for player, of_player in runs_of.items():
+      scores[player][game] = [rows[-1][curves.RETURN] for rows in of_player]
   common.print_header(['game', *players])
   for game in games:
     common.print_row([game, *(

@@ -47,8 +47,8 @@ def make_policy(game: str, frame_size: int,
                 variant: str) -> tuple[acting.Policy, int, np.ndarray]:
   """Returns a policy, its multiply-adds, and real observations [32, ...]."""
   settings = settings_lib.from_train_flags([
-      '--game', game, '--frame_size', str(frame_size), '--envs_per_actor',
-      str(max(BATCH_SIZES)), *sweep.VARIANTS[variant]])
+      '--game', game, '--frame_size', str(frame_size), *sweep.VARIANTS[variant],
+      '--envs_per_actor', str(max(BATCH_SIZES))])
   ((_, timestep, _),), environment_spec = parts.record(settings, 0)
   builder = ImpalaPPOBuilder(settings.agent)
   networks = builder.make_networks(environment_spec)

@@ -7,13 +7,16 @@ the run's settings and a model card to `launch/pretrained/<name>/`.
 """
 
 import json
+import math
 import os
 import shutil
 import textwrap
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
 from benchmarks import common
+from launch import evaluate
 from launch import policies
 from launch import settings as settings_lib
 from launch.views import curves
@@ -24,7 +27,9 @@ _ENVS = 16
 _MOST_BYTES = 3_000_000
 
 
-def _card(config, row, returns, low, high, seed) -> str:
+def _card(name: str, config: Mapping[str, Any], row: Mapping[str, float],
+          returns: Sequence[float], seed: int) -> str:
+  low, high = evaluate.bootstrap_interval(returns) or (math.nan, math.nan)
   environment, agent, run = (
       config[name] for name in ('environment', 'agent', 'run'))
   game, size = environment['game'], environment['frame_size']
@@ -44,7 +49,7 @@ def _card(config, row, returns, low, high, seed) -> str:
       'greedy return': f'{np.mean(returns):.2f} (95% interval {low:.2f} to '
                        f'{high:.2f}), from {min(returns):g} to {max(returns):g}, '
                        f'over {len(returns)} whole games',
-      'measured by': f'`python -m launch.evaluate --pretrained {game} --episodes '
+      'measured by': f'`python -m launch.evaluate --pretrained {name} --episodes '
                      f'{len(returns)} --seed {seed}`',
   }
   text = (
@@ -93,8 +98,7 @@ def main() -> None:
   config['run']['run_dir'] = flags.name
   config['agent']['autoencoder'] = False  # Its decoder is left out.
   common.write_json(directory / settings_lib.CONFIG_FILE, config)
-  _, low, high = curves.interval(np.array(returns))
-  card = _card(config, run.rows[-1], returns, low, high, flags.seed)
+  card = _card(flags.name, config, run.rows[-1], returns, flags.seed)
   (directory / 'README.md').write_text(card)
   size = sum(path.stat().st_size for path in directory.rglob('*') if path.is_file())
   print(f'{card}\n{directory}: {size:,} bytes')

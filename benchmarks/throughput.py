@@ -25,6 +25,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import signal
@@ -240,9 +241,9 @@ def compare(flags: argparse.Namespace) -> dict[str, Any]:
   """Prints how fast two training programs are; returns the figures."""
   with contextlib.closing(Whole()) as here, contextlib.closing(
       Whole(flags.train_flags, flags.compare)) as other:
-    rounds = [{'here': here.measure(flags.seconds),
-               'other': other.measure(flags.seconds)}
-              for _ in range(flags.rounds)]
+    rounds = common.take_turns({
+        name: functools.partial(program.measure, flags.seconds)
+        for name, program in (('here', here), ('other', other))}, flags.rounds)
   rates = {name: np.array([r[name]['timesteps_per_second'] for r in rounds])
            for name in rounds[0]}
   ratios = rates['here'] / rates['other']

@@ -15,6 +15,7 @@ to both training commands.
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -107,13 +108,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                stack.enter_context(terminal())),
               (['--quiet', *_PATIENT, *flags.train_flags],
                stack.enter_context(unwatched_code()))))
-      runs = {'watched': watched, 'least': least}
-      rounds = []
-      for number in range(flags.rounds):
-        # Each comes first as often as the other.
-        order = sorted(runs, reverse=number % 2 == 0)
-        figures = {name: measure(runs[name], flags.seconds) for name in order}
-        rounds.append({name: figures[name] for name in runs})
+      rounds = common.take_turns({
+          name: functools.partial(measure, run, flags.seconds)
+          for name, run in (('watched', watched), ('least', least))}, flags.rounds)
   except RuntimeError as e:
     sys.exit(f'watching: error: {e}')
   columns = {f'{run}: {what}': np.array([r[run][what] for r in rounds])

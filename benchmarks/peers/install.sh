@@ -10,7 +10,7 @@ if [[ $# != 2 ]]; then
   exit 2
 fi
 peer=$1
-directory=$2
+directory=$(realpath -m "$2")
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 pip="$directory/bin/python -m pip"
 
@@ -26,7 +26,7 @@ add_roms() {
 
 case $peer in
   acme_impala)
-    (cd "$root" && python3.10 -m venv "$(realpath -m "$directory")")
+    (cd "$root" && python3.10 -m venv "$directory")
     # Its wrappers import the retired gym, its adders jax.
     $pip install --quiet -c "$root/requirements.lock" "$root" \
       gym==0.26.2 jax==0.4.30 jaxlib==0.4.30

@@ -214,8 +214,11 @@ def test_sweep_trains_one_after_the_other_and_keeps_what_ended_well(
 def test_committed_results_are_of_their_variants_flags(path):
   settings = settings_lib.from_train_flags(sweep.VARIANTS[path.parts[-3]])
   agent = json.loads(json.dumps(dataclasses.asdict(settings.agent)))
-  committed = json.loads(path.read_text())['agent']
+  config = json.loads(path.read_text())
+  committed = config['agent']
   assert {name: agent[name] for name in committed} == committed
+  # As many learn otherwise.
+  assert config['run']['envs_per_actor'] == settings.run.envs_per_actor
 
 
 class Program:
@@ -251,6 +254,19 @@ def test_compare_pairs_what_it_measures_in_a_round(started, tmp_path, capsys):
                      (['--batch_size', '6'], common.CHECKOUT)]
   assert json.loads(out.read_text())['ratio'] == 2.  # And not 300 / 100.
   assert '| here | 300 | 200 | 370 | 100 | 440 |\n' in capsys.readouterr().out
+
+
+def test_each_comes_first_as_often_as_the_others():
+  called = []
+
+  def measure(name):
+    called.append(name)
+    return len(called)
+
+  rounds = common.take_turns(
+      {name: functools.partial(measure, name) for name in 'ab'}, 3)
+  assert called == ['a', 'b', 'b', 'a', 'a', 'b']
+  assert rounds == [{'a': 1, 'b': 2}, {'a': 4, 'b': 3}, {'a': 5, 'b': 6}]
 
 
 def test_what_watching_costs_is_a_difference_of_shares(started, monkeypatch,

@@ -61,12 +61,35 @@ def test_report_has_the_last_means_and_no_estimate_where_a_game_is_missing(
   games.main(['--report', '--game', 'boxing', 'freeway',
               '--peer', 'ours', 'sb3_ppo'])
   assert capsys.readouterr().out == """\
+| boxing | after 5 minutes | after 10 minutes | at the end \
+| after 0 timesteps | timesteps in all |
+| --- | --- | --- | --- | --- | --- |
+| ours | 50.5 | 50.5 | 50.5 | 0.0 | 1,000 |
+| sb3_ppo | 0.1 | 0.1 | 0.1 | 0.1 | 0 |
+
+| freeway | after 5 minutes | after 10 minutes | at the end \
+| after 1,000 timesteps | timesteps in all |
+| --- | --- | --- | --- | --- | --- |
+| ours | 29.6 | 29.6 | 29.6 | 29.6 | 1,000 |
+
 | game | ours | sb3_ppo |
 | --- | --- | --- |
 | boxing | 50.5 (2) | 0.1 (1) |
 | freeway | 29.6 (2) | - |
 | interquartile mean, normalised | 2.579 (2.579 to 2.621) | - |
 """
+
+
+def test_returns_are_of_the_last_row_that_is_not_past():
+  rows = [{'timesteps': 100. * i, 'walltime_seconds': 7. + 60. * i,
+           'episode_return_mean_100': 10. * i} for i in range(12)]
+  assert games.return_after(rows) == 110.
+  assert [games.return_after(rows, minutes=m) for m in (0, 4.9, 5, 99)] == [
+      0., 40., 50., 110.]
+  assert [games.return_after(rows, timesteps=t) for t in (0, 499, 500, 1e9)] == [
+      0., 40., 50., 110.]
+  # The first row stands for what was before it.
+  assert games.return_after(rows[3:], timesteps=50) == 30.
 
 
 def test_where_a_game_has_one_seed_there_is_no_interval(results, capsys):
