@@ -19,7 +19,7 @@ def free_ports(number: int) -> int:
     return first
 
 
-def wait_for(condition, what, seconds=120.):
+def wait_for(condition, what, seconds=120., every_seconds=0.2):
   """Returns the first true result of a function that is called again and again."""
   deadline = time.monotonic() + seconds
   while True:
@@ -27,4 +27,4 @@ def wait_for(condition, what, seconds=120.):
     if result:
       return result
     assert time.monotonic() < deadline, f'{what}: not within {seconds} seconds'
-    time.sleep(0.2)
+    time.sleep(every_seconds)

@@ -1,5 +1,6 @@
 """Training runs as a person starts and stops them, for the tests."""
 
+import csv
 import os
 import pathlib
 import signal
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import psutil
+import pytest
 
 from agents.impala_ppo import builder as builder_lib
 from launch import policies
@@ -38,6 +40,36 @@ def rows(run_dir):
 def learner_steps(run_dir):
   """Returns how many the last row tells of."""
   return ([0.] + [row['learner_steps'] for row in rows(run_dir)])[-1]
+
+
+def refusal(capsys, main, *args):
+  """Returns the one line in which a command refuses its arguments.
+
+  Without a process of its own, which would import for seconds.
+  """
+  with pytest.raises(SystemExit) as ended:
+    main([*map(str, args)])
+  assert ended.value.code == 2
+  line, = capsys.readouterr().err.strip().splitlines()
+  return line
+
+
+def restarts(run_dir):
+  """Returns which nodes were restarted, in order, and how they had ended."""
+  path = os.path.join(run_dir, records.RESTARTS_FILE)
+  if not os.path.exists(path):
+    return []
+  with open(path, newline='') as f:
+    return [(row['node'], row['how']) for row in csv.DictReader(f)]
+
+
+def log(run_dir, node):
+  """Returns what a node has printed so far."""
+  path = os.path.join(run_dir, 'logs', node.replace('/', '_') + '.log')
+  if not os.path.exists(path):
+    return ''
+  with open(path) as f:
+    return f.read()
 
 
 def launch(*args):

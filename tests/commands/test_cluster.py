@@ -1,6 +1,5 @@
 """Runs on a Ray cluster: hosts that come and go, and faults on each."""
 
-import csv
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import pytest
 from benchmarks import hosts as hosts_lib
 from programs.runtime import checkpoints
 from programs.runtime import processes as node_processes
-from programs.runtime import records
 from programs.runtime import servers
 from tests import networks
 from tests import processes
@@ -28,23 +26,6 @@ SECONDS = 240.
 
 def wait_for(condition, what, seconds=SECONDS):
   return processes.wait_for(condition, what, seconds)
-
-
-def restarts(run_dir):
-  """Returns which nodes were restarted, and how they had ended."""
-  path = os.path.join(run_dir, records.RESTARTS_FILE)
-  if not os.path.exists(path):
-    return []
-  with open(path, newline='') as f:
-    return [(row['node'], row['how']) for row in csv.DictReader(f)]
-
-
-def log(run_dir, node):
-  path = os.path.join(run_dir, 'logs', node.replace('/', '_') + '.log')
-  if not os.path.exists(path):
-    return ''
-  with open(path) as f:
-    return f.read()
 
 
 def learns_on(run_dir):
@@ -79,7 +60,7 @@ def train_on_a_ray_of_its_own(tmp_path):
   assert runs.rows(run_dir)[-1]['timesteps'] >= 3000
   path = checkpoints.latest(run_dir)
   assert checkpoints.learner_steps(path) == runs.learner_steps(run_dir)
-  assert 'has weights from memory shared' in log(run_dir, 'actor/0')
+  assert 'has weights from memory shared' in runs.log(run_dir, 'actor/0')
   # Neither the program's nor Ray's ports were open to other machines.
   assert len(ports) > 6 and all(address.is_loopback for address, _ in ports)
   assert len(family) > 10  # Nodes, their agents, and Ray's own.
@@ -195,7 +176,7 @@ def test_hosts_come_and_go(hosts, tmp_path):
     nodes = {number: set(host.nodes()) for number, host in hosts.hosts.items()}
     assert nodes == {1: {'learner/0', 'counter/0', 'replay/0', 'actor/0'},
                      2: {'replay/1', 'actor/1'}}
-    assert 'for all processes of this one' in log(run_dir, 'actor/1')
+    assert 'for all processes of this one' in runs.log(run_dir, 'actor/1')
     for number, host in hosts.hosts.items():
       addresses = {str(address) for process in host.nodes().values()
                    for address, _ in networks.open_ports(process.pid)}
@@ -213,20 +194,20 @@ def test_hosts_come_and_go(hosts, tmp_path):
     for name in ('actor/1', 'replay/1', 'learner/0'):
       where, node = hosts.node(name)
       node.kill()
-      wait_for(lambda: 'back after' in log(run_dir, name), name)  # noqa: B023
+      wait_for(lambda: 'back after' in runs.log(run_dir, name), name)  # noqa: B023
       assert hosts.node(name)[0] == where
       learns_on(run_dir)
     killed = [('actor/1', 'was killed by signal 9 (Killed)')]
-    assert restarts(run_dir)[:1] == killed and len(restarts(run_dir)) == 3
+    assert runs.restarts(run_dir)[:1] == killed and len(runs.restarts(run_dir)) == 3
 
     # An actor that there was no room for joins with a host, and leaves with it.
     hosts.add(3, cpus=1)
     wait_for(lambda: 'actor/2' in hosts.hosts[3].nodes(), 'an actor that joins')
-    wait_for(lambda: 'has weights' in log(run_dir, 'actor/2'), 'its weights')
+    wait_for(lambda: 'has weights' in runs.log(run_dir, 'actor/2'), 'its weights')
     hosts.kill(3)
-    wait_for(lambda: len(restarts(run_dir)) == 4, 'an actor that leaves')
-    assert restarts(run_dir)[3][0] == 'actor/2'
-    assert restarts(run_dir)[3][1].startswith('was lost')
+    wait_for(lambda: len(runs.restarts(run_dir)) == 4, 'an actor that leaves')
+    assert runs.restarts(run_dir)[3][0] == 'actor/2'
+    assert runs.restarts(run_dir)[3][1].startswith('was lost')
     learns_on(run_dir)
 
     # With a host that holds a shard, the run is; and resumes once there is room.

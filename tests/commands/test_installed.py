@@ -152,7 +152,7 @@ def installed(tmp_path_factory):
   environment.pip('install', '--quiet', '--no-deps', '--no-index', str(wheel))
   ours, = importlib.metadata.distributions(
       name='impala-ppo', path=[str(environment.site)])
-  environment.link(fresh.needed(*ours.requires, extra='plots'))
+  environment.link(fresh.needed(*ours.requires))
   return environment
 
 

@@ -66,15 +66,6 @@ def resume(run_dir, *args):
   return train.main(['--resume', '--run_dir', str(run_dir), *map(str, args)])
 
 
-def refusal(capsys, *args):
-  """Returns the one line in which a command refuses its arguments."""
-  with pytest.raises(SystemExit) as ended:
-    train.main([*map(str, args)])
-  assert ended.value.code == 2
-  line, = capsys.readouterr().err.strip().splitlines()
-  return line
-
-
 def contents(run_dir):
   return {path: path.read_bytes() for path in run_dir.rglob('*')
           if path.is_file() and path.name != locks.FILE}
@@ -179,7 +170,7 @@ def test_too_full_a_disk_is_refused(copied, tmp_path, monkeypatch, capsys):
   for args in (['--run_dir', tmp_path / 'new', *ARGS],
                ['--resume', '--run_dir', copied, '--max_timesteps', 10**6]):
     assert re.search(r' has 0\.1 MB of disk left, and checkpoints need 1\.\d MB; '
-                     'make room', refusal(capsys, *args))
+                     'make room', runs.refusal(capsys, train.main, *args))
 
 
 def test_the_space_that_is_asked_for_is_what_checkpoints_take(finished):
@@ -213,8 +204,10 @@ def test_a_directory_in_use_is_refused_until_all_of_its_run_has_ended(
       time.sleep(0.2)
     in_use = f'is in use by the run of process {process.pid}; '
     before = (run_dir / 'config.json').read_bytes()
-    assert in_use in refusal(capsys, '--resume', '--run_dir', run_dir)
-    assert 'holds another run' in refusal(capsys, '--run_dir', run_dir, *ARGS)
+    assert in_use in runs.refusal(
+        capsys, train.main, '--resume', '--run_dir', run_dir)
+    assert 'holds another run' in runs.refusal(
+        capsys, train.main, '--run_dir', run_dir, *ARGS)
     assert (run_dir / 'config.json').read_bytes() == before
     nodes = psutil.Process(process.pid).children(recursive=True)
   finally:

@@ -25,18 +25,6 @@ def handles_sigterm(process):
   return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
-def refusal(capsys, main, *args):
-  """Returns the one line in which a command refuses its arguments.
-
-  Without a process of its own, which would import for seconds.
-  """
-  with pytest.raises(SystemExit) as ended:
-    main([*map(str, args)])
-  assert ended.value.code == 2
-  line, = capsys.readouterr().err.strip().splitlines()
-  return line
-
-
 @pytest.mark.slow
 def test_train_stop_resume_finish_and_evaluate(tmp_path, capsys):
   run_dir = str(tmp_path / 'run')
@@ -58,8 +46,8 @@ def test_train_stop_resume_finish_and_evaluate(tmp_path, capsys):
   config = json.load(open(os.path.join(run_dir, 'config.json')))
   assert config['run']['seed'] == 3 and config['versions']['tensorflow']
 
-  assert 'holds another run' in refusal(capsys, train.main, *game)
-  assert 'another network' in refusal(
+  assert 'holds another run' in runs.refusal(capsys, train.main, *game)
+  assert 'another network' in runs.refusal(
       capsys, train.main, '--run_dir', run_dir, '--resume', '--latent_size', 48)
   assert checkpoints.latest(run_dir) == path
 
@@ -176,7 +164,7 @@ def test_an_unknown_game_gets_one_line(tmp_path):
 ])
 def test_bad_input_gets_one_line(tmp_path, capfd, args, message):
   run_dir = tmp_path / 'run'
-  line = refusal(capfd, train.main, '--run_dir', run_dir, *args)
+  line = runs.refusal(capfd, train.main, '--run_dir', run_dir, *args)
   assert message in line and len(line) < 300
   assert not run_dir.exists()
 
@@ -190,7 +178,7 @@ def test_bad_input_gets_one_line(tmp_path, capfd, args, message):
     ('/proc/run', 'nothing can be written to run_dir'),
 ])
 def test_a_run_has_to_go_somewhere(capfd, run_dir, message):
-  assert message in refusal(capfd, train.main, '--run_dir', run_dir)
+  assert message in runs.refusal(capfd, train.main, '--run_dir', run_dir)
 
 
 @pytest.mark.slow
@@ -210,9 +198,9 @@ def test_a_port_in_use_gets_one_line(tmp_path, capsys):
     taken.bind(('', 0))
     taken.listen()
     port = taken.getsockname()[1]
-    assert f'replay port {port}' in refusal(
+    assert f'replay port {port}' in runs.refusal(
         capsys, train.main, '--run_dir', tmp_path / 'run', '--replay_port', port)
 
 
 def test_evaluating_nothing_gets_one_line(tmp_path, capsys):
-  assert 'holds no run' in refusal(capsys, evaluate.main, '--run_dir', tmp_path)
+  assert 'holds no run' in runs.refusal(capsys, evaluate.main, '--run_dir', tmp_path)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from programs.nodes import learner as learner_node
 from programs.runtime import checkpoints
 from programs.runtime import stopping
+from tests import processes
 
 SECONDS = 20.  # Long enough for whatever has to happen.
 
@@ -121,10 +122,10 @@ class Node:
   """A worker with a fake learner and counter, run in a thread."""
 
   def __init__(self, run_dir, learner=None, checkpoint_minutes=60.,
-               statistics=dict):
+               statistics=dict, counter=None):
     self.run_dir = str(run_dir)
     self.learner = learner or FakeLearner()
-    self.counter = FakeCounter()
+    self.counter = counter or FakeCounter()
     self.should_stop = threading.Event()
     self.worker = learner_node.LearnerWorker(
         self.learner, self.counter, self.run_dir, checkpoint_minutes,
@@ -151,10 +152,7 @@ class Node:
 
 
 def wait_for(condition):
-  deadline = time.monotonic() + SECONDS
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.005)
+  processes.wait_for(condition, 'what a test waits for', SECONDS, 0.005)
 
 
 def test_the_last_step_is_saved_once_and_then_told(tmp_path):
@@ -242,6 +240,46 @@ def test_a_learner_that_fails_is_saved_and_its_error_raised(tmp_path):
     node.worker.run()
   assert node.saved() == (4, 4)
   assert node.counter.events == ['save', 'learner_done']
+
+
+def test_a_counter_that_hangs_costs_no_checkpoint(tmp_path):
+  answers = threading.Event()
+
+  class Hanging(FakeCounter):
+    def record_learning(self, num_steps, metrics):
+      answers.wait(60.)
+
+    def save(self):
+      raise TimeoutError('deadline exceeded')  # As with `call_timeout`.
+
+  node = Node(tmp_path, counter=Hanging()).start()
+  wait_for(lambda: node.learner.num_steps > 5)
+  began = time.monotonic()
+  node.stop()
+  node.join()
+  assert time.monotonic() - began < 12.
+  assert node.saved() == (node.learner.num_steps,) * 2
+  answers.set()
+
+
+def test_learning_goes_on_while_nothing_can_be_saved(tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(learner_node, '_REPORT_SECONDS', 0.05)
+  obstacle = tmp_path / 'checkpoints'
+  obstacle.write_text('not a directory')
+  node = Node(tmp_path, checkpoint_minutes=0.001).start()
+  failures = []
+
+  def has_failed_thrice():
+    failures.extend(line for line in capfd.readouterr().err.splitlines()
+                    if 'no checkpoint could be saved' in line)
+    return len(failures) >= 3
+
+  wait_for(has_failed_thrice)
+  obstacle.unlink()
+  wait_for(lambda: checkpoints.latest(node.run_dir))
+  node.stop()
+  node.join()
+  assert node.saved() == (node.learner.num_steps,) * 2
 
 
 def test_a_step_that_outlasts_the_patience_is_waited_for(tmp_path):

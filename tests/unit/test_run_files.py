@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 from acme import core
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from programs.nodes import learner as learner_node
 from programs.runtime import checkpoints
 from programs.runtime import locks
 from programs.runtime import records
@@ -257,108 +255,6 @@ def test_space_for_four_checkpoints_is_needed_less_those_that_there_are(
   Usage.free -= 1
   with pytest.raises(ValueError):
     checkpoints.check_space(str(tmp_path), 500, 400)
-
-
-class Learner:
-  """Counts its steps."""
-
-  def __init__(self):
-    self.steps = tf.Variable(0, dtype=tf.int64)
-    self.weight = tf.Variable([0.], name='weight')
-    self.state = {'weight': self.weight, 'num_steps': self.steps}
-    self.lock = threading.RLock()
-
-  def step(self):
-    with self.lock:
-      self.steps.assign_add(1)
-    time.sleep(0.001)
-
-  @property
-  def num_steps(self):
-    return int(self.steps.numpy())
-
-  def metrics(self):
-    return {'loss': 0.}
-
-  def reconstructions(self):
-    return None
-
-  def get_variables(self, names):
-    return [[self.steps.numpy()] for _ in names]
-
-  def on_restore(self):
-    pass
-
-  @contextlib.contextmanager
-  def paused(self):
-    with self.lock:
-      yield
-
-
-def run_learner(run_dir, learner, counter, until, minutes=60.):
-  """Runs a learner's node until a condition holds."""
-  should_stop = threading.Event()
-  worker = learner_node.LearnerWorker(learner, counter, str(run_dir), minutes,
-                                      should_stop)
-  thread = threading.Thread(target=worker.run, daemon=True)
-  thread.start()
-  deadline = time.monotonic() + 20.
-  while not until():
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
-  should_stop.set()
-  thread.join(20.)
-  assert not thread.is_alive()
-
-
-def test_the_learner_saves_first_and_reports_after(tmp_path):
-  learner, counter = Learner(), Counter()
-  run_learner(tmp_path, learner, counter, lambda: learner.num_steps > 5)
-  assert counter.events == ['save', ('learner_done', learner.num_steps)]
-  # And tells the counter how far it is when it comes back.
-  again = Learner()
-  counter = Counter()
-  run_learner(tmp_path, again, counter, lambda: counter.events[1:])
-  assert sorted(counter.events[:2], key=str) == [
-      ('record_learning', learner.num_steps), ('restore', {'actor_steps': 7})]
-
-
-def test_a_counter_that_hangs_costs_no_checkpoint(tmp_path):
-  answers = threading.Event()
-
-  class Hanging(Counter):
-    def record_learning(self, num_steps, metrics):
-      answers.wait(60.)
-
-    def save(self):
-      raise TimeoutError('deadline exceeded')  # As with `call_timeout`.
-
-  learner = Learner()
-  began = time.monotonic()
-  run_learner(tmp_path, learner, Hanging(), lambda: learner.num_steps > 5)
-  assert time.monotonic() - began < 12.
-  path = checkpoints.latest(str(tmp_path))
-  assert checkpoints.learner_steps(path) == learner.num_steps
-  answers.set()
-
-
-def test_learning_goes_on_while_nothing_can_be_saved(
-    tmp_path, monkeypatch, capfd):
-  monkeypatch.setattr(learner_node, '_REPORT_SECONDS', 0.05)
-  (tmp_path / 'checkpoints').write_text('not a directory')
-  learner = Learner()
-  failures = []
-
-  def until():
-    failures.extend(line for line in capfd.readouterr().err.splitlines()
-                    if 'no checkpoint could be saved' in line)
-    if len(failures) >= 3 and os.path.isfile(tmp_path / 'checkpoints'):
-      os.remove(tmp_path / 'checkpoints')
-    return len(failures) >= 3 and checkpoints.latest(str(tmp_path))
-
-  run_learner(tmp_path, learner, Counter(), until, minutes=0.001)
-  assert checkpoints.learner_steps(
-      checkpoints.latest(str(tmp_path))) == learner.num_steps
 
 
 PROGRESS = """timesteps,walltime_seconds,policy_lag
