@@ -11,6 +11,7 @@ there is room.
 """
 
 import collections
+import contextlib
 import os
 import secrets
 import shutil
@@ -128,6 +129,8 @@ class _Process:
     except (ray.exceptions.RayError, OSError) as e:
       # The latter where this host's own Ray has gone.
       self._end = supervision.End(1, f'is out of reach ({_one_line(e)})')
+      with contextlib.suppress(Exception):
+        self._node.close()  # It must not go on beside the next one.
 
   def _wait_for_host(self) -> Optional[supervision.End]:
     """Waits for room on a host; returns why that is in vain, if it is."""

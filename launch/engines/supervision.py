@@ -34,6 +34,9 @@ _POLL_SECONDS = 0.1
 _RESTART_SECONDS = 1.
 # How long nodes may take to end: the learner saves its last checkpoint.
 _GRACE_SECONDS = 12.
+_KILLED_SECONDS = 1.
+# Until then a run is not asked again: a terminal that closes hangs up twice.
+_ONCE_SECONDS = 1.
 _FAILURES = 3
 _FAILURE_WINDOW_SECONDS = 60.
 _STARTS = 5
@@ -151,6 +154,8 @@ class Node(abc.ABC):
     # Why it ends the run, if it says so.
     self.ends_run: Optional[str] = None
     self.ended_at = 0.
+    # By a clock that nobody sets.
+    self.restarts_at = 0.
     self._process: Optional[Process] = None
 
   @property
@@ -188,21 +193,26 @@ class Node(abc.ABC):
 
   def _pass_on(self, process: Process) -> None:
     for line in process.lines():
-      if records.is_for_launcher(self.title, line):
-        # Rows have a file of their own.
-        self.screen.output(self.title, line)
-        continue
-      if line:
-        self.last_lines.append(line)
-      if line.startswith(processes.ENDS_RUN_BECAUSE):
-        # The supervisor's last line, and so not one of many.
-        self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
-      else:
-        self.screen.output(self.title, line)
-      if self.log is not None:
-        # A full disk must not stop the node, which waits for its reader.
-        with contextlib.suppress(OSError), open(self.log, 'a') as f:
-          f.write(line + '\n')
+      # The node waits for its reader, whatever becomes of a line: the disk may be
+      # full, and two processes' lines may have got into each other.
+      with contextlib.suppress(Exception):
+        self._take(line)
+
+  def _take(self, line: str) -> None:
+    if records.is_for_launcher(self.title, line):
+      # Rows have a file of their own.
+      self.screen.output(self.title, line)
+      return
+    if line:
+      self.last_lines.append(line)
+    if self.log is not None:
+      with contextlib.suppress(OSError), open(self.log, 'a', encoding='utf-8') as f:
+        f.write(line + '\n')
+    if line.startswith(processes.ENDS_RUN_BECAUSE):
+      # The supervisor's last line, and so not one of many.
+      self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
+    else:
+      self.screen.output(self.title, line)
 
 
 class Supervisor:
@@ -234,6 +244,8 @@ class Supervisor:
                                         records.RESTARTS_COLUMNS)
     self._policy = RestartPolicy(restarts)
     self._why: Optional[str] = None
+    self._asked_at = 0.
+    self._is_asked_again = False
 
   def run(self) -> int:
     """Sees the program to its end.
@@ -262,13 +274,15 @@ class Supervisor:
       return 0
     code, why = failure
     self._screen.fail(f'train: error: {why}')
-    return code
+    # Who was told to stop meanwhile makes no other attempt.
+    return processes.ENDS_RUN if self._why == 'stopped' else code
 
   def _end(self, why: str) -> None:
-    if self._why == 'stopped' and why == 'stopped':  # Asked twice.
-      for node in self._nodes:
-        node.signal(signal.SIGKILL)
-    self._why = self._why or why
+    now = time.monotonic()
+    if self._why is None:
+      self._why, self._asked_at = why, now
+    elif self._why == why == 'stopped' and now - self._asked_at > _ONCE_SECONDS:
+      self._is_asked_again = True
 
   def _restart_ended(self) -> Optional[tuple[int, str]]:
     """Restarts nodes that have ended; returns why there is no going on."""
@@ -276,11 +290,11 @@ class Supervisor:
       end = node.poll()
       if end is None:
         continue
-      now = time.time()
       if end.code == processes.ENDS_RUN and node.ends_run:
         return processes.ENDS_RUN, f'{node.title}: {node.ends_run}'
       if not node.ended_at:
-        node.ended_at = now
+        node.ended_at = time.time()
+        node.restarts_at = time.monotonic() + _RESTART_SECONDS
         self._screen.ended(node.title)
         if end.code > 0:
           for line in node.last_lines:
@@ -294,24 +308,32 @@ class Supervisor:
                      f'last: {node.last_line}')
         self._screen.fail(
             f'train: node {node.title} {end.how}; restarting it{where}.')
-        self._record.write({'time': int(now), 'node': node.title, 'how': end.how})
-      elif now - node.ended_at >= _RESTART_SECONDS:
+        self._record.write(
+            {'time': int(node.ended_at), 'node': node.title, 'how': end.how})
+      elif time.monotonic() >= node.restarts_at:
         node.start(self._policy.started(node.title))
     return None
 
   def _stop(self) -> None:
-    """Tells all nodes to end, and kills those that take too long."""
+    """Tells all nodes to end, and kills those that take too long.
+
+    If it is told to stop again it kills all that are left.
+    """
     deadline = time.monotonic() + _GRACE_SECONDS
     alive = [node for node in self._nodes if node.poll() is None]
     for node in alive:
       node.signal(signal.SIGTERM)
-    while alive and time.monotonic() < deadline:
+    while alive and time.monotonic() < deadline and not self._is_asked_again:
       time.sleep(_POLL_SECONDS)
       alive = [node for node in alive if node.poll() is None]
+    # All before a word of it: nobody may take what is printed.
     for node in alive:
-      self._screen.fail(
-          f'train: node {node.title} did not end in time; killing it.')
       node.signal(signal.SIGKILL)
+    for node in alive:
+      self._screen.fail(f'train: node {node.title} did not end in time; killing it.')
+    deadline = time.monotonic() + _KILLED_SECONDS
+    while time.monotonic() < deadline and any(node.poll() is None for node in alive):
+      time.sleep(_POLL_SECONDS)
 
 
 def say(line: str, file: TextIO = sys.stdout) -> None:

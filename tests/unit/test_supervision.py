@@ -1,12 +1,16 @@
 """Who is restarted, when to give up, and what becomes of what nodes print."""
 
 import json
+import os
 import signal
+import threading
+import time
 
 import pytest
 
 from launch.engines import supervision
 from launch.views import watching
+from programs.runtime import processes
 from programs.runtime import records
 
 KILLED = -9
@@ -104,12 +108,12 @@ class Process:
 
 class Node(supervision.Node):
 
-  def __init__(self, title, lines=()):
+  def __init__(self, title, lines=(), process=None):
     super().__init__(title)
-    self._lines = lines
+    self._next = process or Process(lines)
 
   def begin(self, variables):
-    return Process(self._lines)
+    return self._next
 
 
 @pytest.mark.parametrize('line', [
@@ -145,3 +149,82 @@ def test_a_signal_before_its_start_is_none_of_a_nodes():
   node.start(0)
   with pytest.raises(ProcessLookupError):
     node.signal(signal.SIGKILL)
+
+
+def test_lines_that_got_into_each_other_end_no_reader(capsys):
+  node = Node('counter/0', [f'{records.ROW}{{"timesteps": E0101', 'counter: after'])
+  node.start(0)
+  node.poll()
+  assert capsys.readouterr().out == 'counter: after\n'
+
+
+class Living(Process):
+  """One that lives until some seconds after SIGTERM, or SIGKILL."""
+
+  def __init__(self, seconds):
+    super().__init__([])
+    self._seconds = seconds
+    self._ends_at = float('inf')
+    self.signals = []
+
+  def poll(self):
+    is_over = time.monotonic() >= self._ends_at
+    return supervision.End(0, 'ended') if is_over else None
+
+  def signal(self, number):
+    self.signals.append(number)
+    seconds = 0. if number == signal.SIGKILL else self._seconds
+    self._ends_at = min(self._ends_at, time.monotonic() + seconds)
+
+
+class Ended(Process):
+  """One that has failed."""
+
+  def poll(self):
+    return supervision.End(1, 'ended with exit code 1')
+
+
+@pytest.fixture
+def handlers():
+  """Has the handlers of signals back after the test."""
+  numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+  before = {number: signal.getsignal(number) for number in numbers}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
+def send(seconds, *numbers):
+  def act():
+    for number in numbers:
+      os.kill(os.getpid(), number)
+
+  threading.Timer(seconds, act).start()
+
+
+@pytest.mark.usefixtures('handlers')
+def test_a_terminal_that_hangs_up_twice_at_once_asks_once():
+  process = Living(0.5)
+  send(0.3, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM)
+  assert supervision.Supervisor([Node('learner/0', process=process)]).run() == 0
+  assert process.signals == [signal.SIGTERM]
+
+
+@pytest.mark.usefixtures('handlers')
+def test_who_asks_again_does_not_wait_for_what_does_not_end():
+  process = Living(3600.)
+  send(0.3, signal.SIGINT)
+  send(1.8, signal.SIGINT)
+  began = time.monotonic()
+  assert supervision.Supervisor([Node('learner/0', process=process)]).run() == 0
+  assert process.signals == [signal.SIGTERM, signal.SIGKILL]
+  assert 1.5 < time.monotonic() - began < 10.
+
+
+@pytest.mark.usefixtures('handlers')
+@pytest.mark.parametrize('is_told, code', [(False, 1), (True, processes.ENDS_RUN)])
+def test_who_is_told_to_stop_while_a_run_fails_is_not_retried(is_told, code):
+  nodes = [Node('actor/0', process=Ended([])), Node('learner/0', process=Living(1.))]
+  if is_told:
+    send(0.6, signal.SIGTERM)
+  assert supervision.Supervisor(nodes, restarts=False).run() == code
