@@ -101,22 +101,36 @@ def _check_ports(run: run_config.RunConfig):
                          '--replay_port.') from None
 
 
-def _num_gpus(wanted: Optional[int], cluster: Optional[Any]) -> int:
-  """Returns how many GPUs to use; raises ValueError where they are missing."""
+def _num_gpus(wanted: Optional[int], batch_size: int,
+              cluster: Optional[Any]) -> int:
+  """Returns how many GPUs to use; raises ValueError where they are missing.
+
+  By default that is as many of all as batches can be split over.
+  """
   if cluster is not None:  # Which looks for them when it reserves them.
-    return cluster.most_gpus() if wanted is None else wanted
+    return _most_that_share(cluster.most_gpus(), batch_size) if (
+        wanted is None) else wanted
   there = len(tf.config.list_physical_devices('GPU'))
   why = None if there or wanted == 0 else cuda.why_unusable()
   if wanted is None:
     if why is not None:
       _warn(f'no GPU is used: {why}.')
-    return there
+    return _most_that_share(there, batch_size)
   if wanted > there:
     raise ValueError(
         f'num_gpus is {wanted}, but TensorFlow finds {there}' + (
             f': {why}' if why else '') +
         '; give a number that it finds, or 0 for the CPU.')
   return wanted
+
+
+def _most_that_share(num_gpus: int, batch_size: int) -> int:
+  used = max(n for n in range(num_gpus + 1) if not n or batch_size % n == 0)
+  if used < num_gpus:
+    _warn(f'{used} of {num_gpus} GPUs are used, as batches of {batch_size} cannot '
+          'be split evenly over more; give a --batch_size that is a multiple of '
+          f'{num_gpus}.')
+  return used
 
 
 def _cluster(command: settings_lib.TrainCommand, run: run_config.RunConfig) -> Any:
@@ -236,7 +250,7 @@ def _train_holding(command: settings_lib.TrainCommand,
     else:
       _check_ports(settings.run)
     environment_spec = settings.environment.try_out(settings.run.seed)
-    num_gpus = _num_gpus(settings.run.num_gpus, cluster)
+    num_gpus = _num_gpus(settings.run.num_gpus, settings.agent.batch_size, cluster)
     if settings.agent.compute_dtype == 'float16' and not num_gpus:
       raise ValueError('compute_dtype float16 is for GPUs, and none is used; a CPU '
                        'takes a hundred times as long for it as for float32.')

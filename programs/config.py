@@ -28,7 +28,7 @@ class RunConfig:
       may use.
     envs_per_actor: environments that each actor steps at once.
     num_gpus: GPUs that the learner computes on, a replica on each; 0 for the
-      CPU, by default all that there are.
+      CPU, by default as many of all as batches can be split over.
     num_replay_shards: Reverb servers; actors are spread over them.
     listen: where servers are reached: `loopback`, for this machine only, an IP
       address of this machine, `cluster`, for the address of each host in its Ray

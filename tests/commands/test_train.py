@@ -204,3 +204,15 @@ def test_a_port_in_use_gets_one_line(tmp_path, capsys):
 
 def test_evaluating_nothing_gets_one_line(tmp_path, capsys):
   assert 'holds no run' in runs.refusal(capsys, evaluate.main, '--run_dir', tmp_path)
+
+
+@pytest.mark.parametrize('there, batch_size, used', [
+    (0, 6, 0), (1, 6, 1), (2, 6, 2), (4, 6, 3), (8, 6, 6), (4, 12, 4), (2, 7, 1)])
+def test_as_many_gpus_are_used_as_share_batches_evenly(there, batch_size, used,
+                                                       monkeypatch, capsys):
+  monkeypatch.setattr(train.tf.config, 'list_physical_devices',
+                      lambda kind: [kind] * there)
+  assert train._num_gpus(None, batch_size, None) == used
+  warned = f'{used} of {there} GPUs are used' in capsys.readouterr().err
+  assert warned == (used < there)
+  assert train._num_gpus(there, batch_size, None) == there
