@@ -85,34 +85,20 @@ def run(plan: sweep.Plan, make_cells: _MakeCells, say: Callable[[str], None]
   """
   drawn_from = distributions(plan.command.search)
   _check_ends(drawn_from)
-  optuna.logging.set_verbosity(optuna.logging.ERROR)
-  study = optuna.create_study(
-      study_name='sweep', direction='maximize', load_if_exists=True,
-      storage=optuna.storages.JournalStorage(journal.JournalFileBackend(
-          os.path.join(plan.command.out, _JOURNAL_FILE))),
-      pruner=optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_NOT_PRUNED))
+  study = _study(plan)
   for before in study.trials:
     # Of those of one trial only the seeds differ.
     first = _cells(plan, make_cells, before)[0]
     if os.path.exists(first.run_dir):
       first.check()
-  # A search that goes on must not draw what it began with.
-  study.sampler = optuna.samplers.TPESampler(
-      seed=plan.seeds[0] + len(study.trials))
-  stopped = []
-  for before in study.get_trials(states=[_State.RUNNING]):
-    if before.params.keys() == drawn_from.keys():
-      stopped.append(before)
-    else:  # Before all was drawn.
-      study.tell(before.number, state=_State.FAIL)
+  stopped = _stopped(study, set(drawn_from))
   num_failed = num_left_out = 0
   while num_failed < _MOST_FAILURES:
     num_ended = sum(_LEFT_OUT not in ended.user_attrs for ended in study.get_trials(
         states=[_State.COMPLETE, _State.PRUNED]))
     if num_ended >= plan.command.trials:
       break
-    trial = (optuna.Trial(study, stopped.pop(0)._trial_id) if stopped
-             else study.ask(drawn_from))
+    trial = stopped.pop(0) if stopped else study.ask(drawn_from)
     say(f'trial {trial.number}, after {num_ended} of {plan.command.trials}: '
         f'{_told(trial.params)}')
     cells = _cells(plan, make_cells, trial)
@@ -138,6 +124,31 @@ def run(plan: sweep.Plan, make_cells: _MakeCells, say: Callable[[str], None]
     say(f'trial {done.number} returned {done.value:.4g}: {_told(done.params)}')
   return [cell for done in best
           for cell in _cells(plan, make_cells, done)], num_failed
+
+
+def _study(plan: sweep.Plan) -> optuna.Study:
+  """Returns the study of a search, with its earlier trials."""
+  optuna.logging.set_verbosity(optuna.logging.ERROR)
+  study = optuna.create_study(
+      study_name='sweep', direction='maximize', load_if_exists=True,
+      storage=optuna.storages.JournalStorage(journal.JournalFileBackend(
+          os.path.join(plan.command.out, _JOURNAL_FILE))),
+      pruner=optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_NOT_PRUNED))
+  # A search that goes on must not draw what it began with.
+  study.sampler = optuna.samplers.TPESampler(
+      seed=plan.seeds[0] + len(study.trials))
+  return study
+
+
+def _stopped(study: optuna.Study, names: set[str]) -> list[optuna.Trial]:
+  """Returns the trials that were stopped and go on; others are failures."""
+  stopped = []
+  for trial in study.get_trials(states=[_State.RUNNING]):
+    if set(trial.params) == names:
+      stopped.append(optuna.Trial(study, trial._trial_id))  # pylint: disable=protected-access
+    else:  # Stopped before all of them were drawn.
+      study.tell(trial.number, state=_State.FAIL)
+  return stopped
 
 
 def _why_impossible(cells: Sequence[cells_lib.Cell]) -> Optional[str]:

@@ -118,6 +118,7 @@ FLAGS = flags.Flags(
     common=(
         'config', 'preset', 'list_presets', 'resume', 'plain', 'game',
         'frame_size', 'loss', 'learning_rate', 'batch_size', 'samples_per_insert',
+        'discount', 'max_abs_reward',
         'conv_channels', 'latent_size', 'run_dir', 'seed', 'num_actors',
         'envs_per_actor', 'num_gpus', 'max_timesteps', 'target_return'))
 

@@ -25,6 +25,8 @@ _StepSize = Annotated[float, Field(gt=0, le=1)]
 class ImpalaPPOConfig:
   """Every setting of the algorithm; the defaults are those that learn Atari.
 
+  But for `frame_stack`, which is the environment's: `EnvironmentConfig.frame_stack`.
+
   `timesteps` are agent actions summed over all actors. A `trajectory` is
   `sequence_length` of them from one environment.
 
@@ -32,7 +34,8 @@ class ImpalaPPOConfig:
     loss: 'ppo' is the clipped surrogate on V-trace advantages, 'vtrace' the
       policy gradient of IMPALA, 'a3c' that of A3C, which takes all experience to
       be the current policy's own.
-    discount: reward discount per timestep.
+    discount: reward discount per timestep. Where rewards come hundreds of timesteps
+      after what earns them, nearer to 1.
     vtrace_lambda: scales V-trace's trace coefficients; below 1 it trades
       variance for bias, as in TD(lambda).
     clip_epsilon: the PPO ratio is clipped to [1 - eps, 1 + eps].
@@ -46,7 +49,8 @@ class ImpalaPPOConfig:
       leaves the values little of the encoder they share. 'squared' needs some
       four times that of 'hl_gauss'.
     entropy_cost: weight of the entropy bonus.
-    max_abs_reward: rewards are clipped to this magnitude in the losses only.
+    max_abs_reward: rewards are clipped to this magnitude in the losses only; values
+      are predicted for returns of as much in every timestep.
     autoencoder: whether the latent is also trained to reconstruct the newest
       frame.
     reconstruction_cost: weight of the reconstruction loss.
@@ -77,7 +81,7 @@ class ImpalaPPOConfig:
       are held up; small keeps the policy lag small.
     learning_rate: initial step size of Adam.
     learning_rate_decay_timesteps: timesteps over which the step size falls
-      linearly to `final_learning_rate`.
+      linearly to `final_learning_rate`; a longer run goes on at that.
     final_learning_rate: step size from then on.
     adam_epsilon: Adam's denominator offset.
     max_gradient_norm: gradients are clipped to this global norm.
