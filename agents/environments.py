@@ -582,5 +582,9 @@ class EnvironmentConfig:
   @property
   def frame_stack(self) -> int:
     """How many trailing channels of the game's observations are frames."""
-    is_atari = self.env_wrapper is None and atari_rom(self.game) is not None
-    return ATARI_FRAME_STACK if is_atari else 1
+    return ATARI_FRAME_STACK if self.is_preprocessed_atari else 1
+
+  @property
+  def is_preprocessed_atari(self) -> bool:
+    """Whether it is an Atari game with this project's own preprocessing."""
+    return self.env_wrapper is None and atari_rom(self.game) is not None

@@ -136,16 +136,11 @@ def _action_names(env: gymnasium.Env) -> list[str]:
 
 def action_names(config: environments.EnvironmentConfig) -> list[str]:
   """Returns the names of a game's actions, or their numbers."""
-  if _is_preprocessed_atari(config) and config.env_arg:  # Which may ask for others.
+  if config.is_preprocessed_atari and config.env_arg:  # Which may ask for others.
     return [f'action {i}' for i in range(config.try_out(0).actions.num_values)]
   environment, screens = make(config, 0)
   environment.close()
   return screens.action_names
-
-
-def _is_preprocessed_atari(config: environments.EnvironmentConfig) -> bool:
-  return (environments.atari_rom(config.game) is not None and
-          config.env_wrapper is None)
 
 
 def make(config: environments.EnvironmentConfig,
@@ -163,7 +158,7 @@ def make(config: environments.EnvironmentConfig,
     ValueError: where it cannot be made, in one line.
   """
   rom = environments.atari_rom(config.game)
-  if rom is not None and _is_preprocessed_atari(config):
+  if rom is not None and config.is_preprocessed_atari:
     if config.env_arg:
       raise ValueError('the screens of an Atari game that has --env_arg cannot be '
                        'shown.')

@@ -110,8 +110,9 @@ def parse(argv: Sequence[str]) -> Plan:
   _check_each(given)
   shared = []
   if command.config is not None:
-    settings_lib.read_config(os.path.expanduser(command.config))
-    shared += ['--config', os.path.abspath(os.path.expanduser(command.config))]
+    path = os.path.abspath(os.path.expanduser(command.config))
+    settings_lib.read_config(path)
+    shared += ['--config', path]
   if command.preset is not None:
     shared += ['--preset', command.preset]
   for values in given.values():

@@ -102,9 +102,10 @@ class ImpalaPPOAdder(adders.Adder):
     self._steps = 0
 
   def _check_stacks(self, timestep: dm_env.TimeStep) -> None:
+    if self._frame_stack == 1:
+      return
     first = timestep.step_type == dm_env.StepType.FIRST
-    if (self._frame_stack > 1 and first.any() and
-        timestep.observation[first][..., :-1].any()):
+    if first.any() and timestep.observation[first][..., :-1].any():
       raise ValueError(
           'an episode starts with frames before its first one, so stacks '
           'cannot be rebuilt from single frames; set frame_stack to 1.')
