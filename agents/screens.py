@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from agents import environments
+from agents import games
 
 _ATARI_RATE = 60.
 _USUAL_RATE = 30.
@@ -85,7 +86,7 @@ class AtariScreens(Screens):
     shape = self.env.observation_space.shape
     assert shape is not None
     self._rows, self._columns = (_area(size, frame_size) for size in shape)
-    self._shape = environments.ATARI_FRAME_STACK, frame_size, frame_size
+    self._shape = games.ATARI_FRAME_STACK, frame_size, frame_size
     self.observation_space = gymnasium.spaces.Box(0, 255, self._shape, np.uint8)
 
   def reset(self, **kwargs: Any) -> Any:
@@ -134,7 +135,7 @@ def _action_names(env: gymnasium.Env) -> list[str]:
   return [f'action {space.start + i}' for i in range(space.n)]
 
 
-def action_names(config: environments.EnvironmentConfig) -> list[str]:
+def action_names(config: games.EnvironmentConfig) -> list[str]:
   """Returns the names of a game's actions, or their numbers."""
   if config.is_preprocessed_atari and config.env_arg:  # Which may ask for others.
     return [f'action {i}' for i in range(config.try_out(0).actions.num_values)]
@@ -143,7 +144,7 @@ def action_names(config: environments.EnvironmentConfig) -> list[str]:
   return screens.action_names
 
 
-def make(config: environments.EnvironmentConfig,
+def make(config: games.EnvironmentConfig,
          seed: int) -> tuple[environments.VectorEnvironment, Screens]:
   """Makes one environment that also shows its screens.
 
@@ -157,7 +158,7 @@ def make(config: environments.EnvironmentConfig,
   Raises:
     ValueError: where it cannot be made, in one line.
   """
-  rom = environments.atari_rom(config.game)
+  rom = games.atari_rom(config.game)
   if rom is not None and config.is_preprocessed_atari:
     if config.env_arg:
       raise ValueError('the screens of an Atari game that has --env_arg cannot be '
@@ -174,8 +175,8 @@ def make(config: environments.EnvironmentConfig,
       config.on_bad_number), screens
 
 
-def _gymnasium_screens(config: environments.EnvironmentConfig) -> Screens:
-  game = environments.gymnasium_game(config)
+def _gymnasium_screens(config: games.EnvironmentConfig) -> Screens:
+  game = games.gymnasium_game(config)
 
   def make_env(**kwargs: Any) -> gymnasium.Env:
     env = gymnasium.make(game.spec, **{**game.arguments, **kwargs})

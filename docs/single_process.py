@@ -20,6 +20,7 @@ import dm_env
 import reverb
 
 from agents import environments
+from agents import games
 from agents.impala_ppo import ImpalaPPOBuilder
 from agents.impala_ppo import ImpalaPPOConfig
 from agents.impala_ppo import SingleEnvironmentActor
@@ -65,7 +66,7 @@ def train(game: str, seed: int, learner_steps: int,
           config: ImpalaPPOConfig) -> List[float]:
   """Trains on one environment and returns the losses, one a learner step."""
   environment = environments.SingleEnvironment(
-      environments.EnvironmentConfig(game).make(num_envs=1, seed=seed))
+      games.EnvironmentConfig(game).make(num_envs=1, seed=seed))
   environment_spec = specs.make_environment_spec(environment)
 
   builder = ImpalaPPOBuilder(config)
@@ -93,7 +94,7 @@ def main():
   parser.add_argument('--learner_steps', type=int, default=200)
   flags = parser.parse_args()
   config = ImpalaPPOConfig(
-      frame_stack=environments.EnvironmentConfig(flags.game).frame_stack,
+      frame_stack=games.EnvironmentConfig(flags.game).frame_stack,
       sequence_length=16, batch_size=4, samples_per_insert=2.,
       replay_sampler='fifo', queue_capacity=64, variable_update_period=1)
   losses = train(flags.game, flags.seed, flags.learner_steps, config)

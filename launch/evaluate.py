@@ -108,6 +108,7 @@ from rich import console
 from rich import table as rich_table
 
 from agents import environments
+from agents import games
 from agents import screens
 from agents.impala_ppo import builder as builder_lib
 from launch.views import thoughts
@@ -150,7 +151,7 @@ class _Run:
     self._settings = settings_lib.load(run_dir)
     if command.sticky is not None:
       environment = self._settings.environment
-      if environments.atari_rom(environment.game) is None:
+      if games.atari_rom(environment.game) is None:
         raise ValueError(f'sticky is for Atari; {environment.game} has no sticky '
                          'actions.')
       self._settings.environment = dataclasses.replace(

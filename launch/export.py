@@ -70,7 +70,7 @@ if __name__ == '__main__':
 
 import tensorflow as tf
 
-from agents import environments
+from agents import games
 from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import ops
 from launch import policies
@@ -98,7 +98,7 @@ def _signatures(policy: policies.LoadedPolicy) -> dict[str, Any]:
     signatures['act_on_screens'] = ops.graph_function(
         lambda screens: act(observation=preprocess(screens, size))
     ).get_concrete_function(tf.TensorSpec(
-        [None, environments.ATARI_FRAME_STACK, 2, None, _SCREEN_WIDTH], tf.uint8,
+        [None, games.ATARI_FRAME_STACK, 2, None, _SCREEN_WIDTH], tf.uint8,
         name='screens'))
   return signatures
 

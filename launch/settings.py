@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Mapping, Optional, Sequence
 
 from pydantic import Field
 
-from agents import environments
+from agents import games
 from agents import validation
 from agents.impala_ppo import config as agent_config
 from launch import files
@@ -54,7 +54,7 @@ class Settings:
     agent: the algorithm.
     run: processes, budget and files.
   """
-  environment: environments.EnvironmentConfig
+  environment: games.EnvironmentConfig
   agent: agent_config.ImpalaPPOConfig
   run: run_config.RunConfig
 
@@ -197,7 +197,7 @@ def from_layers(layers: Sequence[Values]) -> Settings:
     ValueError: for a bad value, in one line.
   """
   values = _merged(layers)
-  environment = environments.EnvironmentConfig(**values['environment'])
+  environment = games.EnvironmentConfig(**values['environment'])
   agent = agent_config.ImpalaPPOConfig(
       **{**values['agent'], 'frame_stack': environment.frame_stack})
   run = run_config.RunConfig(**{**values['run'], 'run_dir': _run_dir(values)})
@@ -231,7 +231,7 @@ def _merged(layers: Sequence[Values]) -> dict[str, dict[str, Any]]:
 
 def _run_dir(values: Values) -> str:
   """Returns where a run goes, wherever its processes start."""
-  game = values['environment'].get('game', environments.EnvironmentConfig.game)
+  game = values['environment'].get('game', games.EnvironmentConfig.game)
   given = values['run'].get('run_dir', os.path.join(
       'runs', re.sub(r'\W+', '_', str(game)).lower()))
   run_dir = validation.checked(

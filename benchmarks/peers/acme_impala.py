@@ -8,6 +8,7 @@ import sys
 
 # First, since it switches TensorFlow's fast kernels on, for Acme too.
 from agents import environments  # isort: skip
+from agents import games  # isort: skip
 
 import acme
 from acme import specs
@@ -57,8 +58,8 @@ def main(path: str, seed: str):
   tf.random.set_seed(int(seed))
   environment = wrappers.SinglePrecisionWrapper(
       wrappers.ObservationActionRewardWrapper(FloatPixels(
-          environments.SingleEnvironment(environments.make_environment(
-              'pong', 1, int(seed), frame_size=84)))))
+          environments.SingleEnvironment(games.EnvironmentConfig(
+              'pong', frame_size=84).make(1, int(seed))))))
   environment_spec = acme.make_environment_spec(environment)
   agent = impala.IMPALA(
       environment_spec,

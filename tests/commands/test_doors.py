@@ -35,7 +35,7 @@ print(json.dumps(answers))
 # Somebody's own script.
 SCRIPT = """
 import sys
-from agents import environments
+from agents import games
 from agents.impala_ppo import ImpalaPPOBuilder, ImpalaPPOConfig
 from acme import specs
 import launchpad as lp
@@ -43,7 +43,7 @@ from programs import impala_ppo
 from programs.config import RunConfig
 from programs.runtime import doors
 
-game = environments.EnvironmentConfig('tests.unhurried:SlowCatch-v0')
+game = games.EnvironmentConfig('tests.unhurried:SlowCatch-v0')
 config = RunConfig(sys.argv[1], num_actors=1, evaluation_interval=0,
                    progress_seconds=1.)
 program = impala_ppo.make_program(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from agents import environments
+from agents import games
 from agents import validation
 from agents.impala_ppo import config as agent_config
 from launch import evaluate
@@ -31,7 +31,7 @@ from launch import sweep
 from programs import config as run_config
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SECTIONS = {'environment': environments.EnvironmentConfig,
+SECTIONS = {'environment': games.EnvironmentConfig,
             'agent': agent_config.ImpalaPPOConfig,
             'run': run_config.RunConfig}
 COMMANDS = (settings_lib.TrainCommand, evaluate.EvaluateCommand,
@@ -267,10 +267,10 @@ def test_defaults_are_those_of_the_configs():
   command, settings = settings_lib.parse_train([])
   assert command == settings_lib.TrainCommand(
       config=None, resume=False, lp_launch_type='local_mp')
-  assert settings.environment == environments.EnvironmentConfig()
+  assert settings.environment == games.EnvironmentConfig()
   # What follows from the game and where files go are settled here.
   assert settings.agent == agent_config.ImpalaPPOConfig(
-      frame_stack=environments.ATARI_FRAME_STACK)
+      frame_stack=games.ATARI_FRAME_STACK)
   assert settings.run == run_config.RunConfig(os.path.abspath('runs/pong'))
   assert settings.run.num_actors == len(os.sched_getaffinity(0))
 
@@ -283,7 +283,7 @@ def test_flags_override_defaults(tmp_path):
       '--lp_launch_type=local_mt', '--run_dir', str(tmp_path), '--num_gpus=0'])
   assert command == settings_lib.TrainCommand(lp_launch_type='local_mt')
   assert settings == settings_lib.Settings(
-      environments.EnvironmentConfig(game='CartPole-v1'),
+      games.EnvironmentConfig(game='CartPole-v1'),
       agent_config.ImpalaPPOConfig(
           loss='vtrace', discount=0.5, autoencoder=False, learning_rate=1e-4,
           conv_channels=(8, 16, 32), frame_stack=1),
@@ -461,7 +461,7 @@ run:
 """)
   settings = settings_of('--config', str(path))
   assert settings == settings_lib.Settings(
-      environments.EnvironmentConfig('CartPole-v1'),
+      games.EnvironmentConfig('CartPole-v1'),
       agent_config.ImpalaPPOConfig(learning_rate=1e-4, conv_channels=(8, 16),
                                    autoencoder=False, discount=1.),
       run_config.RunConfig(os.path.abspath('here'), seed=3))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reverb
 
-from agents import environments
+from agents import games
 from agents.impala_ppo import ImpalaPPOBuilder
 from agents.impala_ppo import ImpalaPPOConfig
 from agents.impala_ppo import replay
@@ -21,7 +21,7 @@ from programs.runtime import doors
 from programs.runtime import records
 from tests import processes
 
-GAME = environments.EnvironmentConfig('tests.catch:Catch-v0')
+GAME = games.EnvironmentConfig('tests.catch:Catch-v0')
 
 
 @pytest.fixture(autouse=True)

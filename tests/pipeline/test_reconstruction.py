@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from agents import environments
+from agents import games
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import trajectories
@@ -17,8 +17,8 @@ T = 8
 
 def play(num_steps, seed):
   """Returns observations [num_steps, E, H, W, 4] of random play."""
-  environment = environments.make_environment(
-      'pong', NUM_ENVS, seed, frame_size=FRAME_SIZE)
+  environment = games.EnvironmentConfig(
+      'pong', frame_size=FRAME_SIZE).make(NUM_ENVS, seed)
   rng = np.random.default_rng(seed)
   timestep = environment.reset()
   observations = []

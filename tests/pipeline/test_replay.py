@@ -12,7 +12,7 @@ import pytest
 import reverb
 import tensorflow as tf
 
-from agents import environments
+from agents import games
 from agents.impala_ppo import adders
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import replay
@@ -294,7 +294,7 @@ def test_statistics_are_of_all_shards():
 
 @pytest.mark.slow
 def test_real_pong_is_rebuilt_across_an_episode_start():
-  environment = environments.make_environment('pong', 2, seed=0, frame_size=42)
+  environment = games.EnvironmentConfig('pong', frame_size=42).make(2, seed=0)
   config = make_config(sequence_length=20, samples_per_insert=1., batch_size=2,
                        queue_capacity=100)
   spec = specs.make_environment_spec(environment)

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from agents import environments
+from agents import games
 from agents.impala_ppo import ImpalaPPOConfig
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / 'docs' / 'single_process.py'
@@ -21,7 +21,7 @@ def load_example():
 
 def run(game, seed, learner_steps):
   config = ImpalaPPOConfig(
-      frame_stack=environments.EnvironmentConfig(game).frame_stack,
+      frame_stack=games.EnvironmentConfig(game).frame_stack,
       sequence_length=4, batch_size=4, samples_per_insert=2.,
       replay_sampler='fifo', queue_capacity=64, variable_update_period=1,
       latent_size=32)

@@ -22,8 +22,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 AROUND = {
     'run(num_episodes=100)': ("""
 from agents import environments
+from agents import games
 environment = environments.SingleEnvironment(
-    environments.EnvironmentConfig('tests.catch:Catch-v0').make(1, 0))
+    games.EnvironmentConfig('tests.catch:Catch-v0').make(1, 0))
 seed = 2
 """, """
 # A hundred episodes of seven steps and a reset make 24 trajectories, and each
@@ -39,10 +40,11 @@ assert np.mean(returns[:20]) < 5.5 and np.mean(returns[-20:]) > 6.5, returns
 """),
     'class Walk': ('', """
 from agents import environments
-spec = environments.EnvironmentConfig(
+from agents import games
+spec = games.EnvironmentConfig(
     'mygame:Walk-v0', env_arg=('length=9',)).try_out(0)
 assert spec.observations.shape == (1,)
-spec = environments.EnvironmentConfig(
+spec = games.EnvironmentConfig(
     'pong', env_wrapper='mygame:cropped', env_arg=('frameskip=2',)).try_out(0)
 assert spec.observations.shape == (40, 40, 3)
 """),
@@ -79,10 +81,11 @@ assert timestep.observation.shape == (4, 42, 42, 4)
     'server_info': ("""
 import agents, reverb, numpy as np
 from agents import environments
+from agents import games
 from agents.impala_ppo import ImpalaPPOBuilder, ImpalaPPOConfig
 from acme import specs
 config = ImpalaPPOConfig(frame_stack=4, queue_capacity=4)
-environment = environments.EnvironmentConfig('pong').make(2, 0)
+environment = games.EnvironmentConfig('pong').make(2, 0)
 builder = ImpalaPPOBuilder(config)
 server = reverb.Server(
     builder.make_replay_tables(specs.make_environment_spec(environment)))

@@ -169,7 +169,7 @@ import types
 
 import numpy as np
 
-from agents import environments
+from agents import games
 from programs import config as config_lib
 from programs.nodes import evaluator
 from tests import heap
@@ -212,7 +212,7 @@ class Actor:
 
 
 def make_environment(num_envs, seed):
-  return environments.EnvironmentConfig('pong').make(num_envs, seed)
+  return games.EnvironmentConfig('pong').make(num_envs, seed)
 
 
 evaluator._POLL_SECONDS = 0.

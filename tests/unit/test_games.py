@@ -1,150 +1,168 @@
-"""Several games against peers: scores, their intervals, and what is run."""
+"""Games by name: which there are, their settings, and their errors."""
 
-import pathlib
-import sys
-
+import gymnasium
 import numpy as np
 import pytest
-from scipy import stats
 
-from agents import environments
-from benchmarks import common
-from benchmarks import games
+from agents import games
 
 
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-  monkeypatch.setattr(common, 'RESULTS', tmp_path / 'results')
-  return tmp_path / 'results'
+def error_of(game, num_envs=1, **settings):
+  with pytest.raises(ValueError) as error:
+    games.EnvironmentConfig(game, **settings).make(num_envs, 0)
+  assert '\n' not in str(error.value)
+  return str(error.value)
 
 
-def keep(player, game, seed, *means):
-  common.keep_rows(game, f'peer_{player}', seed, [
-      {'timesteps': 1000. * i, 'walltime_seconds': 60. * i, 'episodes': 100,
-       'episode_return_mean_100': mean} for i, mean in enumerate(means)])
-
-
-@pytest.mark.parametrize('game', games.REFERENCES)
-def test_random_play_is_0_and_a_person_1(game):
-  random, human = games.REFERENCES[game]
-  assert games.normalized(game, random) == 0.
-  assert games.normalized(game, human) == 1.
-  assert environments.atari_rom(game) == game
-
-
-def test_the_middle_half_is_of_all_runs_and_intervals_of_seeds_within_games():
-  scores = {'breakout': [0., 2.], 'boxing': [5., 7.], 'freeway': [1., 1.],
-            'asterix': [100., -100.]}
-  estimate = games.interquartile_mean(scores)
-  # Of eight scores the middle four: 1, 1, 2, 5.
-  assert estimate.centre == pytest.approx(2.25)
-  # Each game gives one seed or the other twice, or both: every outcome, weighed.
-  outcomes, weights = [], []
-  choices = [((a, a), (b, b), (a, b), (b, a)) for a, b in scores.values()]
-  for index in np.ndindex(*[4] * len(choices)):
-    drawn = np.concatenate([choice[i] for choice, i in zip(choices, index)])
-    outcomes.append(stats.trim_mean(drawn, 0.25))
-    weights.append(1 / 4**len(choices))
-  order = np.argsort(outcomes)
-  reached = np.cumsum(np.array(weights)[order])
-  low, high = (np.array(outcomes)[order][np.searchsorted(reached, q)]
-               for q in (0.025, 0.975))
-  assert (estimate.low, estimate.high) == pytest.approx((low, high))
-
-
-def test_report_has_the_last_means_and_no_estimate_where_a_game_is_missing(
-    results, capsys):
-  for seed in (0, 1):
-    keep('ours', 'boxing', seed, 0., 50. + seed)
-    keep('ours', 'freeway', seed, 0., 29.6)
-  keep('sb3_ppo', 'boxing', 0, 0.1)
-  games.main(['--report', '--game', 'boxing', 'freeway',
-              '--peer', 'ours', 'sb3_ppo'])
-  assert capsys.readouterr().out == """\
-| boxing | after 5 minutes | after 10 minutes | at the end \
-| after 0 timesteps | timesteps in all |
-| --- | --- | --- | --- | --- | --- |
-| ours | 50.5 | 50.5 | 50.5 | 0.0 | 1,000 |
-| sb3_ppo | 0.1 | 0.1 | 0.1 | 0.1 | 0 |
-
-| freeway | after 5 minutes | after 10 minutes | at the end \
-| after 1,000 timesteps | timesteps in all |
-| --- | --- | --- | --- | --- | --- |
-| ours | 29.6 | 29.6 | 29.6 | 29.6 | 1,000 |
-
-| game | ours | sb3_ppo |
-| --- | --- | --- |
-| boxing | 50.5 (2) | 0.1 (1) |
-| freeway | 29.6 (2) | - |
-| interquartile mean, normalised | 2.579 (2.579 to 2.621) | - |
-"""
-
-
-def test_returns_are_of_the_last_row_that_is_not_past():
-  rows = [{'timesteps': 100. * i, 'walltime_seconds': 7. + 60. * i,
-           'episode_return_mean_100': 10. * i} for i in range(12)]
-  assert games.return_after(rows) == 110.
-  assert [games.return_after(rows, minutes=m) for m in (0, 4.9, 5, 99)] == [
-      0., 40., 50., 110.]
-  assert [games.return_after(rows, timesteps=t) for t in (0, 499, 500, 1e9)] == [
-      0., 40., 50., 110.]
-  # The first row stands for what was before it.
-  assert games.return_after(rows[3:], timesteps=50) == 30.
-
-
-def test_where_a_game_has_one_seed_there_is_no_interval(results, capsys):
-  for seed in (0, 1):
-    keep('ours', 'boxing', seed, 0., 0.1 + 12. * seed)
-  keep('ours', 'freeway', 0, 0., 14.8)
-  games.report(['ours'], ['boxing', 'freeway'])
-  assert capsys.readouterr().out.splitlines()[-1] == (
-      '| interquartile mean, normalised | 0.500 |')
-
-
-def test_each_run_is_made_once_with_the_peers_command_and_the_games_name(
-    results, monkeypatch, tmp_path, capsys):
-  for name in ('cleanrl_ppo', 'sb3_ppo'):
-    python = tmp_path / name / 'bin' / 'python'
-    python.parent.mkdir(parents=True)
-    python.touch()
-  commands = []
-
-  def run(command, run_dir, seconds, until=None):
-    assert seconds == 30. and pathlib.Path(run_dir).is_dir()
-    commands.append([word.replace(run_dir, 'RUN').replace(str(tmp_path), 'AT')
-                     for word in command])
-    return [{'timesteps': 9., 'episode_return_mean_100': 1.}], 0.5
-
-  monkeypatch.setattr(games.runs, 'run', run)
-  keep('ours', 'ms_pacman', 3, 60.)  # Not run again.
-  flags = ['--environments', str(tmp_path), '--minutes', '0.5',
-           '--game', 'ms_pacman', '--seed', '3', '4', '--', '--batch_size', '6']
-  games.main(flags)
-  games.main(flags)
-  scripts = [pathlib.Path(command[1]).name for command in commands]
-  assert scripts == ['cleanrl_ppo.py', 'cleanrl_ppo.py', 'sb3_ppo.py', '-m',
-                     'cleanrl_ppo.py', 'cleanrl_ppo.py', 'sb3_ppo.py']
-  assert commands[0][0] == 'AT/cleanrl_ppo/bin/python'
-  assert [command[2:] for command in commands[:3]] == [
-      ['RUN/progress.csv', '3', 'ms_pacman', '84'],
-      ['RUN/progress.csv', '3', 'ms_pacman', '42'],
-      ['RUN/progress.csv', '3', 'ms_pacman']]
-  assert commands[3] == [
-      sys.executable, '-m', 'launch.train', '--game', 'ms_pacman',
-      '--run_dir', 'RUN', '--seed', '4', '--max_timesteps', '1000000000',
-      '--batch_size', '6']
-  assert (results / 'ms_pacman/peer_cleanrl_ppo_42/seed4/run.json').exists()
-
-
-@pytest.mark.parametrize('flags, told', [
-    ([], 'has no cleanrl_ppo; make it with'),
-    (['--game', 'chess'], "'chess'"),
-    (['--minutes', '0'], 'must be positive'),
-    (['--peer', 'rllib_appo'], "'rllib_appo'"),
+@pytest.mark.parametrize('game, rom', [
+    ('pong', 'pong'), ('Pong', 'pong'), ('ALE/Pong-v5', 'pong'),
+    ('PongNoFrameskip-v4', 'pong'), ('PongDeterministic-v4', 'pong'),
+    ('ms_pacman', 'ms_pacman'), ('MsPacman', 'ms_pacman'),
+    ('ALE/MsPacman-v5', 'ms_pacman'), ('CartPole-v1', None), ('pongg', None),
+    ('ALE/Pong-v99', None), ('PongNoFrameskip-v1', None),
 ])
-def test_bad_flags_are_refused_in_one_line(results, flags, told, capsys):
-  with pytest.raises(SystemExit) as error:
-    games.main(['--environments', 'nowhere', *flags])
-  assert error.value.code == 2
-  printed = capsys.readouterr().err
-  assert told in printed and printed.count('\n') == 1
+def test_names_of_atari_games(game, rom):
+  assert games.atari_rom(game) == rom
+
+
+def test_unknown_game_lists_close_matches():
+  message = error_of('pongg')
+  assert "'pongg'" in message and 'close matches: pong,' in message
+  assert 'CartPole-v1' in error_of('CartPole')
+  # Where nothing is close, it tells what a game may be.
+  assert 'CartPole-v1' in error_of('zzzzzzzzzz')
+  assert 'ALE/Pong-v5' in error_of('ALE/Pong-v99')
+
+
+@pytest.mark.parametrize('game, told', [
+    ('no_such_module:Pong-v0', "No module named 'no_such_module'"),
+    ('tests.no_such_module:Pong-v0', "No module named 'tests.no_such_module'"),
+    ('.:x', "its module '.' cannot be imported"),
+    ('a..b:x', "its module 'a..b' cannot be imported"),
+])
+def test_modules_that_cannot_be_imported_are_named(game, told):
+  message = error_of(game)
+  assert told in message and repr(game) in message
+
+
+def test_a_module_that_fails_while_it_is_imported(tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(tmp_path)
+  for name, text, told in (
+      ('needs_other', 'import some_other_module', "'some_other_module'"),
+      ('no_python', '1 1', 'SyntaxError'), ('leaves', 'raise SystemExit', '')):
+    (tmp_path / f'{name}.py').write_text(text)
+    message = error_of(f'{name}:X-v0')
+    assert f"its module '{name}' cannot be imported" in message
+    assert told in message
+
+
+@pytest.mark.parametrize('game', ['combat', 'joust', 'MazeCraze', 'warlords'])
+def test_games_for_two_are_refused(game, capfd):
+  assert 'one player' in error_of(game)
+  assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('game, told', [
+    ('BadConstructor', 'cannot be made: RuntimeError: no display found'),
+    ('BadReset', 'cannot be played: RuntimeError: no map'),
+    ('BadStep', 'cannot be played: '),
+])
+def test_games_that_fail_at_once_are_named(game, told):
+  game = f'tests.misbehaving:{game}-v0'
+  with pytest.raises(ValueError) as error:
+    games.EnvironmentConfig(game).try_out(0)
+  message = str(error.value)
+  assert told in message and repr(game) in message and '\n' not in message
+
+
+def test_spaces_that_do_not_fit():
+  assert 'Discrete' in error_of('Pendulum-v1')
+  assert 'observations' in error_of('FrozenLake-v1')
+  assert 'with elements' in error_of('tests.misbehaving:Empty-v0')
+
+
+@pytest.mark.parametrize('setting, value', [
+    ('num_envs', 0), ('frame_size', 15),
+    ('repeat_action_probability', -0.1), ('repeat_action_probability', 1.1),
+])
+def test_bad_settings(setting, value):
+  assert setting in error_of('pong', **{setting: value})
+
+
+def test_environment_config():
+  config = games.EnvironmentConfig('Pong', frame_size=36)
+  assert config.frame_stack == games.ATARI_FRAME_STACK
+  environment = config.make(2, 0)
+  assert environment.num_envs == 2
+  assert environment.observation_spec().shape == (36, 36, config.frame_stack)
+  assert games.EnvironmentConfig('CartPole-v1').frame_stack == 1
+
+
+# Wrappers and arguments.
+
+
+def test_arguments_reach_the_game():
+  # With it, CartPole's rewards are 0 until the pole falls.
+  for arguments, reward in (((), 1.), (('sutton_barto_reward=true',), 0.)):
+    environment = games.EnvironmentConfig(
+        'CartPole-v1', env_arg=arguments).make(2, 0)
+    environment.reset()
+    timestep = environment.step(np.zeros(2, np.int32))
+    assert timestep.reward.tolist() == [reward, reward]
+  config = games.EnvironmentConfig(
+      'pong', env_arg=('full_action_space=true',))
+  assert config.try_out(0).actions.num_values == 18 and config.frame_stack == 4
+
+
+def test_a_wrapper_is_around_each_copy():
+  environment = games.EnvironmentConfig(
+      'CartPole-v1', env_wrapper='tests.wrapped:short').make(2, 0)
+  environment.reset()
+  steps = [environment.step(np.zeros(2, np.int32)) for _ in range(4)]
+  assert [step.step_type.tolist() for step in steps] == [
+      [1, 1], [1, 1], [2, 2], [0, 0]]
+  assert steps[2].discount.tolist() == [1., 1.]  # It was truncated.
+
+
+def test_atari_with_a_wrapper_is_what_the_wrapper_makes_of_it():
+  config = games.EnvironmentConfig(
+      'pong', env_wrapper='tests.wrapped:cropped', env_arg=('frameskip=2',))
+  spec = config.try_out(0)
+  assert spec.observations.shape == (40, 40, 3) and config.frame_stack == 1
+  assert spec.actions.num_values == 6
+  game = gymnasium.make('ALE/Pong-v5', frameskip=2, repeat_action_probability=0.)
+  environment = config.make(1, 0)
+  seed = int((np.random.SeedSequence(0).generate_state(1) & 0x7fffffff)[0])
+  screen, _ = game.reset(seed=seed)
+  seen = environment.reset().observation[0]
+  for _ in range(30):
+    np.testing.assert_array_equal(seen, screen[34:194:4, ::4])
+    screen = game.step(2)[0]
+    seen = environment.step(np.array([2], np.int32)).observation[0]
+
+
+@pytest.mark.parametrize('settings, told', [
+    ({'env_arg': ('nonsense=1',)}, "unexpected keyword argument 'nonsense'"),
+    ({'env_arg': ('nonsense',)}, 'env_arg must be such as name=value'),
+    ({'env_wrapper': 'tests.wrapped'}, 'must be such as module:function'),
+    ({'env_wrapper': 'tests.wrapped:missing'}, "no attribute 'missing'"),
+    ({'env_wrapper': 'tests.nowhere:f'}, "No module named 'tests.nowhere'"),
+    ({'env_wrapper': 'tests.wrapped:NO_FUNCTION'}, 'not callable'),
+])
+@pytest.mark.parametrize('game', ['CartPole-v1', 'pong'])
+def test_bad_wrappers_and_arguments_are_told_in_one_line(game, settings, told):
+  with pytest.raises(ValueError) as error:
+    games.EnvironmentConfig(game, **settings).try_out(0)
+  assert told in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('argument, told', [
+    ('frameskip=0', 'Invalid frameskip of 0'), ('img_height=tall', "game 'pong'"),
+    ('continuous=true', 'needs a Discrete action space'),
+    ('grayscale=false', 'needs a Box of pixels'),
+    ('stack_num=2', 'env_arg stack_num'), ('batch_size=1', 'env_arg batch_size'),
+    ('autoreset_mode=SameStep', 'env_arg autoreset_mode')])
+def test_what_arguments_of_atari_cannot_be_is_told_in_one_line(argument, told):
+  with pytest.raises(ValueError) as error:
+    games.EnvironmentConfig('pong', env_arg=(argument,)).try_out(0)
+  assert told in str(error.value) and '\n' not in str(error.value)

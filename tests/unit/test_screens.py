@@ -5,7 +5,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from agents import environments
+from agents import games
 from agents import screens
 
 
@@ -37,7 +37,7 @@ class Painted(gymnasium.Env):
 
 
 gymnasium.register('Painted-v0', entry_point=Painted)
-PAINTED = environments.EnvironmentConfig('tests.unit.test_screens:Painted-v0')
+PAINTED = games.EnvironmentConfig('tests.unit.test_screens:Painted-v0')
 
 
 @pytest.mark.parametrize('rom, size', [
@@ -70,7 +70,7 @@ def test_atari_is_what_agents_train_on_to_one_grey_level(rom, size, monkeypatch)
 
 
 def test_atari_begins_with_any_number_of_noops_and_repeats_by_its_seed():
-  config = environments.EnvironmentConfig('pong', repeat_action_probability=0.5)
+  config = games.EnvironmentConfig('pong', repeat_action_probability=0.5)
 
   def play(seed):
     environment, _ = screens.make(config, seed)
@@ -98,7 +98,7 @@ def test_any_environment_shows_what_it_renders():
 
 def test_what_cannot_be_rendered_says_why(monkeypatch):
   environment, shown = screens.make(
-      environments.EnvironmentConfig('tests.catch:Catch-v0'), 0)
+      games.EnvironmentConfig('tests.catch:Catch-v0'), 0)
   assert 'no render mode' in shown.why_not
   assert shown.action_names == ['action 0', 'action 1', 'action 2']
   environment.reset()

@@ -6,7 +6,7 @@ from acme import specs
 import numpy as np
 import pytest
 
-from agents import environments
+from agents import games
 from agents.impala_ppo import config as agent_config
 from agents.impala_ppo import networks as networks_lib
 from programs import config as run_config
@@ -121,7 +121,7 @@ def test_threads_need_no_processes():
 
 
 def test_the_largest_frames_are_refused(monkeypatch):
-  config = environments.EnvironmentConfig(frame_size=1024)
+  config = games.EnvironmentConfig(frame_size=1024)
   agent = agent_config.ImpalaPPOConfig(frame_stack=4)
   spec = config.try_out(0)
   needs = sizes.estimate(agent, run_config.RunConfig('x', num_actors=2), spec)
