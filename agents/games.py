@@ -79,6 +79,7 @@ class EnvironmentConfig:
     env = make(self, num_envs)
     _check_spaces(self.game, env)
     shape = env.single_observation_space.shape
+    assert shape is not None  # As it is a box's.
     return environments.VectorEnvironment(
         env, seed, environments.is_channels_first(shape), self.game,
         self.on_bad_number)
@@ -155,6 +156,8 @@ def _check_rom(game: str) -> None:
 
 def _make_atari(config: EnvironmentConfig,
                 num_envs: int) -> gymnasium.vector.VectorEnv:
+  rom = atari_rom(config.game)
+  assert rom is not None
   given = _arguments(config.env_arg)
   for name in sorted(_NOT_GIVEN & given.keys()):
     raise ValueError(f'env_arg {name} cannot be given for Atari, where it is the '
@@ -166,8 +169,7 @@ def _make_atari(config: EnvironmentConfig,
       'repeat_action_probability': config.repeat_action_probability,
       'reward_clipping': False, 'use_fire_reset': False}
   with _cannot_be('made', config.game):
-    return vector_env.AtariVectorEnv(
-        atari_rom(config.game), num_envs, **{**options, **given})
+    return vector_env.AtariVectorEnv(rom, num_envs, **{**options, **given})
 
 
 def _make_from_gymnasium(config: EnvironmentConfig,

@@ -10,7 +10,7 @@ from optuna.storages import journal
 
 from agents import validation
 from launch import cells as cells_lib
-from launch import sweep
+from launch import plans
 from launch.views import curves
 from programs.runtime import records
 
@@ -27,7 +27,6 @@ _MOST_REPORTED = 5
 _RANGE = re.compile(r'(.+)\.\.(.+?)(:log)?')
 
 _State = optuna.trial.TrialState
-_MakeCells = Callable[[sweep.Plan, Mapping[str, str], str], list[cells_lib.Cell]]
 
 
 def distributions(searched: Sequence[str]
@@ -42,15 +41,15 @@ def distributions(searched: Sequence[str]
   """
   found: dict[str, optuna.distributions.BaseDistribution] = {}
   for assignment in searched:
-    name, text = sweep.split(assignment)
+    name, text = plans.split(assignment)
     if name in found:
       raise ValueError(f'{name} is given twice; give all its values at once.')
     span = _RANGE.fullmatch(text)
     if span is None:
       found[name] = optuna.distributions.CategoricalDistribution(
-          sweep.values_of(name, text))
+          plans.values_of(name, text))
       continue
-    schema = sweep.fields()[name]
+    schema = plans.fields()[name]
     number: Any = {'integer': int, 'number': float}.get(
         schema.get('anyOf', [schema])[0].get('type'))
     try:
@@ -66,13 +65,12 @@ def distributions(searched: Sequence[str]
   return found
 
 
-def run(plan: sweep.Plan, make_cells: _MakeCells, say: Callable[[str], None]
+def run(plan: plans.Plan, say: Callable[[str], None]
         ) -> tuple[list[cells_lib.Cell], int]:
   """Tries settings until there have been enough trials, earlier ones included.
 
   Args:
     plan: what to search.
-    make_cells: makes the cells of a trial, from its settings and its name.
     say: prints a line.
 
   Returns:
@@ -88,7 +86,7 @@ def run(plan: sweep.Plan, make_cells: _MakeCells, say: Callable[[str], None]
   study = _study(plan)
   for before in study.trials:
     # Of those of one trial only the seeds differ.
-    first = _cells(plan, make_cells, before)[0]
+    first = _cells(plan, before)[0]
     if os.path.exists(first.run_dir):
       first.check()
   stopped = _stopped(study, set(drawn_from))
@@ -101,7 +99,7 @@ def run(plan: sweep.Plan, make_cells: _MakeCells, say: Callable[[str], None]
     trial = stopped.pop(0) if stopped else study.ask(drawn_from)
     say(f'trial {trial.number}, after {num_ended} of {plan.command.trials}: '
         f'{_told(trial.params)}')
-    cells = _cells(plan, make_cells, trial)
+    cells = _cells(plan, trial)
     why = _why_impossible(cells)
     if why is not None:
       trial.set_user_attr(_LEFT_OUT, why)
@@ -123,10 +121,10 @@ def run(plan: sweep.Plan, make_cells: _MakeCells, say: Callable[[str], None]
   for done in best:
     say(f'trial {done.number} returned {done.value:.4g}: {_told(done.params)}')
   return [cell for done in best
-          for cell in _cells(plan, make_cells, done)], num_failed
+          for cell in _cells(plan, done)], num_failed
 
 
-def _study(plan: sweep.Plan) -> optuna.Study:
+def _study(plan: plans.Plan) -> optuna.Study:
   """Returns the study of a search, with its earlier trials."""
   optuna.logging.set_verbosity(optuna.logging.ERROR)
   study = optuna.create_study(
@@ -164,11 +162,11 @@ def _told(params: Mapping[str, Any]) -> str:
   return ' '.join(f'{name}={value}' for name, value in params.items())
 
 
-def _cells(plan: sweep.Plan, make_cells: _MakeCells,
+def _cells(plan: plans.Plan,
            trial: Union[optuna.Trial, optuna.trial.FrozenTrial]
            ) -> list[cells_lib.Cell]:
   settings = {name: str(value) for name, value in trial.params.items()}
-  return make_cells(plan, settings, f'trial{trial.number}')
+  return plans.make_cells(plan, settings, f'trial{trial.number}')
 
 
 def _check_ends(drawn_from: Mapping[str, Any]) -> None:
@@ -178,7 +176,7 @@ def _check_ends(drawn_from: Mapping[str, Any]) -> None:
           for name, found in drawn_from.items()}
   for name, values in ends.items():
     for value in values:
-      sweep.check_value(name, str(value))
+      plans.check_value(name, str(value))
 
 
 class _Pruner:

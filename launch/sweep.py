@@ -1,251 +1,26 @@
 """Trains a grid of settings, or searches them: `python -m launch.sweep --out D`."""
 
 # ruff: noqa: E402
-import dataclasses
-import itertools
 import os
-import re
 import sys
-from typing import Annotated, Any, Mapping, Optional, Sequence
+from typing import Optional, Sequence
 
-from pydantic import Field
-
-from agents import validation
+from launch import cells as cells_lib
 from launch import flags
-from launch import presets
-from launch import settings as settings_lib
-from programs import config as run_config
-
-_Text = Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-@dataclasses.dataclass
-class SweepCommand:
-  """What to sweep over; all other settings are as for launch.train.
-
-  Attributes:
-    out: the directory of the sweep. Given again, with the same flags, it goes on
-      where it was stopped; with more seeds or values, it trains those.
-    seeds: such as 0-2 or 0,1,5; each setting is trained with each.
-    grid: values of settings, such as learning_rate=3e-4,7e-4 loss=ppo,vtrace; each
-      combination is trained. Values that are lists are separated by semicolons.
-    search: ranges of settings, such as learning_rate=1e-4..1e-2:log
-      latent_size=64..512 loss=ppo,vtrace; settings are drawn from them by Optuna,
-      and trials that do worse than most at the same timestep are pruned.
-    trials: how many settings a search tries.
-    config: a file of settings, as for launch.train.
-    preset: settings by what they are for, as for launch.train.
-    ray_address: of a Ray cluster, such as auto for the one that this machine is
-      of: the runs of a grid are trained there, side by side. Each takes as many of
-      a host's CPUs as it has --num_actors.
-  """
-  out: run_config.Directory
-  seeds: _Text = '0-2'
-  grid: tuple[_Text, ...] = ()
-  search: tuple[_Text, ...] = ()
-  trials: Annotated[int, Field(ge=1, le=1_000_000)] = 20
-  config: Optional[run_config.Directory] = None
-  preset: Optional[presets.PresetName] = None
-  ray_address: Optional[_Text] = None
-
-  def __post_init__(self):
-    validation.check(self)
-
-
-FLAGS = flags.Flags(
-    'python -m launch.sweep', 'Trains a grid of settings, or searches them.',
-    {'command': SweepCommand, **settings_lib.SECTIONS},
-    common=[*(field.name for field in dataclasses.fields(SweepCommand)), 'game',
-            'max_timesteps', 'target_return'])
-
-
-@dataclasses.dataclass
-class Plan:
-  """What a sweep is to do.
-
-  Attributes:
-    command: the flags of the sweep itself.
-    flags: of the training command, that all cells share.
-    seeds: of each setting.
-  """
-  command: SweepCommand
-  flags: list[str]
-  seeds: list[int]
-
-
-def parse(argv: Sequence[str]) -> Plan:
-  """Reads the flags of the command.
-
-  Args:
-    argv: the flags; `--help` among them is an exit.
-
-  Returns:
-    What to do.
-
-  Raises:
-    ValueError: for a bad flag, in one line.
-  """
-  given = FLAGS.parse(argv)
-  own = given.pop('command')
-  if 'out' not in own:
-    raise ValueError('--out is missing; give the directory of the sweep.')
-  for name, instead in (('seed', 'seeds'), ('run_dir', 'out')):
-    if name in given.get('run', {}):
-      raise ValueError(f'a sweep has no --{name}; give --{instead}.')
-  for name in ('grid', 'search'):
-    if name in own and not own[name]:
-      raise ValueError(f'--{name} is empty; give settings, such as '
-                       'learning_rate=3e-4,7e-4.')
-  command = SweepCommand(**own)
-  command.out = os.path.abspath(os.path.expanduser(command.out))
-  if bool(command.grid) and bool(command.search):
-    raise ValueError('give either --grid or --search.')
-  if command.ray_address is not None:
-    if command.search:
-      raise ValueError('--search tries one setting after the other, without '
-                       '--ray_address.')
-    if 'num_actors' not in {**given.get('run', {}), **_grid(command.grid)}:
-      raise ValueError("--num_actors is missing: give how many of a host's CPUs "
-                       'each run is to take.')
-  _check_each(given)
-  shared = []
-  if command.config is not None:
-    path = os.path.abspath(os.path.expanduser(command.config))
-    settings_lib.read_config(path)
-    shared += ['--config', path]
-  if command.preset is not None:
-    shared += ['--preset', command.preset]
-  for values in given.values():
-    for name, value in values.items():
-      shared += flags.as_argv(name, value)
-  grid = _grid(command.grid)
-  for name, texts in grid.items():
-    for text in texts:
-      check_value(name, text)
-  if not command.search:
-    # The others are checked before the first is trained: it may take a while.
-    settings_lib.parse_train([*shared, *itertools.chain.from_iterable(
-        _setting(name, texts[0]) for name, texts in grid.items())])
-  return Plan(command, shared, _seeds(command.seeds))
-
-
-def _seeds(text: str) -> list[int]:
-  """Returns the seeds that '0-2' or '0,1,5' stands for."""
-  seeds: list[int] = []
-  for part in text.split(','):
-    found = re.fullmatch(r'(\d{1,18})(?:-(\d{1,18}))?', part)
-    if not found or int(found[2] or found[1]) - int(found[1]) not in range(10_000):
-      raise ValueError(f'seeds must be such as 0-2 or 0,1,5, not '
-                       f'{validation.shown(text)}.')
-    seeds += range(int(found[1]), int(found[2] or found[1]) + 1)
-  return list(dict.fromkeys(seeds))
-
-
-def fields() -> dict[str, Mapping[str, Any]]:
-  """Returns the schema of each setting that can be swept over, by its name."""
-  return {name: field.json_schema()
-          for config_class in settings_lib.SECTIONS.values()
-          for name, field in validation.fields(config_class).items()
-          if name not in ('run_dir', 'seed', 'frame_stack')}
-
-
-def split(assignment: str) -> tuple[str, str]:
-  """Returns the name of a setting and what is assigned to it.
-
-  Raises:
-    ValueError: for what is no assignment to a setting, in one line.
-  """
-  name, equals, text = assignment.partition('=')
-  if not equals or not text:
-    raise ValueError('give settings as NAME=VALUE,VALUE, not '
-                     f'{validation.shown(assignment)}.')
-  if name not in fields():
-    hint = flags.nearest(name, fields())
-    raise ValueError(f'there is no setting {validation.shown(name)}' + (
-        f'; did you mean {hint}?' if hint else ' to sweep over.'))
-  return name, text
-
-
-def values_of(name: str, text: str) -> list[str]:
-  """Returns the values of a setting, which commas or semicolons separate."""
-  values = text.split(';' if 'items' in fields()[name] or ';' in text else ',')
-  if '' in values or len(set(values)) < len(values):
-    raise ValueError(f'the values of {name} must be different, and none empty, not '
-                     f'{validation.shown(text)}.')
-  return values
-
-
-def _grid(assignments: Sequence[str]) -> dict[str, list[str]]:
-  grid: dict[str, list[str]] = {}
-  for assignment in assignments:
-    name, text = split(assignment)
-    if name in grid:
-      raise ValueError(f'{name} is given twice; give all its values at once.')
-    grid[name] = values_of(name, text)
-  return grid
-
-
-def check_value(name: str, text: str) -> None:
-  """Checks a value by itself; ValueError in one line.
-
-  Whether it goes with other settings is for the whole of them to say.
-  """
-  _check_each(settings_lib.FLAGS.parse(_setting(name, text)))
-
-
-def _check_each(given: settings_lib.Values) -> None:
-  for section, values in given.items():
-    for name, value in values.items():
-      validation.checked(
-          name, validation.fields(settings_lib.SECTIONS[section])[name], value)
-
-
-def _setting(name: str, text: str) -> list[str]:
-  """Returns the flags of a setting's value."""
-  if fields()[name].get('type') != 'boolean':
-    return [f'--{name}={text}']
-  if text not in ('true', 'false'):
-    raise ValueError(f'{name} must be true or false, not {validation.shown(text)}.')
-  return [f'--{name}' if text == 'true' else f'--no_{name}']
-
+from launch import plans
 
 if __name__ == '__main__':
   # Neither --help nor a bad flag waits for the imports below.
   with flags.errors_in_one_line():
-    parse(sys.argv[1:])
+    plans.parse(sys.argv[1:])
 
-from launch import cells as cells_lib
 from launch import plot
 from launch.views import curves
-from launch.views import watching
+from launch.views import printing
 
 
 def _say(line: str) -> None:
-  watching.print_line(f'sweep: {line}', sys.stdout)
-
-
-def make_cells(plan: Plan, settings: Mapping[str, str], name: str
-               ) -> list[cells_lib.Cell]:
-  """Returns the cells of one combination of settings, one for each seed."""
-  return [
-      cells_lib.Cell(
-          os.path.join(plan.command.out, name, f'seed{seed}'),
-          [*plan.flags, *itertools.chain.from_iterable(
-              _setting(*setting) for setting in settings.items()),
-           '--seed', str(seed)])
-      for seed in plan.seeds]
-
-
-def grid_cells(plan: Plan) -> list[cells_lib.Cell]:
-  """Returns the cells of a grid, seed by seed, so that all can be compared soon."""
-  grid = _grid(plan.command.grid)
-  combinations = [dict(zip(grid, values))
-                  for values in itertools.product(*grid.values())]
-  by_setting = [
-      make_cells(plan, settings, ','.join(
-          f'{name}={value}' for name, value in settings.items()) or 'all')
-      for settings in combinations]
-  return [cell for seed in zip(*by_setting) for cell in seed]
+  printing.print_line(f'sweep: {line}', sys.stdout)
 
 
 def train_all(cells: Sequence[cells_lib.Cell]) -> int:
@@ -292,15 +67,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains what is missing, reports on all, and returns the exit code."""
   cells_lib.end_on_signals()
   with flags.errors_in_one_line():
-    plan = parse(sys.argv[1:] if argv is None else argv)
+    plan = plans.parse(sys.argv[1:] if argv is None else argv)
     os.makedirs(plan.command.out, exist_ok=True)
     try:
       if plan.command.search:
         with flags.extra('search'):
           from launch import search
-        cells, num_failed = search.run(plan, make_cells, _say)
+        cells, num_failed = search.run(plan, _say)
       else:
-        cells = grid_cells(plan)
+        cells = plans.grid_cells(plan)
         for cell in cells:
           cell.check()
         left = [cell for cell in cells if not cell.is_done()]

@@ -17,6 +17,7 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 from launch import flags
 from launch import settings as settings_lib
 from launch.engines import fork_server
+from launch.views import printing
 from launch.views import watching
 from programs.runtime import doors
 from programs.runtime import locks
@@ -57,7 +58,7 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
     doors.enter(settings.run.listen, settings.run.isolate,
                 threads=launch_type == 'local_mt')
   if not command.quiet:
-    watching.print_line(
+    printing.print_line(
         f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
         'to start.', sys.stdout)
   server = fork_server.ForkServer() if launch_type == 'local_mp' else None
@@ -146,11 +147,11 @@ def _cluster(command: settings_lib.TrainCommand, run: run_config.RunConfig) -> A
 
 
 def _say(line: str) -> None:
-  watching.print_line(f'train: {line}', sys.stdout)
+  printing.print_line(f'train: {line}', sys.stdout)
 
 
 def _warn(line: str) -> None:
-  watching.print_line(f'train: warning: {line}', sys.stderr)
+  printing.print_line(f'train: warning: {line}', sys.stderr)
 
 
 def _check_checkpoint(path: str, builder: builder_lib.ImpalaPPOBuilder,

@@ -17,7 +17,7 @@ from launchpad import context
 from launch.engines import child
 from launch.engines import fork_server
 from launch.engines import supervision
-from launch.views import watching
+from launch.views import printing
 from programs.runtime import processes
 
 
@@ -25,7 +25,7 @@ def run_program(program: lp.Program, launch_type: str,
                 run_dir: Optional[str] = None, restarts: bool = True,
                 keep_open: Sequence[int] = (),
                 server: Optional[fork_server.ForkServer] = None,
-                screen: Optional[watching.Quiet] = None) -> int:
+                screen: Optional[printing.Quiet] = None) -> int:
   """Runs a program to its end; returns the exit code.
 
   Args:

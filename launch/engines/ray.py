@@ -32,7 +32,7 @@ from ray.util import scheduling_strategies
 from launch.engines import agent as agent_lib
 from launch.engines import child
 from launch.engines import supervision
-from launch.views import watching
+from launch.views import printing
 from programs.nodes import serving
 from programs.runtime import doors
 
@@ -431,7 +431,7 @@ class Cluster:
 
   def run_program(self, program: lp.Program, run_dir: Optional[str] = None,
                   restarts: bool = True,
-                  screen: Optional[watching.Quiet] = None) -> int:
+                  screen: Optional[printing.Quiet] = None) -> int:
     """Runs a program to its end, once its needs are reserved.
 
     Args:

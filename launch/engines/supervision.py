@@ -26,7 +26,7 @@ from typing import (
 from acme.utils import loggers
 
 from launch import settings
-from launch.views import watching
+from launch.views import printing
 from programs.runtime import processes
 from programs.runtime import records
 
@@ -149,7 +149,7 @@ class Node(abc.ABC):
     """
     self.title = title
     self.log: Optional[str] = None
-    self.screen: watching.Quiet = watching.Plain()
+    self.screen: printing.Quiet = printing.Plain()
     self.last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
     # Why it ends the run, if it says so.
     self.ends_run: Optional[str] = None
@@ -220,7 +220,7 @@ class Supervisor:
 
   def __init__(self, nodes: Sequence[Node], run_dir: Optional[str] = None,
                restarts: bool = True,
-               screen: Optional[watching.Quiet] = None):
+               screen: Optional[printing.Quiet] = None):
     """Makes a supervisor.
 
     Args:
@@ -230,7 +230,7 @@ class Supervisor:
       restarts: whether nodes that end by themselves are restarted.
       screen: shows all this; by default in plain lines.
     """
-    self._screen = screen or watching.Plain()
+    self._screen = screen or printing.Plain()
     self._nodes = nodes
     for node in nodes:
       node.screen = self._screen
@@ -338,4 +338,4 @@ class Supervisor:
 
 def say(line: str, file: TextIO = sys.stdout) -> None:
   """Prints a line of the launcher's."""
-  watching.print_line(f'train: {line}', file)
+  printing.print_line(f'train: {line}', file)

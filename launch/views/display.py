@@ -14,7 +14,7 @@ import rich.progress_bar
 import rich.table
 import rich.text
 
-from launch.views import watching
+from launch.views import printing
 from programs.runtime import records
 
 # As in progress.csv; docs/metrics.md explains them. Read down, then across.
@@ -74,7 +74,7 @@ def _shown(name: str, row: Mapping[str, Any]) -> str:
   return f'{value:.3g}' if abs(value) >= 1e-3 or not value else f'{value:.1e}'
 
 
-class Live(watching.Quiet):
+class Live(printing.Quiet):
   """Redraws one panel; what is said scrolls away above it."""
 
   def __init__(self, run: str, max_timesteps: int,
@@ -116,7 +116,7 @@ class Live(watching.Quiet):
         self._live.stop()
 
   def say(self, line: str) -> None:
-    watching.print_line(line, sys.stdout)  # Which the display has redirected.
+    printing.print_line(line, sys.stdout)  # Which the display has redirected.
 
   def fail(self, line: str) -> None:
     with contextlib.suppress(OSError):

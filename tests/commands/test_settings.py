@@ -25,9 +25,9 @@ from agents.impala_ppo import config as agent_config
 from launch import evaluate
 from launch import export
 from launch import inspect
+from launch import plans
 from launch import plot
 from launch import settings as settings_lib
-from launch import sweep
 from programs import config as run_config
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -36,7 +36,7 @@ SECTIONS = {'environment': games.EnvironmentConfig,
             'run': run_config.RunConfig}
 COMMANDS = (settings_lib.TrainCommand, evaluate.EvaluateCommand,
             export.ExportCommand, inspect.InspectCommand, plot.PlotCommand,
-            sweep.SweepCommand)
+            plans.SweepCommand)
 NO_FLAG = ('frame_stack',)  # Follows from the game.
 # Commands and configs that check themselves, with what they cannot do without.
 CHECKED = [*SECTIONS.values(), *COMMANDS]
@@ -45,7 +45,7 @@ NEEDED = {run_config.RunConfig: {'run_dir': 'x'},
           inspect.InspectCommand: {'run_dir': 'x'},
           plot.PlotCommand: {'runs': ('x',)},
           export.ExportCommand: {'run_dir': 'x', 'out': 'x'},
-          sweep.SweepCommand: {'out': 'x'}}
+          plans.SweepCommand: {'out': 'x'}}
 
 
 def settings_of(*argv):

@@ -1,6 +1,7 @@
 """Who imports whom, read from the syntax tree."""
 
 import ast
+import graphlib
 import pathlib
 
 import pytest
@@ -66,6 +67,16 @@ def test_launch_imports_programs_import_agents(package):
   for path in modules(package):
     ours = packages_imported(path) & set(PACKAGES)
     assert ours <= ARROWS[package], path
+
+
+def test_no_modules_import_each_other_in_a_circle():
+  def name(path):
+    return '.'.join(path.with_suffix('').parts)
+
+  ours = {name(path): path for package in ARROWS for path in modules(package)}
+  graph = {module: imports(path) & set(ours) for module, path in ours.items()}
+  assert graph['launch.sweep'] >= {'launch.plans', 'launch.search'}
+  list(graphlib.TopologicalSorter(graph).static_order())  # Raises CycleError.
 
 
 def test_only_the_graph_and_what_starts_it_know_launchpad():

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from launch.engines import supervision
-from launch.views import watching
+from launch.views import printing
 from programs.runtime import processes
 from programs.runtime import records
 
@@ -132,7 +132,7 @@ def test_what_a_game_prints_is_a_line_whatever_it_looks_like(line, tmp_path, cap
 def test_what_the_counter_tells_the_launcher_is_in_no_log(tmp_path):
   rows = []
 
-  class Screen(watching.Quiet):
+  class Screen(printing.Quiet):
     def row(self, row):
       rows.append(row)
 

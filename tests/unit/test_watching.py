@@ -11,6 +11,7 @@ import pytest
 import rich.console
 
 from launch.views import display
+from launch.views import printing
 from launch.views import watching
 from programs.runtime import records
 
@@ -44,8 +45,8 @@ def fill(screen):
 
 
 def test_plain_lines_are_of_rows_and_of_what_nodes_say(capsys, monkeypatch):
-  monkeypatch.setattr(watching, '_STARTING_SECONDS', 0.)
-  fill(watching.Plain())
+  monkeypatch.setattr(printing, '_STARTING_SECONDS', 0.)
+  fill(printing.Plain())
   output = capsys.readouterr()
   starting, progress, back, done = output.out.splitlines()
   assert starting == 'waiting for the replay (learner); the weights (actor/0)'
@@ -55,15 +56,15 @@ def test_plain_lines_are_of_rows_and_of_what_nodes_say(capsys, monkeypatch):
 
 
 def test_quiet_is_but_for_warnings(capsys):
-  fill(watching.Quiet())
+  fill(printing.Quiet())
   output = capsys.readouterr()
   assert output.out == ''
   assert output.err.splitlines() == WARNINGS
 
 
 @pytest.mark.parametrize('is_terminal, plain, quiet, made', [
-    (True, False, False, display.Live), (True, True, False, watching.Plain),
-    (False, False, False, watching.Plain), (True, True, True, watching.Quiet)])
+    (True, False, False, display.Live), (True, True, False, printing.Plain),
+    (False, False, False, printing.Plain), (True, True, True, printing.Quiet)])
 def test_a_screen_fits_the_output(monkeypatch, is_terminal, plain, quiet, made):
   monkeypatch.setattr(sys.stdout, 'isatty', lambda: is_terminal, raising=False)
   monkeypatch.setenv('TERM', 'xterm')
@@ -71,8 +72,8 @@ def test_a_screen_fits_the_output(monkeypatch, is_terminal, plain, quiet, made):
 
 
 def test_a_reader_that_has_gone_stops_nothing():
-  code = ('import os, sys; from launch.views import watching\n'
-          'screen = watching.Plain()\n'
+  code = ('import os, sys; from launch.views import printing\n'
+          'screen = printing.Plain()\n'
           'for _ in range(9): screen.say("nobody hears")\n'
           'os.write(2, b"goes on")')
   reader, writer = os.pipe()
