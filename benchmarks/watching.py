@@ -35,7 +35,7 @@ _PACKAGES = ('agents', 'programs', 'launch')
 _LEAST = {
     'programs/runtime/collectors.py': """
 def progress_logger(run_dir, verbose, track=None):
-  return records.csv_logger(run_dir, records.PROGRESS_FILE, records.PROGRESS_COLUMNS)
+  return records.progress_csv_logger(run_dir)
 """,
     'programs/nodes/learner.py': "_PICTURE_SECONDS = float('inf')\n",
 }

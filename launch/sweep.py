@@ -18,6 +18,8 @@ from launch import plot
 from launch.views import curves
 from launch.views import printing
 
+FLAGS = plans.FLAGS
+
 
 def _say(line: str) -> None:
   printing.print_line(f'sweep: {line}', sys.stdout)

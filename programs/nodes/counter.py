@@ -84,7 +84,8 @@ class RunCounter(core.Worker, core.Saveable):
     """Makes a counter at zero.
 
     Args:
-      logger: gets the rows, `records.PROGRESS_COLUMNS`.
+      logger: gets the rows: `records.PROGRESS_COLUMNS`, and what other metrics
+        the learner has.
       limiter: ends the program.
       period_seconds: time between rows.
       should_stop: set when the program stops.
@@ -242,8 +243,13 @@ class RunCounter(core.Worker, core.Saveable):
     last_time, last_timesteps = self._last_row
     self._last_row = (now, timesteps)
     metrics = dict(self._learner_metrics)
+    learner_rate = metrics.pop('timesteps_per_second', 0.)
+    wait_fraction = metrics.pop('wait_fraction', 1.)
     extras, self._extras = self._extras, {}
     return {
+        # First, as a loss of one's own may call its metrics anything.
+        **metrics,
+        **extras,
         'timesteps': timesteps,
         'walltime_seconds': round(state['walltime'], 2),
         'episodes': counts.get('actor_episodes', 0),
@@ -251,14 +257,11 @@ class RunCounter(core.Worker, core.Saveable):
         'timesteps_per_second': round(
             (timesteps - last_timesteps) / max(now - last_time, 1e-6), 1),
         'learner_steps': counts.get('learner_steps', 0),
-        'learner_timesteps_per_second': round(
-            metrics.pop('timesteps_per_second', 0.), 1),
-        'learner_wait_fraction': round(metrics.pop('wait_fraction', 1.), 4),
+        'learner_timesteps_per_second': round(learner_rate, 1),
+        'learner_wait_fraction': round(wait_fraction, 4),
         'restarts': self._count_restarts(),
         'bad_numbers': counts.get('bad_numbers', 0),
         records.RETURNS: state['returns'],
-        **metrics,
-        **extras,
     }
 
 

@@ -59,7 +59,8 @@ _BUCKETS = 30
 
 def scalars(row: loggers.LoggingData) -> dict[str, float]:
   """Returns the finite values of a row of progress by their tags."""
-  return {tag: float(row[name]) for name, tag in _TAGS.items()
+  tags = {**_TAGS, **{name: f'own/{name}' for name in records.own_metrics(row)}}
+  return {tag: float(row[name]) for name, tag in tags.items()
           if np.isfinite(row.get(name, np.nan))}
 
 

@@ -25,7 +25,7 @@ def progress_logger(run_dir: str, verbose: bool,
   """
   settings = functools.partial(records.read_config, run_dir)
   kept: list[loggers.Logger] = [
-      records.csv_logger(run_dir, records.PROGRESS_FILE, records.PROGRESS_COLUMNS),
+      records.progress_csv_logger(run_dir),
       records.SurvivingLogger(board.Board(run_dir, settings), 'the TensorBoard'),
   ]
   if verbose:

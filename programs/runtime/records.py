@@ -9,9 +9,10 @@ import csv
 import errno
 import io
 import json
+import numbers
 import os
 import sys
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 from acme.utils import loggers
 import numpy as np
@@ -44,6 +45,16 @@ EVALUATION_COLUMNS = ('timesteps', 'episodes', 'return_mean', 'return_std',
                       'return_min', 'return_max')
 
 
+def own_metrics(row: loggers.LoggingData) -> list[str]:
+  """Returns the names of numbers in a row of progress that not every run has.
+
+  A loss of one's own may have added them to the learner's metrics.
+  """
+  return [name for name, value in row.items()
+          if isinstance(value, numbers.Real) and
+          name not in PROGRESS_COLUMNS and name != EVALUATION]
+
+
 def evaluation_row(timesteps: int,
                    returns: Sequence[float]) -> dict[str, float]:
   """Returns the row of an evaluation after so many timesteps of training."""
@@ -59,21 +70,37 @@ class CsvLogger(loggers.Logger):
   Acme's own sorts them by name, and keeps them in memory for a while.
   """
 
-  def __init__(self, path: str, columns: Sequence[str]):
-    """Makes a logger; the file is made by the first row."""
+  def __init__(self, path: str, columns: Sequence[str],
+               further: Callable[[loggers.LoggingData], Sequence[str]] = (
+                   lambda data: ())):
+    """Makes a logger; the file is made by the first row.
+
+    Args:
+      path: of the file.
+      columns: that it begins with.
+      further: returns the names of other columns that a row has. Those that the
+        file does not have yet are added to it.
+    """
     self._path = path
     self._columns = columns
+    self._further = further
 
   def write(self, data: loggers.LoggingData) -> None:
+    further = self._further(data)
     # A run that was begun by another version may have other columns.
     header = self._header()
     text = io.StringIO()
-    writer = csv.DictWriter(text, header or self._columns, restval='nan',
-                            extrasaction='ignore')
-    if header is None:
-      writer.writeheader()
+    if not header:
+      header = [*self._columns, *further]
+      csv.writer(text).writerow(header)
+    else:
+      missing = [name for name in further if name not in header]
+      if missing:
+        _add_columns(self._path, missing)
+        header += missing
+    writer = csv.DictWriter(text, header, restval='nan', extrasaction='ignore')
     writer.writerow({name: _rounded(data[name]) for name in data
-                     if name in self._columns})
+                     if name in self._columns or name in further})
     _append(self._path, text.getvalue().encode())
 
   def _header(self) -> Optional[list[str]]:
@@ -98,6 +125,22 @@ def _append(path: str, row: bytes) -> None:
     except OSError:
       f.truncate(size)
       raise
+
+
+def _add_columns(path: str, names: Sequence[str]) -> None:
+  """Adds columns at the end of a file's rows, nan in all that there are."""
+  text = io.StringIO()
+  writer = csv.writer(text)
+  with open(path, newline='') as f:
+    header, *rows = csv.reader(line for line in f if '\0' not in line)
+  writer.writerow([*header, *names])
+  for row in rows:
+    # What is no row must not become one.
+    is_row = len(row) == len(header)
+    writer.writerow([*row, *['nan'] * len(names)] if is_row else row)
+  with open(f'{path}.new', 'w', newline='') as f:
+    f.write(text.getvalue())
+  os.replace(f'{path}.new', path)
 
 
 def _rounded(value: Any) -> Any:
@@ -192,6 +235,12 @@ def csv_logger(run_dir: str, file: str, columns: Sequence[str]) -> loggers.Logge
   """Makes what appends to a file of a run."""
   path = os.path.join(run_dir, file)
   return SurvivingLogger(CsvLogger(path, columns), path)
+
+
+def progress_csv_logger(run_dir: str) -> loggers.Logger:
+  """Makes what appends rows of progress, own metrics too, to a run's file."""
+  path = os.path.join(run_dir, PROGRESS_FILE)
+  return SurvivingLogger(CsvLogger(path, PROGRESS_COLUMNS, own_metrics), path)
 
 
 def cut_after(run_dir: str, file: str, timesteps: float) -> int:

@@ -13,6 +13,7 @@ import reverb
 from agents import games
 from agents.impala_ppo import ImpalaPPOBuilder
 from agents.impala_ppo import ImpalaPPOConfig
+from agents.impala_ppo import losses
 from agents.impala_ppo import replay
 from programs import config as run_config
 from programs import impala_ppo
@@ -48,6 +49,11 @@ def make_config(**settings):
       batch_size=24, sequence_length=16, latent_size=64), **settings})
 
 
+def loss_with_own_metric(*args):
+  loss = losses.impala_ppo_loss(*args)
+  return loss._replace(metrics={**loss.metrics, 'mine': loss.metrics['entropy']})
+
+
 def make_program(run_dir, agent=None, **kwargs):
   run = run_config.RunConfig(**{**dict(
       run_dir=str(run_dir), num_actors=2, envs_per_actor=16,
@@ -55,7 +61,8 @@ def make_program(run_dir, agent=None, **kwargs):
       evaluation_episodes=20), **kwargs})
   config = make_config(**(agent or {}))
   spec = specs.make_environment_spec(GAME.make(1, 0))
-  return impala_ppo.make_program(ImpalaPPOBuilder(config), GAME.make, spec, run)
+  builder = ImpalaPPOBuilder(config, loss=loss_with_own_metric)
+  return impala_ppo.make_program(builder, GAME.make, spec, run)
 
 
 def progress(run_dir):
@@ -107,6 +114,7 @@ def test_learns_catch_in_processes_with_two_shards(tmp_path):
         lambda: [row for row in progress(tmp_path)
                  if row['episode_return_mean_100'] > 0.8], 'learning Catch', 200.)[0]
     assert_adds_up(row)
+    assert row['mine'] == row['entropy'] > 0.
     evaluation = os.path.join(tmp_path, records.EVALUATION_FILE)
     evaluated = processes.wait_for(lambda: records.read(evaluation), 'evaluation')[0]
     assert evaluated['timesteps'] >= 4000 and evaluated['episodes'] == 20

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from launch import main
+from launch import plans
 from launch import settings as settings_lib
 from tests.commands import runs
 
@@ -199,7 +200,8 @@ def test_commands_of_documents_have_flags_that_there_are(module, argv, monkeypat
     settings_lib.parse_train(getattr(flags, 'train_flags', []))
     return
   command = importlib.import_module(module)
-  parse = settings_lib.parse_train if name == 'train' else command.parse
+  parse = {'train': settings_lib.parse_train,
+           'sweep': plans.parse}.get(name) or command.parse
   try:
     parse(argv)
   except SystemExit as ended:

@@ -54,6 +54,13 @@ def test_every_column_is_a_scalar_in_a_group_whose_steps_are_timesteps(tmp_path)
   assert points(events, 'return/evaluation') == [(500, 9.)]
 
 
+def test_metrics_of_ones_own_are_a_group_of_theirs(tmp_path):
+  writer = board.Board(str(tmp_path))
+  writer.write(row(500, my_loss=0.25))
+  writer.write(row(900, my_loss=math.nan))
+  assert points(read(tmp_path), 'own/my_loss') == [(500, 0.25)]
+
+
 def test_all_figures_are_explained(tmp_path):
   board.Board(str(tmp_path)).write(row(500, **{
       records.EVALUATION: 9., records.RETURNS: [1.], records.PICTURE: PNG}))

@@ -147,6 +147,17 @@ def test_a_row_tells_all_that_is_known(monkeypatch):
   assert set(row) - {records.RETURNS} <= set(records.PROGRESS_COLUMNS)
 
 
+def test_metrics_of_ones_own_take_no_others_place(monkeypatch):
+  script = Script(end=6.)
+  counter = script.make_counter(monkeypatch)
+  script.at(0.1, counter.record_acting, 100, [1.])
+  script.at(4., counter.record_learning, 5, {'my_loss': 0.5, 'timesteps': 7.,
+                                             'restarts': 8.})
+  counter.run()
+  row = script.logger.rows[0]
+  assert (row['my_loss'], row['timesteps'], row['restarts']) == (0.5, 100, 0)
+
+
 def test_what_comes_now_and_then_is_in_the_next_row_only(monkeypatch):
   script = Script(end=16.)
   counter = script.make_counter(monkeypatch)

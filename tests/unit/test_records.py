@@ -47,6 +47,43 @@ def test_rows_are_appended_without_a_second_header(path):
   assert lines(path) == ['timesteps,loss,episodes', '1,nan,nan', '2,nan,nan', '']
 
 
+def test_columns_are_added_as_rows_come_that_have_them(path):
+  logger = records.CsvLogger(path, COLUMNS, lambda row: [
+      name for name in row if name not in COLUMNS])
+  logger.write({'timesteps': 1, 'loss': 0.5, 'episodes': 3})
+  with open(path, 'a') as f:
+    f.write('2,0.25\r\n')  # That is not whole.
+  logger.write({'timesteps': 3, 'loss': 1., 'episodes': 4, 'b, or c': 7.})
+  logger.write({'timesteps': 4, 'a': 8., 'loss': 2., 'episodes': 5})
+  # Another process, as of a run that is resumed.
+  records.CsvLogger(path, COLUMNS, lambda row: ['a']).write(
+      {'timesteps': 5, 'a': 1.})
+  rows = records.read(path)
+  assert list(rows[0]) == ['timesteps', 'loss', 'episodes', 'b, or c', 'a']
+  nan = math.nan
+  np.testing.assert_array_equal([list(row.values()) for row in rows], [
+      [1, 0.5, 3, nan, nan], [3, 1, 4, 7, nan], [4, 2, 5, nan, 8],
+      [5, nan, nan, nan, 1]])
+
+
+def test_columns_that_there_is_no_room_for_take_no_row_away(path):
+  logger = records.CsvLogger(path, COLUMNS, records.own_metrics)
+  row = {'timesteps': 1, 'loss': 0.5, 'episodes': 3}
+  logger.write(row)
+  with disks.full(os.path.getsize(path) + 5), pytest.raises(OSError):
+    logger.write({**row, 'my_loss': 4.})
+  assert records.read(path) == [row]
+  logger.write({**row, 'my_loss': 4.})
+  assert [r['my_loss'] for r in records.read(path)][-1] == 4.
+
+
+def test_own_metrics_are_numbers_that_not_every_run_has():
+  row = {**dict.fromkeys(records.PROGRESS_COLUMNS, 1.), records.EVALUATION: 2.,
+         records.RETURNS: [3.], records.PICTURE: PNG, 'why': 'text',
+         'my_loss': 0.5, 'my_count': np.int64(6), 'my_mean': np.float32(7)}
+  assert records.own_metrics(row) == ['my_loss', 'my_count', 'my_mean']
+
+
 def test_a_file_that_was_moved_away_begins_anew(path):
   logger = records.CsvLogger(path, COLUMNS)
   logger.write({'timesteps': 1})
