@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from agents.impala_ppo import acting
 from agents.impala_ppo import builder as builder_lib
+from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import networks as networks_lib
 from launch import settings as settings_lib
 from launch.views import thoughts
@@ -59,7 +60,9 @@ class LoadedPolicy:
 
 
 def load(run_dir: str, checkpoint: Optional[str] = None, *, sampled: bool = False,
-         seed: int = 0,
+         seed: int = 0, make_builder: Callable[
+             [config_lib.ImpalaPPOConfig], builder_lib.ImpalaPPOBuilder
+         ] = builder_lib.ImpalaPPOBuilder,
          say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
          ) -> LoadedPolicy:
   """Loads the policy of a run.
@@ -70,6 +73,7 @@ def load(run_dir: str, checkpoint: Optional[str] = None, *, sampled: bool = Fals
       newest that is whole.
     sampled: whether to draw actions rather than take the most likely ones.
     seed: seeds the drawing.
+    make_builder: from the run's settings to its builder, of networks of one's own.
     say: is told, in a line each, why newer checkpoints are passed over.
 
   Returns:
@@ -84,7 +88,7 @@ def load(run_dir: str, checkpoint: Optional[str] = None, *, sampled: bool = Fals
   if path is None:
     raise ValueError(f'{run_dir} holds no whole checkpoint.')
   environment_spec = settings.environment.try_out(seed)
-  builder = builder_lib.ImpalaPPOBuilder(settings.agent)
+  builder = make_builder(settings.agent)
   networks = thoughts.restored(builder, environment_spec, path, with_decoder=False)
   policy = builder.make_policy(networks, environment_spec, evaluation=not sampled)
   return LoadedPolicy(settings, path, environment_spec, networks,

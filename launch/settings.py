@@ -356,7 +356,11 @@ def unsaid(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 
 
 def save(settings: Settings) -> None:
-  """Writes `config.json`, with what the settings were used on."""
+  """Writes `config.json`, with what the settings were used on.
+
+  All commands read it; the run's directory is made if need be.
+  """
+  os.makedirs(settings.run.run_dir, exist_ok=True)
   content = {**dataclasses.asdict(settings), **used_on()}
   path = os.path.join(settings.run.run_dir, CONFIG_FILE)
   with open(f'{path}.new', 'w') as f:

@@ -131,7 +131,6 @@ def write_policy(path, *flags):
   """Writes what a run leaves whose weights are random; returns its directory."""
   settings = settings_lib.from_train_flags([
       *flags, '--run_dir', str(path), '--latent_size', '16'])
-  os.makedirs(path)
   settings_lib.save(settings)
   spec = settings.environment.try_out(0)
   builder = builder_lib.ImpalaPPOBuilder(settings.agent)

@@ -1,5 +1,6 @@
 """Policies that are kept: loaded, exported, and run by TensorFlow alone."""
 
+import dataclasses
 import pathlib
 import sys
 
@@ -11,8 +12,10 @@ import pytest
 import tensorflow as tf
 
 from agents import environments
+from agents.impala_ppo import builder as builder_lib
 import launch
 from launch import export
+from launch import policies
 from launch import settings as settings_lib
 from tests import fresh
 from tests.commands import runs
@@ -174,6 +177,29 @@ def test_a_policy_acts_on_one_observation_or_on_many(cartpole):
   np.testing.assert_array_equal(actions, np.argmax(logits, axis=-1))
   with pytest.raises(ValueError, match='observations must be .4.'):
     policy(np.zeros([3]))
+
+
+class NarrowBuilder(builder_lib.ImpalaPPOBuilder):
+  """Networks of one's own, which the settings do not tell of."""
+
+  def make_networks(self, environment_spec):
+    narrow = dataclasses.replace(self._config, latent_size=5)
+    return builder_lib.ImpalaPPOBuilder(narrow).make_networks(environment_spec)
+
+
+def test_networks_of_ones_own_are_made_by_their_builder(tmp_path):
+  settings = settings_lib.from_train_flags(
+      ['--game', 'CartPole-v1', '--run_dir', str(tmp_path)])
+  settings_lib.save(settings)
+  networks = NarrowBuilder(settings.agent).make_networks(
+      settings.environment.try_out(0))
+  networks.create_variables()
+  policies.save_weights(networks.actor_critic, 7, str(tmp_path))
+  with pytest.raises(ValueError, match='another network'):
+    launch.load_policy(str(tmp_path))
+  policy = launch.load_policy(str(tmp_path), make_builder=NarrowBuilder)
+  assert policy.networks.actor_critic.encoder(np.ones([1, 4])).shape == [1, 5]
+  assert policy(np.zeros(4)) in (0, 1)
 
 
 def test_a_sampled_policy_draws_from_its_distribution(cartpole):

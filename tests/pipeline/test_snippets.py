@@ -72,6 +72,8 @@ assert builder._loss is loss_with_small_logits
 from programs.runtime import records
 rows = records.read('runs/mine/progress.csv')
 assert rows[-1]['timesteps'] >= 5000 and rows[-1]['learner_steps'] > 50
+import launch, numpy as np
+assert launch.load_policy('runs/mine')(np.zeros(4)) in (0, 1)
 """),
     'curves.aggregate': ('', """
 assert curve.num_runs == 3 and curve.low[-1] < curve.centre[-1] < curve.high[-1]
