@@ -35,11 +35,11 @@ _CACHE_BYTES = 4 << 30
 
 
 def prepare() -> None:
-  """Sets what CUDA and TensorFlow read when they load, and loads the wheels.
+  """Sets the variables that CUDA and TensorFlow read, and loads the CUDA wheels.
 
-  To be called before TensorFlow is imported. It opens CUDA's runtime then, and the
-  rest when it is first asked for GPUs, which Abseil's `app.run` makes it do before
-  anything of ours runs. Where there is no driver nothing is loaded.
+  Call it before TensorFlow is imported, which opens CUDA's runtime then. TensorFlow
+  opens the rest when it first looks for GPUs, and Abseil's `app.run` makes it do so
+  before any of our code runs. Without a driver nothing is loaded.
   """
   os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
   # Kernels are compiled for a new GPU once, as they are used, and kept.
@@ -54,7 +54,7 @@ def prepare() -> None:
 
 
 def why_unusable() -> Optional[str]:
-  """Returns why a GPU that is there cannot be used; None if there is none.
+  """Returns why this machine's GPU cannot be used, or None without a GPU.
 
   That is also None where nothing is known to be wrong.
   """

@@ -26,11 +26,11 @@ OnBadNumber = Literal['stop', 'skip']
 
 
 class BadNumberError(Exception):
-  """An environment gave a number that is not finite; says which, in one line."""
+  """An environment returned a number that is not finite; one line says which."""
 
 
 def is_experience(next_timestep: dm_env.TimeStep) -> np.ndarray:
-  """Tells steps of the game [E] bool from resets, by what they led to."""
+  """Tells, for each environment [E] bool, whether a step was not just a reset."""
   return next_timestep.step_type != _FIRST
 
 
@@ -44,7 +44,7 @@ def _is_finite(array: np.ndarray) -> bool:
 
 
 def bad_copies(timestep: dm_env.TimeStep) -> np.ndarray:
-  """Tells which environments [E] bool gave a number that is not finite."""
+  """Tells which environments [E] bool returned a number that is not finite."""
   axes = tuple(range(1, timestep.observation.ndim))
   return ~(np.isfinite(timestep.reward) &
            np.isfinite(timestep.observation).all(axis=axes))
@@ -60,7 +60,7 @@ def describe_bad_number(timestep: dm_env.TimeStep, copy: int) -> str:
 
 
 class Playable(Protocol):
-  """E environments that are reset and stepped as one, as `VectorEnvironment` is."""
+  """The interface of `VectorEnvironment`: E environments, stepped as one."""
   num_envs: int
 
   def reset(self) -> dm_env.TimeStep:
@@ -175,7 +175,7 @@ class VectorEnvironment(dm_env.Environment):
         observation=self._observation(observation)))
 
   def _checked(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
-    """Returns a time step of finite numbers, and remembers its step type."""
+    """Returns the time step with finite numbers only, and stores its step type."""
     if not _is_finite(timestep.reward) or (
         self._dtype != np.uint8 and not _is_finite(timestep.observation)):
       timestep = self._without_bad_numbers(timestep)
@@ -239,7 +239,7 @@ class VectorEnvironment(dm_env.Environment):
 
 
 class SingleEnvironment(dm_env.Environment):
-  """A vector environment of one as a plain dm_env environment."""
+  """Presents a vector environment with E = 1 as a plain dm_env environment."""
 
   def __init__(self, environment: VectorEnvironment):
     if environment.num_envs != 1:
@@ -281,5 +281,5 @@ class SingleEnvironment(dm_env.Environment):
 
 
 def is_channels_first(shape: Sequence[int]) -> bool:
-  """Tells [channels, height, width] from the usual order, channels being few."""
+  """Tells whether pixels are [channels, height, width], assuming few channels."""
   return len(shape) == 3 and shape[0] < min(shape[1:])

@@ -1,4 +1,4 @@
-"""Games by name: what an ALE game or a Gymnasium id is made into."""
+"""Makes vector environments of ALE games and Gymnasium ids."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ _NOT_GIVEN = frozenset({'num_envs', 'batch_size', 'stack_num', 'autoreset_mode'}
 
 @dataclasses.dataclass
 class EnvironmentConfig:
-  """Which environments to make; a factory that can be sent to a process.
+  """Which environments to make; a factory that can be pickled.
 
   Attributes:
     game: an ALE game name, or a Gymnasium id with discrete actions.
@@ -85,13 +85,13 @@ class EnvironmentConfig:
         self.on_bad_number)
 
   def try_out(self, seed: int) -> specs.EnvironmentSpec:
-    """Makes an environment, and takes its first step.
+    """Makes an environment and takes a step in it.
 
     Args:
       seed: of the environment.
 
     Returns:
-      What it looks like.
+      Its specs.
 
     Raises:
       ValueError: where it cannot be made or played, in one line.
@@ -184,7 +184,7 @@ def _make_from_gymnasium(config: EnvironmentConfig,
 
 @contextlib.contextmanager
 def _cannot_be(done: str, game: str) -> Iterator[None]:
-  """Raises what games raise as ValueErrors of one line."""
+  """Turns exceptions of a game into a ValueError of one line."""
   try:
     yield
   except Exception as e:  # pylint: disable=broad-except
@@ -206,7 +206,7 @@ def _check_spaces(game: str, env: gymnasium.vector.VectorEnv) -> None:
 
 
 class _WithoutInfo(gymnasium.Wrapper):
-  """Drops infos, which nobody reads; of several copies, some do not batch."""
+  """Drops infos: they are not used, and some cannot be batched."""
 
   def reset(self, **kwargs: Any) -> Any:
     return self.env.reset(**kwargs)[0], {}
@@ -217,7 +217,7 @@ class _WithoutInfo(gymnasium.Wrapper):
 
 @dataclasses.dataclass(frozen=True)
 class GymnasiumGame:
-  """What Gymnasium makes a game of.
+  """The arguments with which Gymnasium makes a game.
 
   Attributes:
     spec: of the game.
@@ -230,7 +230,7 @@ class GymnasiumGame:
 
 
 def gymnasium_game(config: EnvironmentConfig) -> GymnasiumGame:
-  """Returns what Gymnasium makes a game of; raises ValueError in one line."""
+  """Returns how Gymnasium makes a game; raises ValueError in one line."""
   arguments = _arguments(config.env_arg)
   rom = atari_rom(config.game)
   if rom is None:
@@ -266,7 +266,7 @@ def gymnasium_spec(game: str) -> gymnasium.envs.registration.EnvSpec:
 
 
 def _arguments(assignments: Sequence[str]) -> dict[str, Any]:
-  """Returns what 'name=value' texts assign; raises ValueError in one line."""
+  """Parses 'name=value' assignments; raises ValueError in one line."""
   values: dict[str, Any] = {}
   for assignment in assignments:
     name, equals, text = assignment.partition('=')
@@ -281,7 +281,7 @@ def _arguments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _imported(what: str, name: str) -> Any:
-  """Returns what 'module:name' stands for; raises ValueError in one line."""
+  """Imports 'module:name'; raises ValueError in one line."""
   module, colon, attribute = name.partition(':')
   if not colon:
     raise ValueError(f'{what} must be such as module:function, not '

@@ -1,4 +1,4 @@
-"""An environment as people see it: in colour, and with every frame."""
+"""An environment that also keeps its screens, in colour and every frame."""
 
 from typing import Any, Optional
 
@@ -18,7 +18,7 @@ _MAX_FRAMES = 108_000
 
 
 class Screens(gymnasium.Wrapper):
-  """Keeps what an environment shows.
+  """Keeps the frames that an environment renders.
 
   Attributes:
     rate: frames a second.
@@ -118,7 +118,7 @@ class AtariScreens(Screens):
 
 
 def _area(size: int, new_size: int) -> np.ndarray:
-  """Returns what averages over areas along an axis, [new_size, size]."""
+  """Returns a matrix [new_size, size] that averages over areas along an axis."""
   edges = np.arange(new_size + 1)[:, None] * size / new_size
   pixels = np.arange(size)
   overlap = np.clip(np.minimum(edges[1:], pixels + 1) -

@@ -1,4 +1,4 @@
-"""Checks settings against their types, which say all that a value may be.
+"""Checks settings against their types, which include their ranges.
 
 The fields of a config are `bool`, `str`, a `Literal` of texts,
 `Annotated[int, Field(ge=1, le=64)]`, `Annotated[float, Field(gt=0, le=1)]`, an
@@ -21,7 +21,7 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 @functools.lru_cache(maxsize=None)
 def fields(config_class: type) -> Mapping[str, pydantic.TypeAdapter]:
-  """Returns what checks each field of a dataclass, by name and in order."""
+  """Returns a type adapter for each field of a dataclass, in order."""
   hints = typing.get_type_hints(config_class, include_extras=True)
   return {field.name: pydantic.TypeAdapter(hints[field.name],
                                            config={'strict': True})
@@ -29,7 +29,7 @@ def fields(config_class: type) -> Mapping[str, pydantic.TypeAdapter]:
 
 
 def check(config: Any) -> None:
-  """Checks every field of a dataclass and stores it as its type has it.
+  """Checks every field of a dataclass, and converts it to its type.
 
   NumPy's numbers become Python's, integers become floats where a float is
   wanted, and lists tuples.
@@ -45,7 +45,7 @@ def check(config: Any) -> None:
 
 
 def checked(name: str, field: pydantic.TypeAdapter, value: Any) -> Any:
-  """Returns a value as its type has it; an error names it by `name`."""
+  """Returns a value converted to its type; errors call it `name`."""
   plain = value.item() if isinstance(value, np.generic) else value
   if isinstance(value, (list, tuple)):
     plain = tuple(part.item() if isinstance(part, np.generic) else part
@@ -76,7 +76,7 @@ def _described(schema: Mapping[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-  """Returns a value as errors show it: short, and in one line."""
+  """Formats a value for an error message: short, and on one line."""
   if value is None or isinstance(value, (bool, np.bool_)):
     return str(value).lower()
   try:

@@ -1,17 +1,17 @@
 """Pong on a Ray cluster of hosts: `python -m benchmarks.cluster`.
 
-The hosts are namespaces of this machine (`benchmarks.hosts`), on a wire that delays
-what it carries, and share its cores; beside them is the same run without Ray. It
-needs the right to make namespaces, which root has. Prints a row for each run:
+The hosts are namespaces of this machine (`benchmarks.hosts`) that share its cores,
+on a wire that delays what it carries; the same run without Ray is measured too.
+Needs the right to make namespaces, which root has. Prints a row for each run:
 
-* `timesteps/s`, `lag`: acted, and how many learner steps old their policy was
-* `waits`: the part of its time that the learner waits for them
+* `timesteps/s`, `lag`: of acting, and how many learner steps old the policy was
+* `waits`: the fraction of its time that the learner waits for timesteps
 * `pulls/s`: how often the learner's weights went over the wire
-* `bytes`: that the wire carried for each timestep
+* `bytes`: what the wire carried for each timestep
 
 and a row for each fault, in the first run without Ray and the first with it: the
-seconds until a row of progress had 0.7 times the rate before, and the seconds of
-learning that were undone.
+seconds until a row of progress reached 0.7 times the rate before, and the seconds
+of learning that were undone.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _FAULT_TITLES = ('hosts', 'delay ms', 'fault', 'back after, s', 'lost, s')
 
 class Run(faults.Run):
   """A run on hosts."""
-  # Ray gives a host up after half a minute, and starts slowly where cores are few.
+  # Ray gives up a host after half a minute, and starts slowly on few cores.
   patience_seconds = 600.
 
   def __init__(self, hosts: hosts_lib.Hosts, *flags: str):
@@ -60,7 +60,7 @@ class Run(faults.Run):
 
 @contextlib.contextmanager
 def running(num_hosts: int, delay_ms: float, *flags: str) -> Iterator[Run]:
-  """Trains on so many hosts for as long as the context lasts."""
+  """Trains on `num_hosts` hosts for as long as the context lasts."""
   cpus = [_HEAD_CPUS, *[1] * (num_hosts - 1)]
   with hosts_lib.made(cpus, delay_ms) as hosts:
     run = Run(hosts, '--num_actors', str(num_hosts), *flags)
@@ -111,7 +111,7 @@ def kill_nodes(run: faults.Run) -> Iterator[Fault]:
 
 
 def lose_a_host(run: Run) -> Iterator[Fault]:
-  """Takes a host of actors away from a run, and gives it back."""
+  """Takes a host of actors away from a run, and brings it back."""
   far, _ = run.hosts.node('actor/1')
   assert far != 1, 'the head has room for one actor'
 

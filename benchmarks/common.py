@@ -18,7 +18,7 @@ from programs.runtime import records
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = CHECKOUT / 'benchmarks' / 'results'
-# What solves a game, as the mean return of the last 100 training episodes.
+# The mean return of the last 100 training episodes that solves a game.
 TARGET_RETURNS = {'pong': 18.}
 _EPISODES_IN_MEAN = 100
 _ROWS_KEPT = 300
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
     self.add_argument('--json', help='also write the figures to this file')
 
   def add_several(self, name: str, **kwargs: Any) -> None:
-    """Adds a flag that takes one value or more, also by its plural."""
+    """Adds a flag that takes one or more values; its plural works too."""
     self.add_argument(f'--{name}', f'--{name}s', dest=f'{name}s', nargs='+',
                       **kwargs)
 
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
     self.add_argument('train_flags', nargs='*', help=f'{purpose}, after --')
 
   def check_checkout(self, compare: Optional[pathlib.Path]) -> None:
-    """Refuses what `--compare` names if it is no checkout of this project."""
+    """Rejects a `--compare` that is not a checkout of this project."""
     if compare and not (compare / 'launch' / 'train.py').exists():
       self.error(f'--compare {compare} has no launch/train.py; give a checkout of '
                  'this project.')
@@ -81,19 +81,19 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
 
 
 def thin(rows: Sequence[Row], most: int = _ROWS_KEPT) -> list[Row]:
-  """Returns at most so many of the rows, evenly spread, the last one included."""
+  """Returns at most `most` of the rows, evenly spread and including the last."""
   period = max(1, math.ceil((len(rows) - 1) / (most - 1)))
   return [*rows[:-1:period], *rows[-1:]]
 
 
 def results_of(game: str, variant: str, seed: int) -> pathlib.Path:
-  """Returns the folder of a run's results, which there may not be yet."""
+  """Returns the folder of a run's results, which may not exist yet."""
   return RESULTS / game / variant / f'seed{seed}'
 
 
 def keep_rows(game: str, variant: str, seed: int,
               rows: Sequence[Row]) -> pathlib.Path:
-  """Writes the thinned rows of a run to its folder of results; returns that."""
+  """Writes a run's thinned rows to its folder of results; returns the folder."""
   directory = results_of(game, variant, seed)
   directory.mkdir(parents=True, exist_ok=True)
   with open(directory / records.PROGRESS_FILE, 'w', newline='') as f:
@@ -105,7 +105,7 @@ def keep_rows(game: str, variant: str, seed: int,
 
 
 def solved_row(rows: Sequence[Row], game: str) -> Optional[Row]:
-  """Returns the first row whose last 100 episodes were good enough, if any was."""
+  """Returns the first row whose last 100 episodes solve the game, or None."""
   for row in rows:
     if (row['episodes'] >= _EPISODES_IN_MEAN and
         row['episode_return_mean_100'] >= TARGET_RETURNS.get(game, math.inf)):
@@ -114,7 +114,7 @@ def solved_row(rows: Sequence[Row], game: str) -> Optional[Row]:
 
 
 def memory_gib(process: psutil.Process) -> float:
-  """Returns the proportional set size of a process and all below it."""
+  """Returns the proportional set size of a process and its descendants."""
   total = 0
   for p in [process, *process.children(recursive=True)]:
     try:
@@ -138,7 +138,7 @@ def print_row(cells: Sequence[Any]) -> None:
 def print_spread(title: str,
                  figures: Mapping[str, Union[Sequence[float], np.ndarray]],
                  number_format: str) -> None:
-  """Prints a table of each figure's median over rounds, and of its spread."""
+  """Prints a table of each figure's median and spread over rounds."""
   num_rounds = len(next(iter(figures.values())))
   print_header([title, f'median of {num_rounds}', 'a quarter below',
                 'a quarter above', 'from', 'to'])
@@ -149,9 +149,9 @@ def print_spread(title: str,
 
 def take_turns(measures: Mapping[str, Callable[[], Any]],
                num_rounds: int) -> list[dict[str, Any]]:
-  """Measures several things in each round, the order turned from round to round.
+  """Measures several things in each round, reversing the order every round.
 
-  What comes second may find another machine than what comes first.
+  What comes second may find the machine in another state than what comes first.
 
   Args:
     measures: what to call, by name.
@@ -169,7 +169,7 @@ def take_turns(measures: Mapping[str, Callable[[], Any]],
 
 
 def write_json(path: Optional[os.PathLike], content: Any) -> None:
-  """Writes figures to a file, if there is to be one."""
+  """Writes figures to a file, if a path is given."""
   if path:
     with open(path, 'w') as f:
       json.dump(content, f, indent=2)

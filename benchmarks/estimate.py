@@ -1,19 +1,20 @@
 """Larger machines on paper: `python -m benchmarks.estimate PARTS SCALE`.
 
-PARTS and SCALE are what `benchmarks.throughput --json` and `benchmarks.scale
---hosts N --json` have written, with the same flags of launch.train; of the latter
-the row counts that wrote most timesteps. Prints a row for each number of cores:
+PARTS and SCALE are the files that `benchmarks.throughput --json` and
+`benchmarks.scale --hosts N --json` wrote, with the same flags of launch.train; of
+SCALE only the row that wrote most timesteps is used. Prints a row for each number
+of cores:
 
-* `by cores`: timesteps a second, if each costs an environment, a policy and an
-  insertion as in PARTS, a shard and a learner's host as in SCALE, and as much is
-  lost to waiting as in PARTS
-* `acting`, `replay`, `learner`: how many of the cores each of them takes then
-* `by learner`: timesteps a second that one learner takes, a step after the other, if
-  its GPUs compute in the time that SCALE slept, which is assumed
+* `by cores`: timesteps a second, if the environment, policy and insertion cost what
+  they do in PARTS, the shard and the learner's host what they do in SCALE, and as
+  much is lost to waiting as in PARTS
+* `acting`, `replay`, `learner`: how many of the cores each of them then takes
+* `by learner`: timesteps a second that one learner takes, step after step, assuming
+  that its GPUs compute in the time that SCALE slept
 * `MB/s`, `1.7 million, min`: what hosts exchange, and how long the abstract's
-  training takes, at the smaller of the two
+  training takes, at the smaller of the two rates
 
-It knows no limit that SCALE did not meet, and takes cores for those that measured.
+Ignores limits that SCALE did not meet, and assumes cores like those measured.
 """
 
 import json
@@ -28,13 +29,13 @@ _ABSTRACT_TIMESTEPS = 1.7e6
 
 def estimate(parts: Mapping[str, Any], scale: Sequence[Mapping[str, float]],
              cores: int, timesteps_per_step: int) -> dict[str, float]:
-  """Returns the figures of so many cores.
+  """Returns the figures for a number of cores.
 
   Args:
     parts: as `benchmarks.throughput` writes it.
     scale: rows as `benchmarks.scale` writes them, with hosts.
     cores: of all hosts together.
-    timesteps_per_step: that are new to the learner in each of its steps.
+    timesteps_per_step: how many are new to the learner in each of its steps.
   """
   row = max(scale, key=lambda row: row['in/s'])
   seconds = {

@@ -1,13 +1,13 @@
-"""What a run makes of faults, on real Pong: `python -m benchmarks.faults`.
+"""How a run copes with faults, on real Pong: `python -m benchmarks.faults`.
 
 In one run an actor is killed ten times, and the evaluator, the learner, the
-counter and a replay shard once each; it has to reach its budget all the same.
-Then come faults that each have a run of their own. Prints a row for each fault:
+counter and a replay shard once each; it still has to reach its budget. Then
+come faults that each have their own run. Prints a row for each fault:
 
-* `back after`: seconds until a row of progress had 0.7 times the rate before;
-  of a run that the fault ends, seconds until its last process had ended
+* `back after`: seconds until a row of progress reached 0.7 times the rate before;
+  if the fault ends the run, seconds until its last process had ended
 * `lost`: seconds of learning that were undone
-* `processes`, `ports`: what of the run was left when it had ended
+* `processes`, `ports`: how many of the run's were left after it had ended
 """
 
 import functools
@@ -37,10 +37,10 @@ _TITLES = ('fault', 'back after, s', 'lost, s', 'then', 'processes', 'ports')
 
 
 class Run:
-  """A training run that faults are done to.
+  """A training run to inject faults into.
 
   Attributes:
-    patience_seconds: how long what is waited for may take.
+    patience_seconds: how long to wait for a condition at most.
   """
   patience_seconds = _PATIENCE_SECONDS
 
@@ -50,10 +50,10 @@ class Run:
     """Starts a run.
 
     Args:
-      *flags: of it.
+      *flags: of the training command.
       game: to train on.
       stdout: as `subprocess` takes it.
-      enter: returns a command that runs the one it is given where that is to be.
+      enter: wraps a command so that it runs where it should.
     """
     self.directory = tempfile.mkdtemp()
     self.process = subprocess.Popen(
@@ -67,7 +67,7 @@ class Run:
 
   def wait_for(self, condition: Callable[[], bool], what: str,
                seconds: Optional[float] = None) -> float:
-    """Returns after how many seconds a condition held."""
+    """Waits for a condition; returns how many seconds that took."""
     seconds = seconds or self.patience_seconds
     start = time.monotonic()
     while not condition():
@@ -91,7 +91,7 @@ class Run:
     return process
 
   def recovery(self, fault: Callable[[], None]) -> tuple[float, float]:
-    """Does a fault; returns seconds until the rate is back, and lost learning."""
+    """Injects a fault; returns seconds until the rate is back, and lost learning."""
     self.wait_until_steady()
     before = self.rows()
     recent = before[-_ROWS_BEFORE:]
@@ -99,7 +99,7 @@ class Run:
     steps_per_second = (recent[-1]['learner_steps'] - recent[0]['learner_steps']
                         ) / (_ROWS_BEFORE - 1)
     fault()
-    # The row that is being written covers time before the fault, or in it.
+    # The row being written covers time before or during the fault.
     ignored = len(self.rows()) + 2
     seconds = self.wait_for(lambda: any(
         row['timesteps_per_second'] >= _RATE_IS_BACK * rate
@@ -110,10 +110,10 @@ class Run:
 
   def end(self, fault: Callable[[], None],
           patience_seconds: float = _END_SECONDS) -> tuple[float, int, int]:
-    """Does what ends the run.
+    """Calls `fault`, which ends the run.
 
     Returns:
-      Seconds until every process had ended or was given up, and how many
+      Seconds until every process had ended or patience ran out, and how many
       processes and ports were left.
     """
     family = [self._launcher, *self._launcher.children(recursive=True)]
@@ -195,7 +195,7 @@ def in_one_run(max_timesteps: int) -> list[Row]:
 
 
 def at_the_end(fault: str, how: Callable[[Run], None], *flags: str) -> Row:
-  """Does a fault that ends a run of its own."""
+  """Starts a run, and ends it with a fault."""
   run = Run('--evaluation_interval', '0', *flags)
   run.wait_until_steady()
   steps = run.rows()[-1]['learner_steps']
@@ -217,7 +217,7 @@ def in_the_environment(fault: str, game: str, *flags: str) -> Row:
 
 
 def without_a_reader() -> Row:
-  """Closes what reads the output of a run."""
+  """Closes the pipe that a run's output is read from."""
   run = Run('--evaluation_interval', '0', stdout=subprocess.PIPE)
   assert run.process.stdout is not None
   run.process.stdout.readline()

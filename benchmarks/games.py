@@ -6,17 +6,17 @@
     python -m benchmarks.games --report
 
 Trains this project and each peer for the same time from its first row of progress,
-one run after the other, on each game with each seed. Runs that are kept already are
-not run again, so that one may stop and go on. The thinned rows go to
-`benchmarks/results/<game>/peer_<name>/seed<k>/`, the command of the run beside them.
+one run after the other, on each game with each seed. Runs that are already kept are
+skipped, so you can stop and continue. The thinned rows go to
+`benchmarks/results/<game>/peer_<name>/seed<k>/`, beside the command of the run.
 
 The score of a run is the mean raw return of its last 100 training episodes when
-the time was over, as a part of what a person earns beyond random play (as in Wang
-et al., arXiv:1511.06581, appendix). The report gives for each game what
-each had earned after some minutes, and after as many timesteps as all of them had;
-and the interquartile mean of all runs of a peer, from two seeds of each game on with
-its 95% interval, by bootstrap over seeds within each game (Agarwal et al.,
-arXiv:2108.13264, section 4).
+time was up, as a fraction of what a person earns beyond random play (as in Wang
+et al., arXiv:1511.06581, appendix). For each game, the report gives what each had
+earned after some minutes, and after as many timesteps as all of them reached. It
+also gives the interquartile mean of all runs of a peer, and if each game has two
+seeds or more, its 95% interval, by bootstrap over seeds within each game (Agarwal
+et al., arXiv:2108.13264, section 4).
 """
 
 import itertools
@@ -47,12 +47,12 @@ REFERENCES = {
 }
 GAMES = tuple(game for game in REFERENCES if game != 'pong')
 PLAYERS = (runs.OURS, 'cleanrl_ppo', 'cleanrl_ppo_42', 'sb3_ppo')
-# On the way, of which `report` tells.
+# Times on the way that `report` shows.
 _MINUTES = (5, 10)
 _RESAMPLES = 10_000
 _CONFIDENCE = 0.95
 
-# By game, one a seed.
+# By game, one score per seed.
 Scores = Mapping[str, Sequence[float]]
 
 
@@ -64,7 +64,7 @@ class Estimate(NamedTuple):
 
 
 def normalized(game: str, score: float) -> float:
-  """Returns a score as a part of what a person earns beyond random play."""
+  """Returns a score as a fraction of what a person earns beyond random play."""
   random, human = REFERENCES[game]
   return (score - random) / (human - random)
 
@@ -99,7 +99,7 @@ def read_runs(player: str, game: str) -> list[list[common.Row]]:
 
 def return_after(rows: Sequence[common.Row], *, minutes: float = math.inf,
                  timesteps: float = math.inf) -> float:
-  """Returns the mean return in the last row that is not past either.
+  """Returns the mean return in the last row that is not past either limit.
 
   Args:
     rows: of one run.
@@ -113,7 +113,7 @@ def return_after(rows: Sequence[common.Row], *, minutes: float = math.inf,
 
 def _print_game(game: str, runs_of: Mapping[str, Sequence[Sequence[common.Row]]]
                 ) -> None:
-  """Prints how each player came along in a game, by minutes and by timesteps."""
+  """Prints each player's progress in a game, by minutes and by timesteps."""
   least = min(rows[-1]['timesteps'] for of_player in runs_of.values()
               for rows in of_player)
   common.print_header([game, *(f'after {minutes} minutes' for minutes in _MINUTES),
@@ -153,7 +153,7 @@ def report(players: Sequence[str], games: Sequence[str]) -> None:
     estimate = interquartile_mean({
         game: [normalized(game, score) for score in of_game]
         for game, of_game in scores[player].items()})
-    # One seed says nothing of how much seeds differ.
+    # One seed says nothing about how much seeds differ.
     has_interval = min(map(len, scores[player].values())) > 1
     cells.append(f'{estimate.centre:.3f}' + (
         f' ({estimate.low:.3f} to {estimate.high:.3f})' if has_interval else ''))
@@ -165,7 +165,7 @@ def play(player: str, game: str, seed: int, seconds: float,
   """Runs one player on one game, and keeps its rows and its command.
 
   Raises:
-    RuntimeError: if it does not run, in its last words.
+    RuntimeError: if it does not run; the message has its last output.
   """
   environment = os.path.join(environments or '', runs.installed_as(player))
   rows, memory = runs.play(player, environment, game, seed, seconds,
@@ -204,7 +204,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
           f'--environments {flags.environments} has no {name}; make it with '
           f'benchmarks/peers/install.sh {name} DIRECTORY/{name}.')
   common.print_header(['peer', 'game', 'seed', 'timesteps', 'last mean return'])
-  # Peers take turns, so that hours in which the machine is slow are shared.
+  # Peers take turns, so that hours in which the machine is slow affect all.
   for seed, game, player in itertools.product(
       flags.seeds, flags.games, flags.peers):
     if (_kept(game, player, seed) / records.PROGRESS_FILE).exists():

@@ -1,8 +1,8 @@
 """Hosts of a cluster on this machine: namespaces, each with an address.
 
-A host has processes, mounts, a name and a network interface of its own, on a
-wire that all of them share, which may be slow. Nothing of them outlives this
-process, nor the host that is killed: namespaces go with their last process.
+Each host has its own processes, mounts, name and network interface, on a wire that
+all hosts share and that may be slow. Nothing outlives this process, or a host that
+is killed: namespaces end with their last process.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from programs.runtime import processes
 
 _NETWORK = '10.78.0'
 _PORT = 6379
-# Fewer frames: a wire that delays them without the kernel's help is busy.
+# Large, for fewer frames: a wire that delays them without the kernel's help is busy.
 _MTU = 9000
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _UNSHARE = ['unshare', '--net', '--uts', '--pid', '--mount', '--fork',
             '--kill-child', '--mount-proc']
-# Process 1 waits for nobody; that it ignores their ends is what makes them go.
+# Process 1 waits for no child; it ignores SIGCHLD so that ended processes go away.
 _HOLD = ('{}ip link set lo up && echo ready && '
          'exec env --ignore-signal=CHLD sleep infinity')
 _STORE_BYTES = 80 * 2**20
@@ -41,7 +41,7 @@ def output(command: Sequence[str], told: Sequence[str]) -> str:
 
   Args:
     command: to run.
-    told: what an error names in its place.
+    told: the command that an error names instead.
 
   Raises:
     OSError: if it fails, with what it printed.
@@ -65,7 +65,7 @@ class Namespace:
       setup: shell commands that run there first.
 
     Raises:
-      OSError: where that is not permitted.
+      OSError: if that is not permitted.
     """
     self._holder = subprocess.Popen(
         [*_UNSHARE, 'sh', '-c', _HOLD.format(setup and f'{setup} && ')],
@@ -80,7 +80,7 @@ class Namespace:
     self.pid = first.pid
 
   def command(self, *args: str) -> list[str]:
-    """Returns a command that runs another there, in the same folder."""
+    """Returns a command that runs the given one there, in the same folder."""
     return ['nsenter', '--target', str(self.pid), *self._entered, 'env', '-C',
             os.getcwd(), *args]
 
@@ -104,7 +104,7 @@ class Host(Namespace):
   """A host.
 
   Attributes:
-    address: on the wire.
+    address: its address on the wire.
   """
 
   def __init__(self, number: int, wire: Wire, private: str):
@@ -112,8 +112,8 @@ class Host(Namespace):
 
     Args:
       number: of the host, from 1.
-      wire: of all hosts.
-      private: a folder that is empty, and its own, on each host.
+      wire: the one that all hosts share.
+      private: a folder that on each host is its own, and empty.
     """
     self.port = f'port{number}'
     self.address = f'{_NETWORK}.{number}'
@@ -156,14 +156,14 @@ class Hosts:
     """Makes hosts and starts Ray on them.
 
     Args:
-      cpus: that each says it has.
-      delay_ms: that the wire adds one way.
+      cpus: how many each host claims to have.
+      delay_ms: milliseconds that the wire adds one way.
 
     Raises:
-      OSError: where that is not permitted.
+      OSError: if that is not permitted.
     """
     self._delay_ms = delay_ms
-    # Short: there are sockets in it.
+    # A short path, as there are sockets in it.
     self._private = tempfile.mkdtemp(prefix='ray')
     self.hosts: dict[int, Host] = {}
     self._wire = Wire()
@@ -217,7 +217,7 @@ class Hosts:
     return True
 
   def kill(self, number: int) -> None:
-    """Lets a host lose its power."""
+    """Kills a host, as if it lost power."""
     self.hosts.pop(number).close()
 
   def node(self, name: str) -> tuple[int, psutil.Process]:
@@ -255,7 +255,7 @@ class Hosts:
 
 @contextlib.contextmanager
 def made(cpus: Sequence[int], delay_ms: float = 0.) -> Iterator[Hosts]:
-  """Makes hosts as `Hosts` does, and closes them in the end."""
+  """Makes hosts as `Hosts` does, and closes them at the end."""
   hosts = Hosts(cpus, delay_ms)
   try:
     yield hosts

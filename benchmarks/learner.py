@@ -1,15 +1,15 @@
 """How fast the learner alone is: `python -m benchmarks.learner --device gpu`.
 
-Real trajectories of Pong, in the host's memory, go through a pipeline as they do
-after Reverb, and are learned from. For each size of batch and frame, and each
-trunk, prints the time of a step, the timesteps learned in a second, and the share
-of time that the learner waits for data; then the same of two replicas, and of
-batches that are not copied to the device ahead. On a GPU it measures large batches
-in half precision, too, and says from a profile of one cell how much of the copying
-is hidden behind computing.
+Learns from real trajectories of Pong in the host's memory, which go through a
+pipeline as they do after Reverb. For each batch size, frame size and trunk, prints
+the time of a step, the timesteps learned in a second, and the fraction of time that
+the learner waits for data; then the same for two replicas, and for batches that are
+not copied to the device ahead. On a GPU it also measures large batches in half
+precision and tells, from a profile of one cell, how much of the copying is hidden
+behind computing.
 
-What would not fit into `--minutes` is left out, and said. The Atari ROMs are
-ale-py's own: nothing is fetched, nor shown.
+What would not fit into `--minutes` is left out and listed. The Atari ROMs are
+ale-py's own: nothing is fetched or shown.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ _BATCHES = (12, 48, 192, 768)
 _FRAMES = (42, 84)
 _TRUNKS = {'small': (), 'nature': ('--conv_channels', '32,64,64',
                                    '--latent_size', '512')}
-# Of which two replicas, batches copied late and half precision are measured, too.
+# Also measured with two replicas, batches copied late and half precision.
 _COMPARED = ((42, 'small'), (84, 'nature'))
 _COMPARED_BATCH = {'cpu': 12, 'gpu': 192}
 _HALF_PRECISION_BATCHES = {'cpu': (), 'gpu': (192, 768)}
@@ -45,7 +45,7 @@ _WARM_UP_STEPS = 3
 _CELL_SECONDS = 2.
 _MIN_STEPS = 3
 _PROFILED_STEPS = 10
-# Of a card's memory, for each of two logical GPUs on it.
+# The fraction of a card's memory for each of two logical GPUs on it.
 _MEMORY_SHARE = 0.4
 
 
@@ -75,12 +75,12 @@ class Cell:
         '--compute_dtype', self.compute_dtype, *_TRUNKS[self.trunk]])
 
 
-# TensorFlow 2.8 can profile a process once, with a driver of CUDA 13.
+# With a CUDA 13 driver, TensorFlow 2.8 can profile a process only once.
 _PROFILED = Cell(192, 84, 'nature')
 
 
 def cells(device: str) -> Iterator[Cell]:
-  """Yields what is measured, the cheaper first."""
+  """Yields the cells to measure, cheaper ones first."""
   for batch_size, frame_size, trunk in itertools.product(
       _BATCHES, _FRAMES, _TRUNKS):
     yield Cell(batch_size, frame_size, trunk)
@@ -94,7 +94,7 @@ def cells(device: str) -> Iterator[Cell]:
 
 
 def split_devices(device: str) -> list[str]:
-  """Makes two devices of the one kind, and returns their names."""
+  """Makes two devices of a kind, and returns their names."""
   physical = tf.config.list_physical_devices(device.upper())
   if not physical:
     raise ValueError('TensorFlow finds no GPU: '
@@ -107,7 +107,7 @@ def split_devices(device: str) -> list[str]:
 
 
 def _memory_mib() -> float:
-  """Returns the memory of the first GPU, as its driver tells it."""
+  """Returns the memory of the first GPU, as its driver reports it."""
   driver = ctypes.CDLL('libcuda.so.1')
   size = ctypes.c_size_t()
   if driver.cuInit(0) or driver.cuDeviceTotalMem_v2(ctypes.byref(size), 0):
@@ -142,13 +142,13 @@ def make_learner(cell: Cell, devices: Sequence[str],
 
 
 def _wait_for(learner: learning.ImpalaPPOLearner) -> None:
-  """Waits for what a GPU was told to do."""
+  """Waits for a GPU to finish its work."""
   learner.metrics()
 
 
 def measure(learner: learning.ImpalaPPOLearner, cell: Cell,
             seconds: float) -> dict[str, float]:
-  """Steps for some seconds; returns figures, the first step's time among them."""
+  """Steps for some seconds; returns figures, including the first step's time."""
   start = time.perf_counter()
   learner.step()
   _wait_for(learner)
@@ -161,7 +161,7 @@ def measure(learner: learning.ImpalaPPOLearner, cell: Cell,
   while len(times) < _MIN_STEPS or time.perf_counter() - start < seconds:
     began = time.perf_counter()
     learner.step()
-    # Metrics are read as seldom as in training, where that waits for a GPU.
+    # Reading metrics waits for a GPU, so it is done as seldom as in training.
     times.append(time.perf_counter() - began)
   metrics = learner.metrics()
   elapsed = time.perf_counter() - start
@@ -179,8 +179,8 @@ def hidden_copying(space: xplane_pb2.XSpace) -> tuple[float, float]:
     space: what TensorFlow's profiler writes.
 
   Returns:
-    The milliseconds in which memory was copied from the host, and the share of
-    them in which the device computed too; NaN without any.
+    The milliseconds in which memory was copied from the host, and the fraction of
+    them in which the device computed too; NaN if nothing was copied.
   """
   copying, computing = [], []
   for plane in space.planes:
@@ -203,7 +203,7 @@ def hidden_copying(space: xplane_pb2.XSpace) -> tuple[float, float]:
 
 
 def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-  """Returns the same times as spans that do not overlap, in order."""
+  """Returns the same times as spans in order that do not overlap."""
   merged: list[tuple[int, int]] = []
   for begin, end in sorted(spans):
     if merged and begin <= merged[-1][1]:
@@ -229,7 +229,7 @@ def profile(learner: learning.ImpalaPPOLearner) -> dict[str, float]:
 
 
 def _expected_seconds(cell: Cell, results: Sequence[dict[str, Any]]) -> float:
-  """Guesses what a cell takes, from the like of it with smaller batches."""
+  """Estimates a cell's time from similar cells with smaller batches."""
   like = [r for r in results if r['frame_size'] == cell.frame_size and
           r['trunk'] == cell.trunk]
   if not like:

@@ -1,11 +1,11 @@
-"""What each part of the system costs alone: `benchmarks.throughput` uses it.
+"""Measures what each part of the system costs alone, for `benchmarks.throughput`.
 
 Every part is the one that the real program runs, with the same settings and
-batch sizes, on real frames; it has a process of its own, with a Reverb server
-in another where there is one, and is idle but while it is measured.
+batch sizes, on real frames. It has its own process, and another one for its
+Reverb server if it has one; it is idle except while it is measured.
 Core-seconds are the processor time of all of its threads and of the server.
-What actors do runs once for each actor at the same time, as it does in the
-program: a core costs more per timestep when the others are busy too.
+The parts of actors run once per actor at the same time, as in the program: a
+core costs more per timestep when the others are busy too.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from programs.runtime import doors
 from programs.runtime import processes
 
 _SPAWN = multiprocessing.get_context('spawn')
-# To trace and compile in, once, and to fill caches, before each measurement.
+# For tracing and compiling, once, and for filling caches before each measurement.
 _FIRST_SECONDS = 2.
 _WARM_UP_SECONDS = 0.3
 # Vector steps that are recorded from the game and written again and again.
@@ -43,8 +43,8 @@ class Cost:
 
   Attributes:
     core_seconds: for one timestep.
-    timesteps_per_second: that it reaches when it has the machine to itself.
-    wait_fraction: the part of its time that a learner waited for data.
+    timesteps_per_second: its rate when it has the machine to itself.
+    wait_fraction: the fraction of its time that a learner waited for data.
   """
   core_seconds: float
   timesteps_per_second: float
@@ -57,7 +57,7 @@ class Work:
 
   Attributes:
     step: does it once.
-    timesteps: that one step is for.
+    timesteps: how many one step is for.
     server: the process whose time counts too.
     metrics: returns a learner's metrics since its last call.
   """
@@ -94,7 +94,7 @@ _MakeWork = Callable[[settings_lib.Settings],
 
 
 class Part:
-  """One of the functions below, in processes of its own, to be measured."""
+  """One of the functions below, to be measured in its own processes."""
 
   def __init__(self, part: _MakeWork, settings: settings_lib.Settings):
     """Starts a part, and waits until it is ready.
@@ -113,7 +113,7 @@ class Part:
       ours, theirs = _SPAWN.Pipe()
       process = _SPAWN.Process(target=_work, args=(part, settings, theirs))
       process.start()
-      theirs.close()  # Or its end would not be noticed.
+      theirs.close()  # Or its end would go unnoticed.
       self._pipes.append(ours)
       self._processes.append(process)
     try:
@@ -204,7 +204,7 @@ def sampling(settings: settings_lib.Settings) -> Iterator[Work]:
 def real_batch(
     settings: settings_lib.Settings, devices: Optional[Sequence[str]] = None,
 ) -> tuple[ImpalaPPOBuilder, specs.EnvironmentSpec, trajectories.Trajectories]:
-  """Returns a batch of a game that was played at random, and what it is for."""
+  """Returns a builder, a spec, and a batch of a game that was played at random."""
   with _full_tables(settings, devices) as (builder, environment_spec, client, _):
     return builder, environment_spec, next(builder.make_dataset_iterator(client))
 
@@ -241,7 +241,7 @@ Step = tuple[np.ndarray, dm_env.TimeStep, dict[str, Any]]
 
 def record(settings: settings_lib.Settings,
            num_steps: int) -> tuple[list[Step], specs.EnvironmentSpec]:
-  """Plays at random; returns (action, time step, extras), a reset being first."""
+  """Plays at random; returns (action, time step, extras), starting with a reset."""
   envs = settings.run.envs_per_actor
   env = settings.environment.make(envs, settings.run.seed)
   environment_spec = specs.make_environment_spec(env)
@@ -251,7 +251,7 @@ def record(settings: settings_lib.Settings,
             'policy_version': np.int64(0)}
 
   def kept(timestep):
-    # The environment writes over its observations; their layout is kept.
+    # The environment overwrites its observations; the copy keeps their layout.
     return timestep._replace(
         observation=timestep.observation.copy(order='K'))
 
@@ -265,7 +265,7 @@ def record(settings: settings_lib.Settings,
 
 def _writer(settings: settings_lib.Settings, client: reverb.Client,
             steps: list[Step]) -> Callable[[], None]:
-  """Returns what writes the next recorded step."""
+  """Returns a function that writes the next recorded step."""
   adder = ImpalaPPOBuilder(settings.agent).make_adder(client)
   adder.add_first(steps[0][1])
   rest = itertools.cycle(steps[1:])
@@ -274,7 +274,7 @@ def _writer(settings: settings_lib.Settings, client: reverb.Client,
 
 def _serve(settings: settings_lib.Settings,
            environment_spec: specs.EnvironmentSpec, pipe):
-  """Serves tables of which nothing holds up either side."""
+  """Serves tables that hold up neither side."""
   samplers = {replay.QUEUE_TABLE: reverb.selectors.Fifo,
               replay.REPLAY_TABLE: reverb.selectors.Uniform}
   signature = trajectories.signature(environment_spec, settings.agent)

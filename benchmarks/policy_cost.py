@@ -29,7 +29,7 @@ VARIANTS = {'latent': 'full', 'nature': 'nature_cnn'}  # Of `benchmarks.sweep`.
 
 def multiply_adds(network: Callable[[tf.Tensor], object],
                   observation_spec: specs.Array) -> int:
-  """Counts multiplications with a weight, for one observation."""
+  """Counts multiplications by a weight, for one observation."""
   graph = tf.function(network).get_concrete_function(tf.TensorSpec(
       [1, *observation_spec.shape], observation_spec.dtype)).graph
   total = 0

@@ -1,4 +1,4 @@
-"""Makes a run's policy one that comes with the package.
+"""Adds a run's policy to those that come with the package.
 
     python -m benchmarks.pretrained --run_dir runs/pong --name pong
 

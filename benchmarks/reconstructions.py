@@ -58,7 +58,7 @@ def main() -> None:
   observation = timestep.observation
   encoder = networks.actor_critic.encoder
   reconstruction = networks.decoder(encoder(observation))
-  # The decoder draws the newest frame, as the normaliser gives it.
+  # The decoder draws the newest frame, as the normaliser outputs it.
   reconstruction = encoder.normalizer.denormalize(
       tf.repeat(reconstruction, observation.shape[-1], axis=-1))
   figure, axes = plt.subplots(2, _ENVS, figsize=(1.6 * _ENVS, 3.6))

@@ -1,6 +1,6 @@
-"""A program of real shards and learner, and of clients that replay a recording.
+"""A program with real shards, a real learner, and clients that replay a recording.
 
-`benchmarks.scale` measures with it. The nodes leave what they measured as .npz
+`benchmarks.scale` measures with it. The nodes save what they measured as .npz
 files of (time, value) in the cell's directory.
 """
 
@@ -38,7 +38,7 @@ from programs.runtime import weights
 
 _CLIENT_PROCESSES = 4
 _ROOM_SECONDS = 120.
-# What the nodes say, for when one fails.
+# What the nodes print, for when one fails.
 OUTPUT_FILE = 'output.txt'
 WARM_UP_SECONDS = 10.
 MEMORY_SECONDS = 5.
@@ -52,12 +52,12 @@ class Cell:
     settings: of the agent, and the environments of each client.
     num_clients: concurrent actor clients.
     num_shards: Reverb servers.
-    timesteps_per_second: that all clients together try to write.
+    timesteps_per_second: what all clients together try to write.
     learner_delay: seconds in place of a step's compute; None for the real one.
     pull_variables: whether clients ask for variables.
     seconds: how long to measure.
     out: directory for what the processes measure.
-    num_hosts: of the Ray cluster that this machine is of; 0 for processes here.
+    num_hosts: of the Ray cluster that this machine is in; 0 for processes here.
   """
   settings: settings_lib.Settings
   num_clients: int
@@ -75,11 +75,11 @@ class Cell:
 
 
 class _Log:
-  """Times at which something happened, and how long it took or how much it was."""
+  """Times of events, each with how long it took or how much it was."""
 
   def __init__(self, path: str):
     self._path = path
-    # Packed: a soak makes millions, and its memory is measured.
+    # Packed: a soak makes millions of entries, and its memory is measured.
     self._entries: dict[str, array.array] = {}
     self._lock = threading.Lock()
 
@@ -168,7 +168,7 @@ def _act(cell: Cell, steps: list[parts.Step], shard: reverb.Client, learner,
     due += period
     if should_stop.wait(max(0., due - time.monotonic())):
       return
-    # Who is late does not hurry afterwards; nor does an actor.
+    # A late client does not catch up afterwards; nor does an actor.
     due = max(due, time.monotonic() - period)
     if (cell.pull_variables and
         count % cell.settings.agent.variable_update_period == 0):
@@ -205,7 +205,7 @@ def _clients(cell: Cell, indices: Sequence[int], shards, learner):
 
   stopping.run_until_stopped(run, should_stop)
   log.save()
-  os._exit(0)  # Without waiting for threads that the replay holds up.
+  os._exit(0)  # Without waiting for threads that the replay blocks.
 
 
 def _clock(cell: Cell, launcher: processes.Process, learner):
@@ -218,7 +218,7 @@ def _clock(cell: Cell, launcher: processes.Process, learner):
       time.sleep(0.5)
     end = time.monotonic() + WARM_UP_SECONDS + cell.seconds
     while time.monotonic() < end and not should_stop.is_set():
-      # Of a cluster, memory is added up by who has made its hosts.
+      # In a cluster, the process that made the hosts adds up their memory.
       log.add('gib', np.nan if cell.num_hosts else common.memory_gib(
           psutil.Process(launcher.pid)))
       time.sleep(MEMORY_SECONDS)
@@ -229,7 +229,7 @@ def _clock(cell: Cell, launcher: processes.Process, learner):
 
 
 def _owned(launcher: processes.Process, function, *args):
-  """Calls what a node runs, and ends it with the launcher."""
+  """Calls a node's function, in a process that ends with the launcher."""
   processes.own(launcher)
   return function(*args)
 
@@ -269,7 +269,7 @@ def launch(cell: Cell):
     doors.close()
     sys.exit(local.run_program(
         _make_program(cell, environment_spec, doors.LOOPBACK), 'local_mp'))
-  # Not everybody has Ray.
+  # Ray is optional.
   from launch.engines import ray as ray_engine
   with contextlib.closing(ray_engine.Cluster('auto', 0, doors.CLUSTER)) as cluster:
     cluster.reserve(cell.num_shards, cell.num_client_processes, None, 0,
@@ -279,7 +279,7 @@ def launch(cell: Cell):
 
 
 def main() -> None:
-  """Runs the cell of a file, on the host of a cluster."""
+  """Runs the cell in a file, on a host of a cluster."""
   path, = sys.argv[1:]
   with open(path, 'rb') as f:
     cell = pickle.load(f)

@@ -3,17 +3,17 @@
 Runs the real Reverb shards, adders, data pipeline, variable source and a
 learner of two replicas against many concurrent actor clients, which write
 recorded trajectories of Pong at the pace of real actors and ask for variables
-as actors do. Clients are threads of a few processes: so many TensorFlow
+as actors do. Clients are threads of a few processes, as that many TensorFlow
 processes would not fit. The learner's compute, the work of two GPUs, is a fixed
 delay unless `--real_learner` is given.
 
-With `--hosts` the processes are spread over so many hosts of a Ray cluster, which
+With `--hosts` the processes are spread over that many hosts of a Ray cluster, which
 are namespaces of this machine (`benchmarks.hosts`): a process of clients on each,
-and the shards on different ones. There are further columns then: the bytes that the
-hosts exchange for each timestep, and the cores that each kind of process takes.
+and the shards on different ones. Further columns then give the bytes that the hosts
+exchange for each timestep, and the cores that each kind of process takes.
 
 Prints a row for each number of clients and of shards. With `--soak_minutes` it
-runs the largest of them for so long and prints a row a minute.
+runs only the largest of them, for that long, and prints a row a minute.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from launch import settings as settings_lib
 
 
 def _entries(out: str, prefix: str, name: str) -> np.ndarray:
-  """Returns [N, 2] (time, value) of a log, in the order of time."""
+  """Returns the entries [N, 2] (time, value) of a log, in order of time."""
   found = [np.zeros([0, 2])]
   for file in os.listdir(out):
     if file.startswith(prefix):
@@ -51,7 +51,7 @@ def _entries(out: str, prefix: str, name: str) -> np.ndarray:
 
 def _rows(cell: replayed.Cell, out: str,
           seconds: float) -> Iterator[tuple[float, dict[str, float]]]:
-  """Yields the start of each successive stretch of a run's time, and its figures."""
+  """Yields the start and the figures of each successive interval of a run."""
   logs = {
       'append': _entries(out, 'clients', 'append'),
       'pull': _entries(out, 'clients', 'pull'),
@@ -111,7 +111,7 @@ def _check(cell: replayed.Cell, code: Optional[int]) -> None:
 
 
 class _Sample(NamedTuple):
-  """What the hosts have done until some time.
+  """What the hosts have done up to some time.
 
   Attributes:
     time: in seconds.
@@ -126,7 +126,7 @@ class _Sample(NamedTuple):
 
 
 def _run_on_hosts(cell: replayed.Cell) -> list[_Sample]:
-  """Runs a cell on hosts, each of which has the CPUs that are needed there."""
+  """Runs a cell on hosts, each with the CPUs that are needed there."""
   cpus = [1 + (i < cell.num_shards) + (i == 0) for i in range(cell.num_hosts)]
   path = os.path.join(cell.out, 'cell')
   with open(path, 'wb') as f:
@@ -154,7 +154,7 @@ def _sample(hosts: hosts_lib.Hosts) -> _Sample:
 
 def _on_hosts(samples: Sequence[_Sample], start: float, seconds: float,
               rate: float) -> dict[str, float]:
-  """Returns the figures that only hosts have, of seconds with so many timesteps."""
+  """Returns the figures that only hosts have, for an interval and its rate."""
   within = [s for s in samples if start <= s.time <= start + seconds]
   first, last = within[0], within[-1]
   elapsed = last.time - first.time

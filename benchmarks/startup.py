@@ -1,10 +1,10 @@
 """How long training takes to start: `python -m benchmarks.startup`.
 
-Starts the training command on Pong anew in each round, and stops it once there
-are timesteps. Prints the seconds to the first line of output and to the first
-timestep, and what processor time all processes had used up by then, which does not
-depend on what else the machine does. `--compare ../before` does so in turn with the
-code of another checkout, and prints the ratio of this one's to the other's. Flags
+Starts the training command on Pong in each round, and stops it once there are
+timesteps. Prints the seconds to the first line of output and to the first timestep,
+and the processor time that all processes had used by then, which does not depend on
+the machine's other load. `--compare ../before` takes turns with the code of another
+checkout, and prints the ratio of this checkout's figures to the other's. Flags
 after `--` go to the training command.
 """
 
@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.05
 
 
 def _processor_seconds(process: psutil.Process) -> float:
-  """Returns what a process and all below it have used so far."""
+  """Returns the processor time used so far by a process and its descendants."""
   total = 0.
   for p in [process, *process.children(recursive=True)]:
     with contextlib.suppress(psutil.Error):
@@ -44,7 +44,7 @@ def measure(checkout: os.PathLike, train_flags: Sequence[str]) -> dict[str, floa
     train_flags: flags of the training command.
 
   Returns:
-    Seconds, by what they are of.
+    Seconds, by the name of the figure.
 
   Raises:
     RuntimeError: if training does not start.

@@ -1,4 +1,4 @@
-"""Runs variants of the agent on a game, and compares all results there are.
+"""Runs variants of the agent on a game, and compares all results so far.
 
     python -m benchmarks.sweep --game pong --variant full impala --seed 0 1 2
     python -m benchmarks.sweep --game pong --report
@@ -35,12 +35,12 @@ _NO_AUTOENCODER = ('--no-autoencoder',)
 # Today's defaults, each part left out, and each alone.
 _TODAY = {
     'full': (),
-    # Every trajectory learned from once, as if its policy were the newest.
+    # Learns from every trajectory once, as if its policy were the newest.
     'a3c': ('--loss', 'a3c', '--vtrace_lambda', '1') + _NO_REPLAY + _NO_AUTOENCODER,
     'without_ppo': _NO_PPO,
     'without_replay': _NO_REPLAY,
     'without_autoencoder': _NO_AUTOENCODER,
-    # IMPALA with none of the parts, and with one of them each.
+    # IMPALA with none of the parts, and with each one alone.
     'impala_alone': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
     'with_ppo': _NO_REPLAY + _NO_AUTOENCODER,
     'with_replay': _NO_PPO + _NO_AUTOENCODER,
@@ -74,7 +74,7 @@ _BEFORE = {
             '--conv_channels', '32,64,64', '--latent_size', '512'),
     }.items()}}
 VARIANTS = {**_TODAY, **_BEFORE}
-# When variants are compared: a good run of Pong has won and a bad one has not.
+# When to compare variants: by then a good run of Pong has won, a bad one has not.
 _COMPARED_AT = 300_000
 _CONFIDENCE = 0.95
 
@@ -98,14 +98,14 @@ def run_cell(game: str, variant: str, seed: int, runs_dir: str,
     kept = common.keep_rows(game, variant, seed, records.read(
         str(run_dir / records.PROGRESS_FILE)))
     config = json.loads((run_dir / settings_lib.CONFIG_FILE).read_text())
-    # Where it ran says nothing to others.
+    # The original path means nothing to others.
     config['run']['run_dir'] = run_dir.name
     common.write_json(kept / settings_lib.CONFIG_FILE, config)
   return code
 
 
 def read_cells(game: str) -> list[Cell]:
-  """Reads all results of a game, peers' too, in the order of `VARIANTS`."""
+  """Reads all results of a game, including peers', in the order of `VARIANTS`."""
   paths = (common.RESULTS / game).glob(f'*/seed*/{records.PROGRESS_FILE}')
   cells = [Cell(path.parts[-3], int(path.parts[-2][len('seed'):]),
                 records.read(str(path))) for path in paths]
@@ -156,8 +156,8 @@ def return_at(rows: Sequence[common.Row], game: str,
               timesteps: int) -> Optional[float]:
   """Returns the mean return of a run at a number of timesteps.
 
-  That of a run that ended sooner is the last, where the game was solved, and None
-  where it was not.
+  For a run that ended sooner, this is its last mean return if it solved the game,
+  and None if it did not.
   """
   for row in rows:
     if row['timesteps'] >= timesteps:
@@ -167,7 +167,7 @@ def return_at(rows: Sequence[common.Row], game: str,
 
 
 def mean_interval(values: Sequence[float]) -> Optional[tuple[float, float]]:
-  """Returns the 95% interval of a mean, or None of fewer than two values.
+  """Returns the 95% interval of a mean, or None for fewer than two values.
 
   It is Student's, which unlike a bootstrap is not too narrow for three seeds.
   """

@@ -1,24 +1,24 @@
 """How fast training is: `python -m benchmarks.throughput`.
 
-Measures what each part of the system costs alone, in core-milliseconds for a
+Measures what each part of the system costs alone, in core-milliseconds per
 timestep; from these, the rate at which the machine's cores could train if they
-did nothing else; and the real command on Pong, with its default settings, once
-the learner is under way. `efficiency` is the whole over the bound. Flags after
-`--` go to the training command.
+did nothing else (the bound); and the real command on Pong (the whole), with its
+default settings, once the learner is under way. `efficiency` is the whole over
+the bound. Flags after `--` go to the training command.
 
 With `--compare` it measures two training programs instead:
 
     python -m benchmarks.throughput --compare ../before          # two states of code
     python -m benchmarks.throughput --compare -- --batch_size 6  # two settings
 
-The one is of this checkout, with the default settings; the other of the given
-checkout, with the flags after `--`. Prints each one's timesteps a second, and the
+One uses this checkout, with the default settings; the other uses the given
+checkout, with the flags after `--`. Prints the timesteps a second of each, and the
 ratio of this checkout's to the other's within a round.
 
 Everything is started once and then measured in turn, for some seconds, round
-after round; training programs are stopped in their tracks meanwhile. So a
-round's figures are of the same half minute, and a machine that is slow for a
-while is slow for all of them. Medians over rounds are printed.
+after round; training programs are paused in between. So a round's figures are of
+the same half minute, and a machine that is slow for a while is slow for all of
+them. Medians over rounds are printed.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from programs.runtime import records
 
 _START_SECONDS = 120
 _WARM_UP_ROWS = 3
-# After a stop the program catches up on rows, which are of no use.
+# After a pause the program catches up on rows, which are of no use.
 _RESUME_SECONDS = 1.
 _LOADING = ('parallel', 'plain')
 _LEARNER_RATE = 'learner_timesteps_per_second'
@@ -55,7 +55,7 @@ _OLD_LEARNER_RATE = 'learner_frames_per_second'  # Its column in older checkouts
 
 def start_parts(settings: settings_lib.Settings,
                 stack: contextlib.ExitStack) -> dict[str, parts.Part]:
-  """Starts each part, and the learner with its data either way."""
+  """Starts each part, and the learner with its data loaded either way."""
   plain = dataclasses.replace(settings, agent=dataclasses.replace(
       settings.agent, prefetch_size=0, num_fetch_workers=1))
   to_start = {part.__name__: (part, settings) for part in (
@@ -73,7 +73,7 @@ def _times(part: str, samples_per_insert: float) -> float:
 
 
 def bound(costs: dict[str, parts.Cost], samples_per_insert: float) -> float:
-  """Returns the timesteps a second of all cores doing nothing but the parts."""
+  """Returns the timesteps a second if all cores do nothing but the parts."""
   seconds = sum(cost.core_seconds * _times(name, samples_per_insert)
                 for name, cost in costs.items())
   return machine.cores() / seconds
@@ -152,7 +152,7 @@ class Whole:
     }
 
   def core_seconds(self) -> dict[str, float]:
-    """Returns what the launcher and each kind of node have used so far."""
+    """Returns the core time used so far by the launcher and each kind of node."""
     launcher = psutil.Process(self._process.pid)
     used = collections.defaultdict(float, launcher=sum(launcher.cpu_times()[:2]))
     for process in launcher.children(recursive=True):
@@ -179,7 +179,7 @@ class Whole:
 def measure_round(running: dict[str, parts.Part], whole: Whole,
                   samples_per_insert: float, part_seconds: float,
                   seconds: float) -> dict[str, Any]:
-  """Measures everything once; returns what the JSON file holds of a round."""
+  """Measures everything once; returns what the JSON file holds for a round."""
   costs = {name: part.measure(part_seconds) for name, part in running.items()}
   loading = {name: costs.pop(name) for name in _LOADING}
   limit = bound(costs, samples_per_insert)
@@ -267,7 +267,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   flags = parser.parse_args(argv)
   parser.check_checkout(flags.compare)
   if flags.compare == common.CHECKOUT:
-    settings_lib.from_train_flags(flags.train_flags)  # Or says what is wrong.
+    settings_lib.from_train_flags(flags.train_flags)  # Reports bad flags.
   try:
     figures = (compare if flags.compare else measure_parts_and_whole)(flags)
   except RuntimeError as e:

@@ -3,15 +3,15 @@
 Trains Pong twice, in turn, round after round, as `benchmarks.throughput --compare`
 does: once as people do, on a terminal, with the live display, all records, the
 board, pictures and warnings; and once with the least that can be measured: rows of
-progress in their file, `--quiet`. Prints
+progress in their file, and `--quiet`. Prints
 
 * the rate, and the ratio of the watched run's to the other's within a round;
 * the shares of a run's core time that go to its launcher, which draws the display,
-  and to its counter, which writes records and board; and by how much both are more
-  in the watched run. That is sharper: what else the machine does is not in it.
+  and to its counter, which writes records and board; and how much larger both are
+  in the watched run. This is sharper, as it excludes the machine's other load.
 
-Pictures are drawn by the learner, and so are in the rate only. Flags after `--` go
-to both training commands.
+The learner draws the pictures, so they affect the rate only. Flags after `--` go to
+both training commands.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from benchmarks import throughput
 from launch import settings as settings_lib
 
 _PACKAGES = ('agents', 'programs', 'launch')
-# Put to the end of modules, in a copy of the code.
+# Appended to modules, in a copy of the code.
 _LEAST = {
     'programs/runtime/collectors.py': """
 def progress_logger(run_dir, verbose, track=None):
@@ -40,7 +40,7 @@ def progress_logger(run_dir, verbose, track=None):
     'programs/nodes/learner.py': "_PICTURE_SECONDS = float('inf')\n",
 }
 _WATCHES = ('launcher', 'counter')
-# A run is stopped while the other one is measured, which is no step that hangs.
+# A run is paused while the other is measured; that must not count as a hung step.
 _PATIENT = ('--step_timeout', '3600')
 
 
@@ -59,7 +59,7 @@ def unwatched_code():
 
 @contextlib.contextmanager
 def terminal():
-  """Yields the file descriptor of a terminal at which nobody looks."""
+  """Yields the file descriptor of a terminal that nobody looks at."""
   reader, writer = os.openpty()
 
   def read():
@@ -98,7 +98,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
   parser.add_json()
   parser.add_train_flags()
   flags = parser.parse_args(argv)
-  settings_lib.from_train_flags(flags.train_flags)  # Or says what is wrong.
+  settings_lib.from_train_flags(flags.train_flags)  # Reports bad flags.
   try:
     with contextlib.ExitStack() as stack:
       watched, least = (

@@ -1,9 +1,9 @@
-"""A wire that delays what it carries, where the kernel has no netem.
+"""A wire that delays what it carries, for kernels without netem.
 
-It takes frames from some interfaces, one for each host, and passes each on to the
-interface behind which its receiver is, a while later: a bridge in user space.
+A bridge in user space: takes frames from some interfaces, one for each host, and
+passes each on, after the delay, to the interface that leads to its receiver.
 `benchmarks.hosts` runs it, as `python -m benchmarks.wire DELAY_MS`, in a network
-whose interfaces are all on the wire but for loopback.
+whose interfaces are all on the wire, except loopback.
 """
 
 import collections
@@ -26,9 +26,9 @@ _ETHTOOL_SGSO, _ETHTOOL_STSO, _ETHTOOL_STXCSUM = 0x24, 0x1f, 0x17
 
 
 def keep_frames_whole(interface: str) -> None:
-  """Lets the kernel hand over frames as a cable would carry them.
+  """Makes the kernel hand over frames as a cable would carry them.
 
-  Else it leaves checksums and segments to a device, of which there is none.
+  Otherwise it leaves checksums and segmentation to a device, and there is none.
   """
   with socket.socket() as s:
     for option in (_ETHTOOL_SGSO, _ETHTOOL_STSO, _ETHTOOL_STXCSUM):
@@ -38,7 +38,7 @@ def keep_frames_whole(interface: str) -> None:
 
 
 class _Wire:
-  """The interfaces, and who is behind which."""
+  """The interfaces, and which addresses are behind each."""
 
   def __init__(self, delay: float):
     self._delay = delay
@@ -49,7 +49,7 @@ class _Wire:
         collections.deque())
 
   def look(self) -> None:
-    """Joins interfaces that are new, and forgets those that have gone."""
+    """Adds new interfaces, and forgets those that have gone."""
     there = {name for _, name in socket.if_nameindex()} - {'lo'}
     for name in self._ports.keys() - there:
       gone = self._ports.pop(name)
@@ -65,7 +65,7 @@ class _Wire:
       self._ports[name] = port
 
   def carry(self) -> None:
-    """Takes what has come, waiting a little, and passes on what is due."""
+    """Receives frames, waiting a little, and passes on those that are due."""
     wait = _LOOK_SECONDS
     if self._frames:
       wait = max(0., self._frames[0][0] - time.monotonic())
@@ -81,7 +81,7 @@ class _Wire:
           try:
             port.send(frame)
           except OSError:
-            pass  # As cables do, to a host that is gone or has its hands full.
+            pass  # Lost, as on a cable, if a host is gone or overloaded.
 
   def _take(self, port: socket.socket) -> None:
     due = time.monotonic() + self._delay
@@ -89,7 +89,7 @@ class _Wire:
       try:
         frame, (_, _, kind, *_) = port.recvfrom(_FRAME_BYTES)
       except OSError:
-        return  # That was all, or it has gone.
+        return  # No more frames, or the port has gone.
       if kind != _IS_OUTGOING:
         self._behind[frame[6:12]] = port
         self._frames.append((due, frame, port))

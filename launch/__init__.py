@@ -1,8 +1,8 @@
-"""Commands: they parse, check and start, and leave the work to `programs`."""
+"""Commands, which parse, check and start; `programs` does the work."""
 
 from typing import Any, TYPE_CHECKING
 
-import agents  # noqa: F401  Before anything else loads TensorFlow.
+import agents  # noqa: F401  Must come before TensorFlow is loaded.
 
 if TYPE_CHECKING:
   from launch.policies import load as load_policy
@@ -11,7 +11,7 @@ __all__ = ('load_policy',)
 
 
 def __getattr__(name: str) -> Any:
-  # Loads TensorFlow, for which --help need not wait.
+  # Imported lazily: it loads TensorFlow, which --help need not wait for.
   if name == 'load_policy':
     from launch import policies
     return policies.load

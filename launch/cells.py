@@ -1,4 +1,4 @@
-"""The runs of a sweep: each trained by the training command, and resumed."""
+"""The runs of a sweep, each trained and resumed by the training command."""
 
 import contextlib
 import ctypes
@@ -17,16 +17,16 @@ from programs.runtime import locks
 from programs.runtime import records
 
 _POLL_SECONDS = 1.
-# Says that a run has come to its end, so that it need not be asked.
+# Marks a run as finished, so that it need not be checked again.
 _DONE_FILE = 'done'
 _LOG_FILE = 'train.log'
-# From <linux/prctl.h>; loaded here, as it must not be after a fork.
+# From <linux/prctl.h>; loaded here, as loading it after a fork is unsafe.
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl
-# Ray sets it, which would keep TensorFlow to so many threads.
+# Ray sets it, which would limit TensorFlow to that many threads.
 _LEFT_OUT = ('OMP_NUM_THREADS',)
 
-# Is given a run's rows so far, and says whether to stop it.
+# Takes a run's rows so far; returns whether to stop it.
 Watch = Callable[[Sequence[records.Row]], bool]
 
 
@@ -35,14 +35,14 @@ class Cell:
   """A run of a sweep.
 
   Attributes:
-    run_dir: its directory.
-    flags: of the training command, without `--run_dir` and `--resume`.
+    run_dir: the run's directory.
+    flags: the training command's flags, without `--run_dir` and `--resume`.
   """
   run_dir: str
   flags: Sequence[str]
 
   def settings(self) -> settings_lib.Settings:
-    """Returns what it is to be trained with; raises ValueError in one line."""
+    """Returns the settings; raises ValueError with a one-line message."""
     return settings_lib.parse_train([*self.flags, '--run_dir', self.run_dir])[1]
 
   def is_done(self) -> bool:
@@ -50,24 +50,24 @@ class Cell:
 
   @property
   def log(self) -> str:
-    """Where `train(to_log=True)` has it print."""
+    """The file that `train(to_log=True)` writes its output to."""
     return os.path.join(self.run_dir, settings_lib.LOGS, _LOG_FILE)
 
   def rows(self) -> list[records.Row]:
-    """Returns its progress so far."""
+    """Returns the rows of its progress so far."""
     return records.read(os.path.join(self.run_dir, records.PROGRESS_FILE))
 
   def check(self) -> None:
-    """Checks that what is there of it is of the same settings.
+    """Checks that a run already in the directory has the same settings.
 
     Raises:
-      ValueError: where it is not, in one line.
+      ValueError: if it does not; the message is one line.
     """
     wanted = self.settings()
     if not os.path.exists(os.path.join(self.run_dir, settings_lib.CONFIG_FILE)):
       return
     found = settings_lib.load(self.run_dir)
-    found.run.run_dir = wanted.run.run_dir  # The whole may have been moved.
+    found.run.run_dir = wanted.run.run_dir  # The sweep may have been moved.
     for section in settings_lib.SECTIONS:
       ours, theirs = (vars(getattr(settings, section))
                       for settings in (wanted, found))
@@ -79,26 +79,26 @@ class Cell:
 
   def train(self, watch: Optional[Watch] = None, to_log: bool = False,
             variables: Optional[Mapping[str, str]] = None) -> int:
-    """Trains it to its end, from where it was stopped before.
+    """Trains the run to its end, resuming it if it was stopped before.
 
     Args:
-      watch: is asked every second; it may stop the run, which then is done.
-      to_log: whether it prints into its directory.
-      variables: of its environment, beside those of this process.
+      watch: called every second; if it returns True, the run stops and is done.
+      to_log: whether its output goes to `log`.
+      variables: environment variables, in addition to those of this process.
 
     Returns:
       The exit code of the training command.
 
     Raises:
-      KeyboardInterrupt: if this process was told to stop, after the run has.
-      ValueError: if somebody else is training it, in one line.
+      KeyboardInterrupt: if this process is told to stop, once the run has ended.
+      ValueError: if another process is training it; the message is one line.
     """
     how = ['--run_dir', self.run_dir]
     folder = pathlib.Path(self.run_dir)
     if list(folder.glob('checkpoints/*.index')):
       how.append('--resume')
     elif (folder / settings_lib.CONFIG_FILE).exists():
-      with locks.held(self.run_dir):  # Or somebody is training it.
+      with locks.held(self.run_dir):  # Raises if somebody is training it.
         _empty(folder)  # It was stopped before it had learned anything.
     command = [sys.executable, '-m', 'launch.train', *self.flags, *how, '--plain']
     with contextlib.ExitStack() as stack:
@@ -120,7 +120,7 @@ class Cell:
     return code
 
   def _has_ended(self) -> bool:
-    """Tells a run that has done enough from one that was told to stop."""
+    """Tells a run that reached its budget or target from one told to stop."""
     run, rows = self.settings().run, self.rows()
     if not rows:
       return False
@@ -131,7 +131,7 @@ class Cell:
 
 
 def _empty(folder: pathlib.Path) -> None:
-  """Removes what is in a run's directory, but for its lock."""
+  """Empties a run's directory, except for its lock."""
   for path in folder.iterdir():
     if path.name == locks.FILE:
       continue
@@ -140,10 +140,10 @@ def _empty(folder: pathlib.Path) -> None:
 
 def _wait(training: subprocess.Popen, rows: Callable[[], list[records.Row]],
           watch: Optional[Watch]) -> tuple[int, bool]:
-  """Returns the exit code, and whether the watch has stopped it."""
+  """Returns the exit code, and whether the watch stopped the run."""
   while True:
     try:
-      # Not for ever: Ray interrupts a task between two instructions only.
+      # With a timeout: Ray interrupts a task only between two instructions.
       return training.wait(_POLL_SECONDS), False
     except subprocess.TimeoutExpired:
       if watch is not None and watch(rows()):
@@ -152,15 +152,15 @@ def _wait(training: subprocess.Popen, rows: Callable[[], list[records.Row]],
 
 
 def _be_told_of_our_end() -> None:
-  """Has a run that begins stop, with a checkpoint, where this process is killed."""
-  # In a process group of its own: Ctrl-C in a terminal is for this process,
-  # which tells the run once. Asked twice, that would not save what it has.
+  """Makes a starting run stop, with a checkpoint, if this process is killed."""
+  # In a process group of its own: Ctrl-C in a terminal reaches only this process,
+  # which tells the run once. Told twice, the run would not save what it has.
   os.setpgrp()
   _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-  # The run imports this package from wherever it was imported here.
+  # The run must import this package from where this process did.
   root = str(pathlib.Path(__file__).resolve().parents[1])
   path = os.pathsep.join(filter(None, [
       root, os.environ.get('PYTHONPATH'), variables.get('PYTHONPATH')]))
@@ -169,7 +169,7 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def end_on_signals() -> None:
-  """Makes SIGTERM and SIGHUP do what Ctrl-C does: the run that is on ends too."""
+  """Makes SIGTERM and SIGHUP act like Ctrl-C, so that the current run ends too."""
   for number in (signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(number) != signal.SIG_IGN:
       signal.signal(number, signal.default_int_handler)

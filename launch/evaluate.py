@@ -31,18 +31,19 @@ class EvaluateCommand:
   Attributes:
     run_dir: the directories of one or more training runs.
     pretrained: a policy that comes with the package, in place of runs: pong.
-    episodes: how many episodes to play of each; by default 30, or 1 with --video.
+    episodes: how many episodes to play of each run; by default 30, or 1 with
+      --video.
     seed: seeds the environments, and the actions of --sampled.
-    sampled: whether actions are drawn from the policy, as in training, rather
-      than the most likely ones taken.
-    sticky: the probability that Atari repeats the action before; by default as
+    sampled: whether to draw actions from the policy, as in training, rather than
+      take the most likely ones.
+    sticky: the probability that Atari repeats the previous action; by default as
       in the run.
     checkpoint: a checkpoint of the runs, such as 12 or ckpt-12; by default the
-      newest that is whole.
+      newest whole one.
     max_episode_steps: timesteps after which an episode is cut; by default as in
       the run.
-    json: whether to print all returns and figures for scripts, as JSON.
-    video: an MP4 file, which gets the episodes of a run at 60 frames a second:
+    json: whether to print all returns and figures as JSON, for scripts.
+    video: an MP4 file to record the episodes of a run to, at 60 frames a second:
       the game in colour, what the agent sees of it, its reconstruction, value
       and action probabilities.
   """
@@ -80,13 +81,13 @@ def parse(argv: Sequence[str]) -> EvaluateCommand:
   """Reads the flags of the evaluation command.
 
   Args:
-    argv: the flags; `--help` among them is an exit.
+    argv: the flags; `--help` prints the help and exits.
 
   Returns:
     The command.
 
   Raises:
-    ValueError: for a bad flag, in one line.
+    ValueError: for a bad flag; the message is one line.
   """
   given = FLAGS.parse(argv)['command']
   if given.get('pretrained') is not None:
@@ -125,15 +126,15 @@ def _say(line: str) -> None:
 
 
 def bootstrap_interval(returns: Sequence[float]) -> Optional[tuple[float, float]]:
-  """Returns a 95% interval of the mean, None of a single return.
+  """Returns a 95% interval of the mean, or None for a single return.
 
-  It is the percentile bootstrap's, by 10,000 resamples, the same each time.
+  It is a percentile bootstrap of 10,000 resamples, with a fixed seed.
   """
   if len(returns) < 2:
     return None
   rng = np.random.default_rng(0)
   values, counts = np.unique(returns, return_counts=True)
-  # How often each value is in a resample; of each one at a time, as there may be
+  # Draws how often each value occurs, for one resample at a time, as there may be
   # a million episodes.
   means = [rng.multinomial(len(returns), counts / len(returns)) @ values /
            len(returns) for _ in range(_RESAMPLES)]
@@ -145,7 +146,7 @@ class _Run:
   """A run's checkpoint, ready to be played."""
 
   def __init__(self, run_dir: str, command: EvaluateCommand):
-    """Restores it; raises ValueError where it cannot be, in one line."""
+    """Restores it, or raises ValueError with a one-line message."""
     self._run_dir = run_dir
     self._command = command
     self._settings = settings_lib.load(run_dir)
@@ -171,7 +172,7 @@ class _Run:
         self._settings.environment, command.seed))
 
   def play(self) -> dict[str, Any]:
-    """Plays episodes and returns what came of them, as JSON has it."""
+    """Plays episodes and returns the results that `--json` prints."""
     command = self._command
     assert command.episodes is not None
     actor = self._builder.make_actor(command.seed, self._builder.make_policy(
@@ -246,18 +247,17 @@ def _table(results: Sequence[dict[str, Any]]) -> rich_table.Table:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-  """Plays episodes of each run and prints what they return; returns the exit code.
-  """
+  """Plays episodes of each run and prints the results; returns the exit code."""
   with flags.errors_in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
-    with contextlib.redirect_stdout(sys.stderr):  # Which games print to, too.
+    with contextlib.redirect_stdout(sys.stderr):  # Games print to stdout, too.
       runs = [_Run(run_dir, command) for run_dir in command.run_dir]
     if command.video is not None:
       folder = os.path.dirname(os.path.abspath(command.video))
       os.makedirs(folder, exist_ok=True)
       with open(command.video, 'ab'):
-        pass  # Refused here rather than after a first timestep.
-      # What has been recorded is kept.
+        pass  # Fails here rather than after a first timestep.
+      # On Ctrl-C, what has been recorded is kept.
       signal.signal(signal.SIGINT, signal.default_int_handler)
       _say(f'recording into {command.video}; an episode takes as long as it is '
            'shown, or longer.')
@@ -282,7 +282,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     elif len(results) == 1:
       print(_line(results[0]))
     else:
-      # Whole lines for what is no terminal.
+      # Outside a terminal, rows are not wrapped.
       console.Console(width=None if sys.stdout.isatty() else 1000).print(
           _table(results))
   return 0

@@ -20,11 +20,11 @@ class ExportCommand:
   """What to export.
 
   Attributes:
-    run_dir: the directory of a training run, whose newest checkpoint is taken.
+    run_dir: the directory of a training run; its newest checkpoint is exported.
     pretrained: a policy that comes with the package, in place of a run's.
-    out: the directory to write: a SavedModel, and a README that says how it is
-      called.
-    onnx: whether to write model.onnx beside it, too, with the same argument and
+    out: the directory to write: a SavedModel, and a README that says how to
+      call it.
+    onnx: whether to write model.onnx beside it as well, with the same argument and
       outputs as the SavedModel's serving_default.
   """
   run_dir: run_config.Directory
@@ -44,13 +44,13 @@ def parse(argv: Sequence[str]) -> ExportCommand:
   """Reads the flags of the command.
 
   Args:
-    argv: the flags; `--help` among them is an exit.
+    argv: the flags; `--help` prints the help and exits.
 
   Returns:
     The command.
 
   Raises:
-    ValueError: for a bad flag, in one line.
+    ValueError: for a bad flag; the message is one line.
   """
   given = FLAGS.parse(argv)['command']
   if ('run_dir' in given) == (given.get('pretrained') is not None):
@@ -75,16 +75,16 @@ from agents.impala_ppo import networks as networks_lib
 from agents.impala_ppo import ops
 from launch import policies
 
-# Of every ALE screen; some are 210 high, some 250.
+# All ALE screens have this width; some are 210 high, some 250.
 _SCREEN_WIDTH = 160
 ONNX_FILE = 'model.onnx'
 _ONNX_OPSET = 13
 
 
 def _signatures(policy: policies.LoadedPolicy) -> dict[str, Any]:
-  """Returns what is exported of a policy, by name.
+  """Returns the functions to export from a policy, by signature name.
 
-  It is traced without fast paths, which not every device has.
+  They are traced without fast paths, which not every device has.
   """
   observation = policy.environment_spec.observations
   with ops.plain_forms():
@@ -111,9 +111,9 @@ def _act(actor_critic: networks_lib.ActorCritic,
 
 
 def screens_size(policy: policies.LoadedPolicy) -> Optional[int]:
-  """Returns the size of frames that are made of an emulator's screens, or None.
+  """Returns the size of the frames made from an emulator's screens, or None.
 
-  None is for what is not Atari, or has frames that are larger than the screens.
+  It is None if the game is not Atari, or if frames are larger than the screens.
   """
   size = policy.settings.environment.frame_size
   if policy.settings.environment.frame_stack == 1 or size > _SCREEN_WIDTH:
@@ -122,11 +122,11 @@ def screens_size(policy: policies.LoadedPolicy) -> Optional[int]:
 
 
 def preprocess(screens: tf.Tensor, size: int) -> tf.Tensor:
-  """Makes observations of an emulator's screens, as the environment does.
+  """Makes observations from an emulator's screens, as the environment does.
 
   Args:
-    screens: [N, 4, 2, height, 160] uint8, grey: of each of the last four timesteps,
-      oldest first, the last two screens.
+    screens: [N, 4, 2, height, 160] uint8, grey: the last two screens of each of the
+      last four timesteps, oldest first.
     size: height and width of a frame.
 
   Returns:
@@ -138,7 +138,7 @@ def preprocess(screens: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _readme(policy: policies.LoadedPolicy) -> str:
-  """Returns the documentation of what is exported."""
+  """Returns the README of the export."""
   observation = policy.environment_spec.observations
   shape = ', '.join(map(str, observation.shape))
   num_actions = policy.environment_spec.actions.num_values
@@ -180,10 +180,10 @@ def export(policy: policies.LoadedPolicy, out: str) -> None:
 
   Args:
     policy: what to export.
-    out: a directory that is not there, or empty.
+    out: a directory that does not exist yet, or is empty.
 
   Raises:
-    ValueError: where it holds something, or cannot be written, in one line.
+    ValueError: if it is not empty or cannot be written; the message is one line.
   """
   try:
     os.makedirs(out, exist_ok=True)
@@ -197,16 +197,16 @@ def export(policy: policies.LoadedPolicy, out: str) -> None:
   module.weights = policy.networks.actor_critic.variables
   try:
     tf.saved_model.save(module, out, _signatures(policy))
-  except tf.errors.OpError as e:  # As on a full disk.
+  except tf.errors.OpError as e:  # Such as on a full disk.
     raise ValueError(f'{out} cannot be written: {e.message}') from None
   with open(os.path.join(out, 'README.md'), 'w') as f:
     f.write(_readme(policy))
 
 
 def export_onnx(out: str) -> None:
-  """Writes model.onnx beside a SavedModel, of its first signature."""
-  import tf2onnx  # Only for this.
-  # From what was written: a graph that no variable of ours is in.
+  """Writes model.onnx beside a SavedModel, from its `serving_default`."""
+  import tf2onnx  # Only needed here.
+  # Loads what was written: a graph without any of our variables.
   model = tf.saved_model.load(out)
   act = model.signatures['serving_default']
   (observation,) = act.structured_input_signature[1].values()
@@ -221,7 +221,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   with flags.errors_in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
     if command.onnx:
-      with flags.extra('onnx'):  # Before anything is written.
+      with flags.extra('onnx'):  # Fails before anything is written.
         importlib.import_module('tf2onnx')
     policy = policies.load(command.run_dir)
     out = os.path.expanduser(command.out)

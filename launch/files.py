@@ -1,4 +1,4 @@
-"""Files of values, in JSON or YAML, read as strictly as the one as the other."""
+"""Reads files of values, in JSON or YAML, both equally strictly."""
 
 import collections
 import json
@@ -12,7 +12,7 @@ from agents import validation
 
 
 def read(path: str) -> Any:
-  """Returns what a JSON or YAML file holds; raises ValueError in one line."""
+  """Reads a JSON or YAML file; raises ValueError with a one-line message."""
   try:
     with open(os.path.expanduser(path), encoding='utf-8-sig') as f:
       if path.endswith('.json'):
@@ -43,7 +43,7 @@ def _once_each(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-  """Reads values as JSON has them: 1e-4 is a number, and `no` is a text."""
+  """Reads values as in JSON: 1e-4 is a number, and `no` is a string."""
   yaml_implicit_resolvers: dict[str, Any] = {}
 
   def construct_mapping(self, node: yaml.MappingNode,

@@ -1,4 +1,4 @@
-"""Flags made from the fields of dataclasses, and errors in one line.
+"""Flags made from the fields of dataclasses, and one-line errors.
 
 The dataclasses are those of the configs and of the commands: a field's type and
 range come from its annotation, its help from the class's docstring.
@@ -38,19 +38,19 @@ from agents import validation
 # Follows from the game.
 _NO_FLAG = ('frame_stack',)
 _TYRO = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
-# What is replaced in tyro's scripts for shells. They offer no files for what
-# follows no flag, or follows a flag's first value.
+# Replacements in tyro's scripts for shells, which offer no files for positional
+# arguments, nor after a flag's first value.
 _COMPLETION_MENDS: Mapping[str, list[tuple[str, str]]] = {
     'all': [(r'for completion in completions:$',
              "for completion in completions or ['__TYRO_COMPLETE_FILES__']:")],
-    # The word that it completes to files has the word before stuck to it.
+    # It completes files for the word with the previous word glued to it.
     'bash': [(r'COMPREPLY=\(\$\(compgen -f .*', 'COMPREPLY=()'),
              (r'complete -F', 'complete -o default -F')],
-    # It is for a folder of $fpath, and does nothing where it is sourced.
+    # It is meant for a folder of $fpath, and does nothing when sourced.
     'zsh': [(r'(#compdef (\S+)[\s\S]*)^((\w+) "\$@")$',
              r'\1if [[ $zsh_eval_context[-1] == loadautofunc ]]; then \3; '
              r'else compdef \4 \2; fi')],
-    # It does not tell the word that was begun.
+    # It does not pass on the word being typed.
     'fish': [(r'set -l current \(count \$words\)$',
               r'\g<0>; set -a words (commandline -ct)')],
 }
@@ -64,12 +64,12 @@ class Flags:
     prog: the command, for `--help`.
     description: what it does, for `--help`.
     sections: dataclasses, each a group of flags, by name.
-    derived: what fields without a default are when their flag is not given,
-      for `--help`.
-    positional: the field of several texts, if any, that takes what follows no
-      flag.
-    common: the fields that `--help` shows, the others being left to
-      `--help_all`; by default all of them.
+    derived: for `--help`, the values that fields without a default have when
+      their flag is not given.
+    positional: the field of several strings, if any, that takes positional
+      arguments.
+    common: the fields that `--help` shows; only `--help_all` shows the others.
+      By default all of them.
   """
   prog: str
   description: str
@@ -82,13 +82,13 @@ class Flags:
     """Parses flags.
 
     Args:
-      argv: the flags; `--help` among them is an exit.
+      argv: the flags; `--help` prints the help and exits.
 
     Returns:
-      The values of the flags that were given, by section and name, not checked.
+      The values of the flags that were given, by section and name, unchecked.
 
     Raises:
-      ValueError: for an unknown flag or a missing value, in one line.
+      ValueError: for an unknown flag or a missing value; the message is one line.
     """
     argv = ['--help_all' if arg == '--help-all' else arg for arg in argv]
     is_short = (self.common is not None and '--help_all' not in argv and
@@ -119,7 +119,7 @@ class Flags:
 
   def groups(self, is_short: bool = False,
              for_completion: bool = False) -> dict[str, Any]:
-    """Returns what tyro makes flags of; a short one is for `--help` only."""
+    """Returns the types that tyro makes flags of; short ones only for `--help`."""
     groups = {}
     for name, config_class in self.sections.items():
       flags = _flags_of(config_class, self.derived, self.positional,
@@ -136,7 +136,7 @@ class Flags:
 
 
 def as_argv(name: str, value: Any) -> list[str]:
-  """Returns the flags that a value was parsed from, or could have been."""
+  """Returns the flags that parse to a value."""
   if isinstance(value, bool):
     return [f'--{name}' if value else f'--no_{name}']
   if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
@@ -147,10 +147,10 @@ def as_argv(name: str, value: Any) -> list[str]:
 
 
 def print_completion(prog: str, commands: Mapping[str, Flags], shell: str) -> None:
-  """Prints what makes a shell complete a command that has these commands.
+  """Prints a script that makes a shell complete a program's commands and flags.
 
   Args:
-    prog: the command.
+    prog: the program.
     commands: the flags of each of its commands, by name.
     shell: bash, zsh or fish.
   """
@@ -170,7 +170,7 @@ def print_completion(prog: str, commands: Mapping[str, Flags], shell: str) -> No
 
 
 def _refuse_repeated_words(config_class: type, argv: Sequence[str]) -> None:
-  """Raises ValueError where one of several values would replace another."""
+  """Raises ValueError if a repeated flag would replace its earlier values."""
   for name, field in validation.fields(config_class).items():
     given = [token for token in argv
              if token.partition('=')[0].replace('-', '_') == f'__{name}']
@@ -180,15 +180,15 @@ def _refuse_repeated_words(config_class: type, argv: Sequence[str]) -> None:
 
 
 def _is_words(schema: Mapping[str, Any]) -> bool:
-  """Tells fields of several texts, which are words, from numbers with commas."""
+  """Tells fields of several strings, given as words, from numbers with commas."""
   return schema.get('items', {}).get('type') == 'string'
 
 
 def _flags_of(config_class: type, derived: Mapping[str, str], positional: str,
               for_completion: bool) -> dict[str, Any]:
-  """Returns what tyro makes a flag of, for each field.
+  """Returns the type that tyro makes a flag of, for each field.
 
-  Only completion is told of choices: tyro's error would be another than ours.
+  Only completion gets the choices: otherwise tyro's error would replace ours.
   """
   doc = config_class.__doc__ or ''
   helps = dict(re.findall(r'^    (\w+): ((?:.|\n      )*)', doc, re.MULTILINE))
@@ -221,12 +221,12 @@ def _flags_of(config_class: type, derived: Mapping[str, str], positional: str,
 
 
 def _optional_keys(name: str, types_of_keys: dict[str, Any]) -> Any:
-  """Returns a type of dict, any key of which may be absent."""
+  """Returns a type of dict whose keys are all optional."""
   return TypedDict(name, types_of_keys, total=False)  # type: ignore
 
 
 def _defaults(config_class: type) -> dict[str, str]:
-  """Returns the defaults of a config's fields, as flags would have them."""
+  """Returns the defaults of a config's fields, as they are written in flags."""
   texts = {}
   for field in dataclasses.fields(config_class):
     value = (field.default if field.default_factory is dataclasses.MISSING
@@ -240,7 +240,7 @@ def _defaults(config_class: type) -> dict[str, str]:
 
 
 def _placeholder(schema: Mapping[str, Any]) -> str:
-  """Returns the form of the texts that `_meaning` understands."""
+  """Returns the placeholder for the texts that `_meaning` parses."""
   if 'anyOf' in schema:
     return '|'.join(map(_placeholder, schema['anyOf']))
   if 'items' in schema:
@@ -252,7 +252,7 @@ def _placeholder(schema: Mapping[str, Any]) -> str:
 
 
 def _meaning(schema: Mapping[str, Any], texts: Sequence[str]) -> Any:
-  """Returns what a flag's text means; one that means nothing stays as it is."""
+  """Parses a flag's text; text that does not parse is returned unchanged."""
   text, = texts
   if 'anyOf' in schema:
     schema, _ = schema['anyOf']
@@ -267,7 +267,7 @@ def _meaning(schema: Mapping[str, Any], texts: Sequence[str]) -> Any:
 
 
 def _unboxed(box: str) -> str:
-  """Returns what tyro says in a box, without its title and its footer."""
+  """Returns the text of tyro's error box, without its title and footer."""
   lines = [line.strip(' │╭╮╰╯─') for line in box.splitlines()]
   _, *rest = [line for line in lines if line.strip('-')]
   return ' '.join(itertools.takewhile(
@@ -291,7 +291,7 @@ def _unknown_flag(token: str, groups: Iterable[Any]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> Optional[str]:
-  """Returns the known name that was meant, if any comes near."""
+  """Returns the known name that was probably meant, if any is close."""
   known = list(known)
   begun = [candidate for candidate in known if candidate.startswith(name)]
   close = difflib.get_close_matches(name, known, n=1)
@@ -300,9 +300,9 @@ def nearest(name: str, known: Iterable[str]) -> Optional[str]:
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-  """Makes errors that a person can mend one line, and an exit with code 2.
+  """Turns errors that a user can fix into one line and an exit with code 2.
 
-  Where nobody reads on what is printed, as in `| head`, that is a silent exit.
+  If the reader of the output has gone, as in `| head`, it exits silently.
   """
   try:
     try:
@@ -312,7 +312,7 @@ def errors_in_one_line() -> Iterator[None]:
   except BrokenPipeError:
     _end_unread()
   except SystemExit as e:
-    if isinstance(e.__context__, BrokenPipeError):  # Rich's way to end.
+    if isinstance(e.__context__, BrokenPipeError):  # Rich exits this way.
       _end_unread()
     raise
   except (ValueError, OSError) as e:
@@ -320,14 +320,14 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def _end_unread() -> NoReturn:
-  # Or Python would complain of what is left to be flushed.
+  # Or Python would complain about unflushed output.
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   sys.exit(128 + signal.SIGPIPE)
 
 
 @contextlib.contextmanager
 def extra(name: str) -> Iterator[None]:
-  """Says of which of our extras a module is that is missing; ValueError."""
+  """Turns a missing module into a ValueError that names our extra to install."""
   try:
     yield
   except ModuleNotFoundError as e:

@@ -27,17 +27,17 @@ class InspectCommand:
   """What to look at.
 
   Attributes:
-    run_dir: the directory of a training run that goes on.
-    address: HOST:PORT of a Reverb server, in place of those that the run's
-      directory names.
-    watch: whether to look again and again, until Ctrl-C.
+    run_dir: the directory of a training run in progress.
+    address: HOST:PORT of a Reverb server, instead of those named in the run's
+      directory.
+    watch: whether to look repeatedly, until Ctrl-C.
     seconds: time between two looks, from which rates are computed.
-    json: whether to print the figures for scripts, one line of JSON a look.
-    sample: draw so many trajectories of the replay, picked at random, into the
-      directory --out.
-    out: gets a picture of each trajectory, with what the newest checkpoint makes
-      of it, and histograms of the ages and priorities of all.
-    gif: whether trajectories are drawn as GIFs, a timestep at a time.
+    json: whether to print the figures as JSON for scripts, one line a look.
+    sample: how many trajectories of the replay, picked at random, to draw into
+      the directory --out.
+    out: the directory for a picture of each trajectory, with what the newest
+      checkpoint makes of it, and histograms of the ages and priorities of all.
+    gif: whether to draw trajectories as GIFs, a timestep at a time.
   """
   run_dir: Optional[run_config.Directory] = None
   address: Optional[Annotated[str, Field(min_length=1, max_length=1000)]] = None
@@ -73,13 +73,13 @@ def parse(argv: Sequence[str]) -> InspectCommand:
   """Reads the flags of the command.
 
   Args:
-    argv: the flags; `--help` among them is an exit.
+    argv: the flags; `--help` prints the help and exits.
 
   Returns:
     The command.
 
   Raises:
-    ValueError: for a bad flag, in one line.
+    ValueError: for a bad flag; the message is one line.
   """
   command = InspectCommand(**FLAGS.parse(argv)['command'])
   for name in ('run_dir', 'out'):
@@ -164,14 +164,14 @@ def _draw(command: InspectCommand, clients: Sequence[reverb.Client]) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-  """Prints what it sees, or draws it; returns the exit code."""
+  """Prints the tables, or draws trajectories; returns the exit code."""
   with flags.errors_in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
     clients = _clients(command)
     if command.sample is not None:
       _draw(command, clients)
     else:
-      # The terminal's cursor is shown again before this ends.
+      # On Ctrl-C, the terminal's cursor is shown again before this ends.
       signal.signal(signal.SIGINT, signal.default_int_handler)
       with contextlib.suppress(KeyboardInterrupt):
         _look(command, clients)

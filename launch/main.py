@@ -1,7 +1,7 @@
-"""The command of an installed package, `impala-ppo`: one name for all of them.
+"""The command of the installed package, `impala-ppo`, which runs all others.
 
-`impala-ppo train --game pong` is `python -m launch.train --game pong`, and so for
-each module of `launch` whose docstring says how to run it.
+`impala-ppo train --game pong` is `python -m launch.train --game pong`, and likewise
+for each module of `launch` whose docstring says how to run it.
 """
 
 import ast
@@ -20,7 +20,7 @@ _SHELLS = ('bash', 'zsh', 'fish')
 
 
 def commands() -> dict[str, str]:
-  """Returns what each command does, by its name; none is imported for it."""
+  """Returns what each command does, by name, without importing any."""
   told = {}
   for path in sorted(pathlib.Path(__file__).parent.glob('*.py')):
     line = (ast.get_docstring(ast.parse(path.read_text('utf-8'))) or '').partition(
@@ -43,7 +43,7 @@ def _help() -> str:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-  """Runs a command as its module would be, and returns the exit code."""
+  """Runs a command's module as `python -m` does, and returns the exit code."""
   name, *rest = (sys.argv[1:] if argv is None else argv) or ['--help']
   with flags.errors_in_one_line():
     if name in ('--help', '-h'):
@@ -52,7 +52,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if name == _COMPLETION:
       if len(rest) != 1 or rest[0] not in _SHELLS:
         raise ValueError(f'{_COMPLETION} takes a shell: {", ".join(_SHELLS)}.')
-      # Of all, every one is imported, which takes seconds.
+      # This imports every command, which takes seconds.
       flags.print_completion('impala-ppo', {
           name: importlib.import_module(f'launch.{name}').FLAGS
           for name in commands()}, rest[0])
@@ -62,7 +62,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       raise ValueError(f'there is no command {name!r}; ' + (
           f'did you mean {hint}?' if hint else
           f'there are {", ".join(commands())}.'))
-  # As with python -m: games and wrappers of the folder that one is in are found.
+  # As with python -m, games and wrappers in the current folder are found.
   sys.path.insert(0, os.getcwd())
   sys.argv = ['impala-ppo', *rest]
   runpy.run_module(f'launch.{name}', run_name='__main__', alter_sys=True)

@@ -1,4 +1,4 @@
-"""What a sweep is to do: its flags, and the runs that they stand for."""
+"""The plan of a sweep: its flags, and the runs that they stand for."""
 
 import dataclasses
 import itertools
@@ -23,20 +23,20 @@ class SweepCommand:
   """What to sweep over; all other settings are as for launch.train.
 
   Attributes:
-    out: the directory of the sweep. Given again, with the same flags, it goes on
-      where it was stopped; with more seeds or values, it trains those.
-    seeds: such as 0-2 or 0,1,5; each setting is trained with each.
+    out: the directory of the sweep. Given again with the same flags, the sweep
+      resumes where it stopped; with more seeds or values, it trains those.
+    seeds: such as 0-2 or 0,1,5; each setting is trained with each seed.
     grid: values of settings, such as learning_rate=3e-4,7e-4 loss=ppo,vtrace; each
       combination is trained. Values that are lists are separated by semicolons.
     search: ranges of settings, such as learning_rate=1e-4..1e-2:log
-      latent_size=64..512 loss=ppo,vtrace; settings are drawn from them by Optuna,
-      and trials that do worse than most at the same timestep are pruned.
+      latent_size=64..512 loss=ppo,vtrace; Optuna draws settings from them, and
+      prunes trials that do worse than most at the same timestep.
     trials: how many settings a search tries.
     config: a file of settings, as for launch.train.
-    preset: settings by what they are for, as for launch.train.
-    ray_address: of a Ray cluster, such as auto for the one that this machine is
-      of: the runs of a grid are trained there, side by side. Each takes as many of
-      a host's CPUs as it has --num_actors.
+    preset: a set of settings for one purpose, as for launch.train.
+    ray_address: the address of a Ray cluster, such as auto for the one that this
+      machine is in: the runs of a grid are trained there, side by side. Each takes
+      as many of a host's CPUs as it has --num_actors.
   """
   out: run_config.Directory
   seeds: _Text = '0-2'
@@ -64,8 +64,8 @@ class Plan:
 
   Attributes:
     command: the flags of the sweep itself.
-    flags: of the training command, that all cells share.
-    seeds: of each setting.
+    flags: the flags of the training command that all cells share.
+    seeds: the seeds to train each setting with.
   """
   command: SweepCommand
   flags: list[str]
@@ -76,13 +76,13 @@ def parse(argv: Sequence[str]) -> Plan:
   """Reads the flags of the command.
 
   Args:
-    argv: the flags; `--help` among them is an exit.
+    argv: the flags; `--help` prints the help and exits.
 
   Returns:
-    What to do.
+    The plan.
 
   Raises:
-    ValueError: for a bad flag, in one line.
+    ValueError: for a bad flag; the message is one line.
   """
   given = FLAGS.parse(argv)
   own = given.pop('command')
@@ -122,7 +122,8 @@ def parse(argv: Sequence[str]) -> Plan:
     for text in texts:
       check_value(name, text)
   if not command.search:
-    # The others are checked before the first is trained: it may take a while.
+    # Only the first combination: checking all may take a while, and is done before
+    # any is trained.
     settings_lib.parse_train([*shared, *itertools.chain.from_iterable(
         _setting(name, texts[0]) for name, texts in grid.items())])
   return Plan(command, shared, _seeds(command.seeds))
@@ -141,7 +142,7 @@ def make_cells(plan: Plan, settings: Mapping[str, str], name: str
 
 
 def grid_cells(plan: Plan) -> list[cells_lib.Cell]:
-  """Returns the cells of a grid, seed by seed, so that all can be compared soon."""
+  """Returns a grid's cells, seed by seed, so that all settings compare early."""
   grid = _grid(plan.command.grid)
   combinations = [dict(zip(grid, values))
                   for values in itertools.product(*grid.values())]
@@ -176,7 +177,7 @@ def split(assignment: str) -> tuple[str, str]:
   """Returns the name of a setting and what is assigned to it.
 
   Raises:
-    ValueError: for what is no assignment to a setting, in one line.
+    ValueError: if it does not assign to a setting; the message is one line.
   """
   name, equals, text = assignment.partition('=')
   if not equals or not text:
@@ -190,7 +191,7 @@ def split(assignment: str) -> tuple[str, str]:
 
 
 def values_of(name: str, text: str) -> list[str]:
-  """Returns the values of a setting, which commas or semicolons separate."""
+  """Returns a setting's values, split at commas or semicolons."""
   values = text.split(';' if 'items' in fields()[name] or ';' in text else ',')
   if '' in values or len(set(values)) < len(values):
     raise ValueError(f'the values of {name} must be different, and none empty, not '
@@ -209,9 +210,9 @@ def _grid(assignments: Sequence[str]) -> dict[str, list[str]]:
 
 
 def check_value(name: str, text: str) -> None:
-  """Checks a value by itself; ValueError in one line.
+  """Checks a value by itself; raises ValueError with a one-line message.
 
-  Whether it goes with other settings is for the whole of them to say.
+  Whether it goes with other settings is checked where all are known.
   """
   _check_each(settings_lib.FLAGS.parse(_setting(name, text)))
 

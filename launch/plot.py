@@ -22,11 +22,11 @@ class PlotCommand:
   Attributes:
     runs: the directories of runs. Those that differ only in their seed are drawn
       as one curve, with a band; each game has a panel.
-    out: the picture; its ending says of what kind, such as png, svg or pdf.
-    x: what to draw over.
-    y: what to draw, a column of progress.csv.
+    out: the picture; its ending sets the format, such as png, svg or pdf.
+    x: what the x axis shows.
+    y: what the y axis shows, a column of progress.csv.
     statistic: over the runs of a group: their mean, or their interquartile mean.
-    csv: a file that gets the curves as numbers.
+    csv: a file to write the curves to, as numbers.
   """
   runs: Annotated[tuple[run_config.Directory, ...], Field(min_length=1)]
   out: run_config.Directory = 'curves.png'
@@ -51,13 +51,13 @@ def parse(argv: Sequence[str]) -> PlotCommand:
   """Reads the flags of the command.
 
   Args:
-    argv: the flags; `--help` among them is an exit.
+    argv: the flags; `--help` prints the help and exits.
 
   Returns:
     The command.
 
   Raises:
-    ValueError: for a bad flag, in one line.
+    ValueError: for a bad flag; the message is one line.
   """
   given = FLAGS.parse(argv)['command']
   if not given.get('runs'):
@@ -78,8 +78,8 @@ from launch.views import curves
 
 matplotlib.use('Agg')
 
-# Okabe and Ito's colours, which the colour-blind tell apart, without the yellow,
-# which is pale on white. More groups than that have other lines, too.
+# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow,
+# which is pale on white. Further groups also have other line styles.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00',
             '#000000')
 _LINES = ('-', '--', ':', '-.')
@@ -93,9 +93,9 @@ class Panel:
   """A part of a picture or of a table.
 
   Attributes:
-    game: of all its runs.
-    groups: its runs, by what is particular to each group.
-    x: what they are drawn over, one of `curves.AXES`.
+    game: the game of all its runs.
+    groups: its runs, by the settings that set each group apart.
+    x: what the x axis shows, one of `curves.AXES`.
   """
   game: str
   groups: dict[str, list[curves.Run]]
@@ -122,10 +122,10 @@ def draw(panels: Sequence[Panel], out: str, y: str = curves.RETURN,
     panels: what to draw, from left to right.
     out: the picture to write.
     y: a column of progress.
-    statistic: over the runs of a group.
+    statistic: the statistic over the runs of a group.
 
   Raises:
-    ValueError: for what cannot be drawn, in one line.
+    ValueError: if they cannot be drawn; the message is one line.
   """
   figure, axes = plt.subplots(
       1, len(panels), figsize=(7.5 * len(panels), 5), squeeze=False,
@@ -142,7 +142,7 @@ def draw(panels: Sequence[Panel], out: str, y: str = curves.RETURN,
         for run in runs:
           axis.plot(*curves.points(run, x, y), color=colour, linewidth=0.6,
                     linestyle=line, alpha=0.5)
-      if len(runs) == 1:  # It goes as far as it goes, with each of its rows.
+      if len(runs) == 1:  # Drawn in full, with each of its rows.
         axis.plot(*curves.points(runs[0], x, y), color=colour, linestyle=line,
                   label=label)
         continue
@@ -156,7 +156,7 @@ def draw(panels: Sequence[Panel], out: str, y: str = curves.RETURN,
       axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
     axis.grid(alpha=0.3)
     axis.spines[['top', 'right']].set_visible(False)
-    # Below, where it hides nothing however many there are.
+    # Below the axes, where even many labels hide nothing.
     axis.legend(loc='upper center', bbox_to_anchor=(0.5, -0.13), frameon=False,
                 fontsize='small', ncols=2 if len(panel.groups) > 1 else 1)
   name = _NAMES.get(y, y.replace('_', ' '))
@@ -171,7 +171,7 @@ def draw(panels: Sequence[Panel], out: str, y: str = curves.RETURN,
 
 def print_table(panels: Sequence[Panel], y: str = curves.RETURN,
                 statistic: curves.Statistic = 'mean') -> None:
-  """Prints where each group ends, with its 95% bootstrap interval."""
+  """Prints the final value of each group, with its 95% bootstrap interval."""
   rows = [('game', 'runs that differ in their seed only', 'runs',
            f'at {panels[0].x}', f'{y}, {statistic}', '95% interval'), ('---',) * 6]
   for panel in panels:
@@ -202,7 +202,7 @@ def _write_csv(panels: Sequence[Panel], path: str, y: str,
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-  """Draws, prints where the curves end, and returns the exit code."""
+  """Draws the curves, prints their final values, and returns the exit code."""
   with flags.errors_in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
     panels = by_game([curves.read(os.path.expanduser(run)) for run in command.runs],

@@ -1,4 +1,4 @@
-"""Trained policies: of a run, or of those that come with the package."""
+"""Trained policies, from runs or from those that come with the package."""
 
 import dataclasses
 import os
@@ -20,14 +20,14 @@ from programs.runtime import checkpoints
 
 @dataclasses.dataclass
 class LoadedPolicy:
-  """A trained policy, to be called.
+  """A trained policy; call it to choose actions.
 
   Attributes:
-    settings: of the run.
-    checkpoint: where its weights are from.
-    environment_spec: of one environment.
-    networks: with those weights.
-    actor: acts without learning, for loops that want an actor of [E, ...].
+    settings: the settings of its run.
+    checkpoint: the checkpoint that its weights are from.
+    environment_spec: the spec of one environment.
+    networks: the networks, with those weights.
+    actor: acts on observations [E, ...] without learning, for loops that need one.
   """
   settings: settings_lib.Settings
   checkpoint: str
@@ -39,8 +39,8 @@ class LoadedPolicy:
     """Chooses actions.
 
     Args:
-      observation: of one environment, as `environment_spec` has it, or [E, ...] of
-        several.
+      observation: that of one environment, as in `environment_spec`, or [E, ...]
+        of several.
 
     Returns:
       The action [] int32, or actions [E] int32.
@@ -68,19 +68,20 @@ def load(run_dir: str, checkpoint: Optional[str] = None, *, sampled: bool = Fals
   """Loads the policy of a run.
 
   Args:
-    run_dir: its directory.
+    run_dir: the run's directory.
     checkpoint: the path of one of its checkpoints, without suffix; by default the
-      newest that is whole.
+      newest whole one.
     sampled: whether to draw actions rather than take the most likely ones.
-    seed: seeds the drawing.
-    make_builder: from the run's settings to its builder, of networks of one's own.
-    say: is told, in a line each, why newer checkpoints are passed over.
+    seed: seeds the draws.
+    make_builder: makes a builder from the agent's config, for your own networks.
+    say: called for each newer checkpoint that is skipped, with a line that says why.
 
   Returns:
-    The policy, which is called with observations.
+    The policy; call it with observations.
 
   Raises:
-    ValueError: where there is none, or its game cannot be made; in one line.
+    ValueError: if there is no such policy, or its game cannot be made; the message
+      is one line.
   """
   run_dir = os.path.expanduser(run_dir)
   settings = settings_lib.load(run_dir)
@@ -97,11 +98,11 @@ def load(run_dir: str, checkpoint: Optional[str] = None, *, sampled: bool = Fals
 
 def save_weights(actor_critic: networks_lib.ActorCritic, learner_steps: int,
                  run_dir: str) -> None:
-  """Saves a policy as the one checkpoint of a run, with nothing but its weights.
+  """Saves a policy as the only checkpoint of a run, with nothing but its weights.
 
   Args:
-    actor_critic: its network.
-    learner_steps: that made it.
+    actor_critic: the policy's network.
+    learner_steps: how many learner steps trained it.
     run_dir: a run's directory without checkpoints.
   """
   os.makedirs(checkpoints.directory(run_dir))

@@ -1,4 +1,4 @@
-"""Settings by what they are for, each with what was measured of it."""
+"""Presets: settings for one purpose each, with their measurements."""
 
 import dataclasses
 from typing import Any, Literal, Mapping
@@ -15,12 +15,12 @@ _THEN = {'value_loss': 'squared', 'variable_update_period': 8, 'batch_size': 12,
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """Settings, and what was measured of them.
+  """Settings for a purpose, and their measurements.
 
   Attributes:
     about: what they are for.
-    variant: the results that they were measured by, of `benchmarks.sweep`.
-    measured: in short; docs/results.md has the rest.
+    variant: the variant of `benchmarks.sweep` that has their results.
+    measured: the results in short; docs/results.md has the rest.
     values: the settings that differ from the defaults, by section.
   """
   about: str
@@ -56,7 +56,7 @@ PRESETS: Mapping[PresetName, Preset] = {
 
 
 def listed() -> str:
-  """Returns all presets, as a person reads them."""
+  """Returns all presets as text for people to read."""
   lines = [_HOW]
   for name, preset in PRESETS.items():
     lines += [f'{name}: {preset.about}.', f'  {preset.measured}.',

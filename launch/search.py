@@ -1,4 +1,4 @@
-"""Searches settings with Optuna, and prunes by the progress of runs."""
+"""Searches settings with Optuna, and prunes trials by the progress of runs."""
 
 import os
 import re
@@ -31,13 +31,13 @@ _State = optuna.trial.TrialState
 
 def distributions(searched: Sequence[str]
                   ) -> dict[str, optuna.distributions.BaseDistribution]:
-  """Returns what the values of settings are drawn from.
+  """Returns the distribution that each setting's values are drawn from.
 
   Args:
     searched: such as 'learning_rate=1e-4..1e-2:log' or 'loss=ppo,vtrace'.
 
   Raises:
-    ValueError: for a bad one, in one line.
+    ValueError: for a bad assignment; the message is one line.
   """
   found: dict[str, optuna.distributions.BaseDistribution] = {}
   for assignment in searched:
@@ -67,25 +67,25 @@ def distributions(searched: Sequence[str]
 
 def run(plan: plans.Plan, say: Callable[[str], None]
         ) -> tuple[list[cells_lib.Cell], int]:
-  """Tries settings until there have been enough trials, earlier ones included.
+  """Tries settings until there are enough trials, earlier ones included.
 
   Args:
     plan: what to search.
     say: prints a line.
 
   Returns:
-    The cells of the best trials, and how many trials failed; of more than two it
-    gives up.
+    The cells of the best trials, and how many trials failed. After more than two
+    failures it gives up.
 
   Raises:
-    ValueError: for what cannot be searched, in one line.
+    ValueError: if the settings cannot be searched; the message is one line.
     KeyboardInterrupt: if it was told to stop.
   """
   drawn_from = distributions(plan.command.search)
   _check_ends(drawn_from)
   study = _study(plan)
   for before in study.trials:
-    # Of those of one trial only the seeds differ.
+    # The cells of a trial differ only in their seeds.
     first = _cells(plan, before)[0]
     if os.path.exists(first.run_dir):
       first.check()
@@ -132,19 +132,19 @@ def _study(plan: plans.Plan) -> optuna.Study:
       storage=optuna.storages.JournalStorage(journal.JournalFileBackend(
           os.path.join(plan.command.out, _JOURNAL_FILE))),
       pruner=optuna.pruners.MedianPruner(n_startup_trials=_TRIALS_NOT_PRUNED))
-  # A search that goes on must not draw what it began with.
+  # A resumed search must not repeat its first draws.
   study.sampler = optuna.samplers.TPESampler(
       seed=plan.seeds[0] + len(study.trials))
   return study
 
 
 def _stopped(study: optuna.Study, names: set[str]) -> list[optuna.Trial]:
-  """Returns the trials that were stopped and go on; others are failures."""
+  """Returns the stopped trials that can resume; marks the others as failed."""
   stopped = []
   for trial in study.get_trials(states=[_State.RUNNING]):
     if set(trial.params) == names:
       stopped.append(optuna.Trial(study, trial._trial_id))  # pylint: disable=protected-access
-    else:  # Stopped before all of them were drawn.
+    else:  # Stopped before all its settings were drawn.
       study.tell(trial.number, state=_State.FAIL)
   return stopped
 
@@ -170,7 +170,7 @@ def _cells(plan: plans.Plan,
 
 
 def _check_ends(drawn_from: Mapping[str, Any]) -> None:
-  """Checks the ends of ranges, and all choices; raises ValueError in one line."""
+  """Checks the ends of ranges, and all choices; raises ValueError (one line)."""
   ends = {name: (found.choices if hasattr(found, 'choices')
                  else (found.low, found.high))
           for name, found in drawn_from.items()}
@@ -180,19 +180,19 @@ def _check_ends(drawn_from: Mapping[str, Any]) -> None:
 
 
 class _Pruner:
-  """Reports a run's progress to its trial, and stops it where it does too badly."""
+  """Reports a run's progress to its trial, and stops it if it does too badly."""
 
   def __init__(self, trial: optuna.Trial, max_timesteps: int):
     self._trial = trial
     self._interval = max_timesteps / _REPORTS
-    # One that was stopped has reported before.
+    # A trial that was stopped has already reported values.
     told = trial.study.trials[trial.number].intermediate_values
     self._next = 1 + max(told, default=0)
     self.has_pruned = False
 
   def __call__(self, rows: Sequence[records.Row]) -> bool:
     for row in _with_returns(rows):
-      # The first row past each of the timesteps at which trials are compared.
+      # Reports the first row past each timestep at which trials are compared.
       while (row['timesteps'] >= self._next * self._interval and
              self._next < _REPORTS):
         self._trial.report(row[curves.RETURN], self._next)
@@ -212,14 +212,14 @@ def _try(trial: optuna.Trial, cells: Sequence[cells_lib.Cell]
   for cell in cells:
     cell.check()
     pruner = _Pruner(trial, cell.settings().run.max_timesteps)
-    # Trials are compared by their first seeds, which are the same.
+    # Trials are compared by their first seed only, which is the same for all.
     code = cell.train(None if returns else pruner)
     if pruner.has_pruned:
       return _State.PRUNED, None
     rows = _with_returns(cell.rows())
     if code or not rows:
       return _State.FAIL, None
-    if not cell.is_done():  # Somebody has told it to stop.
+    if not cell.is_done():  # It was told to stop.
       raise KeyboardInterrupt
     returns.append(rows[-1][curves.RETURN])
   return _State.COMPLETE, float(np.mean(returns))

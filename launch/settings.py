@@ -1,8 +1,7 @@
-"""From flags and files to configs, and to `config.json` and back.
+"""Makes configs from flags and files, and saves and loads `config.json`.
 
-Settings come in layers, and what a later one gives overrides the earlier:
-the configs' defaults, or the resumed run's settings; a preset; a `--config` file;
-flags.
+Settings come in layers, and later ones override earlier ones: the configs'
+defaults, or the resumed run's settings; a preset; a `--config` file; flags.
 """
 
 import dataclasses
@@ -30,18 +29,18 @@ from programs.runtime import machine
 from programs.runtime import records
 
 CONFIG_FILE = records.CONFIG_FILE
-# The folder of a run that holds what its nodes print.
+# The folder of a run with its nodes' output.
 LOGS = 'logs'
 _PACKAGES = ('dm-acme', 'dm-launchpad', 'dm-reverb', 'tensorflow', 'dm-sonnet',
              'trfl', 'gymnasium', 'ale-py', 'numpy')
-# Stand in a `config.json` beside the settings.
+# Recorded in a `config.json` beside the settings.
 _RECORDED = ('versions', 'commit', 'dirty', 'processor', 'cores')
-# Each a run's directory, with the weights of the policy only, and a model card.
+# Holds run directories, each with only the policy's weights and a model card.
 _PRETRAINED = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'pretrained')
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 # The values that a layer gives, by section and name.
 Values = Mapping[str, Mapping[str, Any]]
-# What older runs did where there was no setting for it yet.
+# What older runs did before there was a setting for it.
 _BEFORE_SETTINGS: Values = {'agent': {'value_loss': 'squared'}}
 
 
@@ -67,23 +66,23 @@ class TrainCommand:
   """What to do with the settings.
 
   Attributes:
-    config: a YAML or JSON file of settings, in sections as a run's config.json
-      has them; flags override it. Of a run's own config.json, the run_dir is
-      left out.
-    preset: settings by what they are for; --config and flags override them.
-    list_presets: print what presets there are, what was measured of each, and its
-      settings; and end.
+    config: a YAML or JSON file of settings, in the sections of a run's
+      config.json; flags override it. In a run's own config.json, the run_dir is
+      ignored.
+    preset: a set of settings for one purpose; --config and flags override it.
+    list_presets: print the presets, with the measurements and settings of each, and
+      exit.
     plain: print a line every few seconds, even on a terminal.
     quiet: print only warnings and errors.
-    resume: go on from the newest checkpoint in --run_dir, with its settings;
+    resume: continue from the newest checkpoint in --run_dir, with its settings;
       --preset, --config and flags override them.
-    lp_launch_type: one process for each node, here or on the hosts of a Ray
-      cluster, or one thread.
-    retries: how often a run that fails is resumed from its newest checkpoint.
-    ray_address: of the Ray cluster, such as auto for the one that this machine is
-      of; none starts Ray on this machine, for this run alone.
+    lp_launch_type: how nodes run: as processes on this machine, as threads, or as
+      processes on the hosts of a Ray cluster.
+    retries: how often to resume a failed run from its newest checkpoint.
+    ray_address: the address of the Ray cluster, such as auto for the one that this
+      machine is in; none starts Ray on this machine, for this run alone.
     ray_timeout: seconds to wait for room in the cluster, before anything starts.
-    min_actors: actors that the cluster has to have room for; the others come and
+    min_actors: actors that the cluster must have room for; the others come and
       go with its hosts. By default all of num_actors.
   """
   config: Optional[str] = None
@@ -108,7 +107,7 @@ class TrainCommand:
 
   @property
   def on_cluster(self) -> bool:
-    """Whether there are other machines."""
+    """Whether nodes may run on other machines."""
     return self.ray_address is not None
 
 
@@ -127,13 +126,13 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
   """Reads the flags of the training command, and the files that they name.
 
   Args:
-    argv: the flags; `--help` among them is an exit.
+    argv: the flags; `--help` prints the help and exits.
 
   Returns:
     The command, and the settings.
 
   Raises:
-    ValueError: for a bad flag or file, in one line.
+    ValueError: for a bad flag or file; the message is one line.
   """
   given = FLAGS.parse(argv)
   command = TrainCommand(**given.pop('command'))
@@ -161,7 +160,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainCommand, Settings]:
 
 
 def _check_fit(command: TrainCommand, run: run_config.RunConfig) -> None:
-  """Refuses settings that the command does not go with; in one line."""
+  """Raises ValueError (one line) for settings that do not fit the command."""
   if not command.on_cluster:
     if run.listen == doors.CLUSTER:
       raise ValueError(f"listen '{doors.CLUSTER}' is for --ray_address; give "
@@ -179,7 +178,7 @@ def _check_fit(command: TrainCommand, run: run_config.RunConfig) -> None:
 
 
 def from_train_flags(argv: Sequence[str]) -> Settings:
-  """Returns the training command's settings; a bad flag is an exit."""
+  """Returns the training command's settings; exits on a bad flag."""
   with flags.errors_in_one_line():
     return parse_train(argv)[1]
 
@@ -188,13 +187,13 @@ def from_layers(layers: Sequence[Values]) -> Settings:
   """Makes settings from the values that each layer gives.
 
   Args:
-    layers: what a later one gives overrides the earlier ones.
+    layers: the values of each layer; later ones override earlier ones.
 
   Returns:
     The settings, with defaults where no layer gives a value.
 
   Raises:
-    ValueError: for a bad value, in one line.
+    ValueError: for a bad value; the message is one line.
   """
   values = _merged(layers)
   environment = games.EnvironmentConfig(**values['environment'])
@@ -207,10 +206,10 @@ def from_layers(layers: Sequence[Values]) -> Settings:
 
 def _check_room(agent: agent_config.ImpalaPPOConfig,
                 run: run_config.RunConfig) -> None:
-  """Refuses a replay in which actors and learner wait for each other; in one line.
+  """Raises ValueError (one line) if the replay would deadlock actors and learner.
 
-  With fifo, so many items are let in before any is sampled, and a batch gets its
-  online part first.
+  With fifo, only as many items as the replay holds are let in before any is
+  sampled, and a batch gets its online part first.
   """
   room = math.ceil(agent.online_batch_size / run.envs_per_actor) + 1
   if (agent.replay_sampler == 'fifo' and agent.uses_replay and
@@ -230,7 +229,7 @@ def _merged(layers: Sequence[Values]) -> dict[str, dict[str, Any]]:
 
 
 def _run_dir(values: Values) -> str:
-  """Returns where a run goes, wherever its processes start."""
+  """Returns a run's directory, as a path valid wherever its processes start."""
   game = values['environment'].get('game', games.EnvironmentConfig.game)
   given = values['run'].get('run_dir', os.path.join(
       'runs', re.sub(r'\W+', '_', str(game)).lower()))
@@ -243,16 +242,16 @@ def read_config(path: str) -> dict[str, dict[str, Any]]:
   """Reads a file of settings, such as a run's `config.json`.
 
   Args:
-    path: of a YAML file, or a JSON file that ends with `.json`. Its sections
-      are those of `Settings`; sections and settings may be left out. What else
-      a run's `config.json` records is left out, and its run_dir with it: a new
-      run must not go into the old one's directory.
+    path: the path of a YAML file, or of a JSON file that ends with `.json`. Its
+      sections are those of `Settings`; sections and settings may be left out.
+      Whatever else a run's `config.json` records is ignored, and so is its
+      run_dir: a new run must not go into the old one's directory.
 
   Returns:
-    The values that it gives, by section and name, each one checked by itself.
+    The values in the file, by section and name, each checked by itself.
 
   Raises:
-    ValueError: for what is no file of settings, in one line.
+    ValueError: if it is not a file of settings; the message is one line.
   """
   content = files.read(path)
   values = _checked_sections(path, content)
@@ -262,13 +261,13 @@ def read_config(path: str) -> dict[str, dict[str, Any]]:
 
 
 def pretrained(name: str) -> str:
-  """Returns the run's directory of a policy that comes with the package.
+  """Returns the run directory of a policy that comes with the package.
 
   Args:
-    name: such as 'pong'.
+    name: the policy's name, such as 'pong'.
 
   Raises:
-    ValueError: where there is none of that name, in one line.
+    ValueError: if there is none of that name; the message is one line.
   """
   names = sorted(os.listdir(_PRETRAINED)) if os.path.isdir(_PRETRAINED) else []
   if name not in names:
@@ -281,13 +280,13 @@ def load(run_dir: str) -> Settings:
   """Reads the settings of a run.
 
   Args:
-    run_dir: its directory.
+    run_dir: the run's directory.
 
   Returns:
     The settings as they were saved.
 
   Raises:
-    ValueError: where it holds no run, in one line.
+    ValueError: if it holds no run; the message is one line.
   """
   path = os.path.join(run_dir, CONFIG_FILE)
   if not os.path.exists(path):
@@ -308,7 +307,7 @@ def load(run_dir: str) -> Settings:
 
 
 def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
-  """Returns the sections of a file; raises ValueError in one line."""
+  """Checks and returns a file's sections; raises ValueError (one line)."""
   if not isinstance(content, dict):
     raise ValueError(f'{path} must have the sections {", ".join(SECTIONS)}, '
                      f'not {validation.shown(content)}.')
@@ -343,22 +342,22 @@ def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
 
 
 def unsaid(content: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-  """Returns what a run did that says nothing of it, as there was no setting yet.
+  """Returns the values of settings that did not exist yet when a run was saved.
 
   Args:
-    content: of a file of settings.
-    section: of `Settings`.
+    content: the content of a file of settings.
+    section: a section of `Settings`.
 
   Returns:
-    Values by name; none where no run has saved the file.
+    Values by name; none if the file was not saved by a run.
   """
   return _BEFORE_SETTINGS.get(section, {}) if 'versions' in content else {}
 
 
 def save(settings: Settings) -> None:
-  """Writes `config.json`, with what the settings were used on.
+  """Writes `config.json`, with the settings and the result of `used_on`.
 
-  All commands read it; the run's directory is made if need be.
+  All commands read it. The run's directory is created if necessary.
   """
   os.makedirs(settings.run.run_dir, exist_ok=True)
   content = {**dataclasses.asdict(settings), **used_on()}
@@ -370,9 +369,9 @@ def save(settings: Settings) -> None:
 
 
 def used_on() -> dict[str, Any]:
-  """Returns what runs from here are made by.
+  """Returns the software and hardware that runs use here.
 
-  That is the versions of libraries, the commit and whether it had been changed
+  These are the versions of libraries, the commit and whether it had been changed
   (None outside a git checkout), the processor and the number of cores.
   """
   commit, dirty = _commit()

@@ -38,7 +38,7 @@ def train_all(cells: Sequence[cells_lib.Cell]) -> int:
     if code:
       _say(f'{where}: failed with exit code {code}.')
       num_failed += 1
-    elif not cell.is_done():  # Somebody has told it to stop.
+    elif not cell.is_done():  # It was told to stop.
       raise KeyboardInterrupt
   return num_failed
 
@@ -61,12 +61,12 @@ def report(cells: Sequence[cells_lib.Cell], out: str) -> None:
     plot.draw(panels, path)
     plot.print_table(panels)
     _say(f'curves: {path}')
-  except ValueError as e:  # As of runs that are very short.
+  except ValueError as e:  # Such as for very short runs.
     _say(f'no curves: {e}')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-  """Trains what is missing, reports on all, and returns the exit code."""
+  """Trains the missing runs, reports on all, and returns the exit code."""
   cells_lib.end_on_signals()
   with flags.errors_in_one_line():
     plan = plans.parse(sys.argv[1:] if argv is None else argv)

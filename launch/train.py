@@ -5,7 +5,7 @@ import signal
 import sys
 
 if __name__ == '__main__':
-  # Nothing runs yet that would have to be stopped; the imports take seconds.
+  # Nothing is running yet that must be stopped; the imports take seconds.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import contextlib
@@ -25,13 +25,13 @@ from programs.runtime import servers
 
 
 class _Prepared(NamedTuple):
-  """What is settled before anything takes long.
+  """What is settled before anything slow begins.
 
   Attributes:
     command: what to do.
-    settings: of the run.
-    server: has begun to import what nodes need; None where they are threads, or
-      processes of Ray's.
+    settings: the settings of the run.
+    server: has begun to import what nodes need; None if nodes are threads, or
+      Ray's processes.
   """
   command: settings_lib.TrainCommand
   settings: settings_lib.Settings
@@ -39,7 +39,7 @@ class _Prepared(NamedTuple):
 
 
 def _prepare(argv: Sequence[str]) -> _Prepared:
-  """Settles the settings and the run directory; raises ValueError in one line."""
+  """Settles settings and run directory; raises ValueError (one line)."""
   command, settings = settings_lib.parse_train(argv)
   run_dir = settings.run.run_dir
   if not command.resume and os.path.isdir(run_dir) and (
@@ -54,7 +54,7 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
                      f"install it by `pip install '.[{track}]'`.")
   launch_type = command.lp_launch_type
   if not command.on_cluster:
-    # May start this command anew, in a network of its own.
+    # May restart this command, in a network of its own.
     doors.enter(settings.run.listen, settings.run.isolate,
                 threads=launch_type == 'local_mt')
   if not command.quiet:
@@ -66,7 +66,7 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
 
 
 if __name__ == '__main__':
-  # Neither --help nor a bad flag waits for the imports below, nor does the server.
+  # --help, bad flags and the server do not wait for the imports below.
   with flags.errors_in_one_line():
     _prepared = _prepare(sys.argv[1:])
 
@@ -104,11 +104,11 @@ def _check_ports(run: run_config.RunConfig):
 
 def _num_gpus(wanted: Optional[int], batch_size: int,
               cluster: Optional[Any]) -> int:
-  """Returns how many GPUs to use; raises ValueError where they are missing.
+  """Returns how many GPUs to use; raises ValueError if they are missing.
 
-  By default that is as many of all as batches can be split over.
+  By default, it is as many of those found as batches can be split over.
   """
-  if cluster is not None:  # Which looks for them when it reserves them.
+  if cluster is not None:  # It looks for GPUs when it reserves them.
     return _most_that_share(cluster.most_gpus(), batch_size) if (
         wanted is None) else wanted
   there = len(tf.config.list_physical_devices('GPU'))
@@ -135,9 +135,9 @@ def _most_that_share(num_gpus: int, batch_size: int) -> int:
 
 
 def _cluster(command: settings_lib.TrainCommand, run: run_config.RunConfig) -> Any:
-  """Connects to the Ray cluster; raises ValueError in one line."""
+  """Connects to the Ray cluster; raises ValueError with a one-line message."""
   try:
-    # Not everybody has Ray, nor the time that it takes to import.
+    # Ray is optional, and its import takes time.
     from launch.engines import ray as ray_engine
   except ImportError as e:
     raise ValueError(f"--lp_launch_type ray needs Ray ({e}); install it by `pip "
@@ -174,7 +174,7 @@ def _newest_checkpoint(run_dir: str) -> str:
 
 def _why_done(run: run_config.RunConfig,
               progress: Mapping[str, Any]) -> Optional[str]:
-  """Returns why a run that was to be resumed has nothing left to do, or None."""
+  """Returns why a run to be resumed has nothing left to do, or None."""
   counts = progress['counts']
   if limiter.has_budget_spent(counts, run.max_timesteps):
     return (f'has reached its budget, with {counts["actor_steps"]:,} of '
@@ -189,7 +189,7 @@ def _why_done(run: run_config.RunConfig,
 
 
 def _go_back_to(run_dir: str, progress: Mapping[str, Any]) -> None:
-  """Makes the records of a run those of its newest checkpoint."""
+  """Cuts a run's records back to its newest checkpoint."""
   timesteps = progress['counts'].get('actor_steps', 0)
   for file in (records.PROGRESS_FILE, records.EVALUATION_FILE):
     try:
@@ -216,7 +216,7 @@ def _train(prepared: _Prepared) -> int:
       stack.enter_context(contextlib.closing(prepared.server))
     code, retry = _train_holding(*prepared, stack)
   if retry:
-    # Anew, with nothing left over from the attempt that failed.
+    # Restarts with nothing left over from the failed attempt.
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *retry])
   return code
 
@@ -225,13 +225,13 @@ def _train_holding(command: settings_lib.TrainCommand,
                    settings: settings_lib.Settings,
                    server: Optional[fork_server.ForkServer],
                    stack: contextlib.ExitStack) -> tuple[int, Sequence[str]]:
-  """Trains, holding what it takes for as long as the stack is there.
+  """Trains, with its resources held until the stack closes.
 
   Returns:
-    The exit code, and what to add to the command to try again, if that is due.
+    The exit code, and the flags to add to the command for a retry, if one is due.
   """
   if command.quiet:
-    # Warnings are not printed there. Nodes that are threads print by themselves.
+    # Warnings do not go there. Nodes that are threads print to it themselves.
     nowhere = stack.enter_context(open(os.devnull, 'w'))
     stack.enter_context(contextlib.redirect_stdout(nowhere))
   with flags.errors_in_one_line():

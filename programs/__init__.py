@@ -1,3 +1,3 @@
-"""Launchpad programs: they wire the agents' parts, and compute nothing."""
+"""Launchpad programs, which wire the agents' parts."""
 
 import agents  # noqa: F401  Before anything else loads TensorFlow.

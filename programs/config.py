@@ -32,7 +32,7 @@ class RunConfig:
     num_replay_shards: Reverb servers; actors are spread over them.
     listen: where servers are reached: `loopback`, for this machine only, an IP
       address of this machine, `cluster`, for the address of each host in its Ray
-      cluster, or `all`; who reaches them can run code here.
+      cluster, or `all`; anyone who can connect can run code here.
     isolate: whether to run in a network namespace of its own, where other users
       of this machine do not reach servers either.
     replay_port: port of the first shard, the others follow; 0 picks free ones.

@@ -88,7 +88,7 @@ def make_program(
 
 def _in_node(launcher: processes.Process, listen: str,
              function: Callable[..., Any], *args: Any) -> Any:
-  """Calls what a node runs, in its process, with the program's end."""
+  """Runs a node's function in its process, with the program's stop event."""
   processes.own(launcher)
   doors.check(listen)
   try:

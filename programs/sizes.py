@@ -1,4 +1,4 @@
-"""Whether a run fits its machine; what does not is refused before it starts."""
+"""Refuses runs that do not fit the machine, before they start."""
 
 import math
 from typing import Iterable, Optional
@@ -24,7 +24,7 @@ _COMPRESSION = 10
 def check(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
           environment_spec: specs.EnvironmentSpec, threads: bool = False,
           cores: Optional[int] = None, memory: Optional[int] = None) -> None:
-  """Refuses what there are too few machines for, whatever else they do.
+  """Raises ValueError if a run cannot fit.
 
   Args:
     agent: the agent's settings.
@@ -58,7 +58,7 @@ def check(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
 
 def estimate(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
              environment_spec: specs.EnvironmentSpec) -> dict[str, int]:
-  """Returns a lower bound of the bytes that a run needs, by what for."""
+  """Returns lower bounds of the bytes that a run needs, by purpose."""
   observation = environment_spec.observations
   observation_size = math.prod(observation.shape)
   # Of one environment, in one item.

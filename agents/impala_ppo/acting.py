@@ -21,7 +21,7 @@ VERSION = 'version'
 
 
 class Policy:
-  """What an actor needs to act: the encoder and heads, and no decoder.
+  """The part of the networks that acts: encoder and heads, without the decoder.
 
   Attributes:
     variables: the collections `POLICY` and `VERSION`.
@@ -75,7 +75,7 @@ class Policy:
 
 
 class VariableClient(variable_utils.VariableClient):
-  """Acme's client; takes each version of a policy's variables over once."""
+  """Acme's client, which copies each version of a policy's variables only once."""
 
   def __init__(self, source: core.VariableSource, policy: Policy,
                update_period: int):
@@ -162,7 +162,7 @@ class ImpalaPPOActor(core.Actor):
       self._adder.add(action, next_timestep, self._extras)
 
   def update(self, wait: bool = False) -> None:
-    """Asks for new weights every so often, and takes those that have come.
+    """Requests new weights periodically, and copies those that have arrived.
 
     Args:
       wait: ask now, and wait for them. Acme's client would only do so every
@@ -177,7 +177,7 @@ class ImpalaPPOActor(core.Actor):
 
 
 class SingleEnvironmentActor(core.Actor):
-  """Lets an actor of [E, ...] act in one environment, as in Acme's own loop.
+  """Adapts an actor of [E, ...] to a single environment, as in Acme's own loop.
 
   Observations become of the dtype that the environment's spec has, rewards and
   discounts single numbers; what would not be the same then is a ValueError.

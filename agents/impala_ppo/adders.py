@@ -95,7 +95,7 @@ class ImpalaPPOAdder(adders.Adder):
     self._extras = extras
 
   def reset(self) -> None:
-    """Drops what does not yet make a trajectory, and starts afresh."""
+    """Drops the rows of an unfinished trajectory, and starts afresh."""
     if self._writer is not None:
       self._writer.close()
     self._writer = self._timestep = self._extras = None
@@ -124,7 +124,7 @@ class ImpalaPPOAdder(adders.Adder):
       self._create_items()
 
   def _begin(self, row: dict[str, np.ndarray]) -> None:
-    """Writes the frames that an episode's first stack has before it."""
+    """Writes blank rows for the older frames of the first stack."""
     # Chunks that items begin and end on: nothing is sent or kept twice, and an
     # item is complete, and on its way, the moment that it is made.
     for column in row:
@@ -140,7 +140,7 @@ class ImpalaPPOAdder(adders.Adder):
                   for name, column in self._writer.history.items()}
     for table in self._tables:
       self._writer.create_item(table, priority=1.0, trajectory=trajectory)
-    # Waits until the server has accepted what there is: no run-ahead.
+    # Waits until the server has accepted the items, so that actors cannot run ahead.
     start = said = time.monotonic()
     while True:
       try:

@@ -1,4 +1,4 @@
-"""The builder: Acme's names for the parts of the PPO-IMPALA agent."""
+"""The builder, which makes the parts of the PPO-IMPALA agent."""
 
 import copy
 from typing import Iterator, Optional, Sequence, Union
@@ -22,7 +22,7 @@ Clients = Union[reverb.Client, Sequence[reverb.Client]]
 
 
 class ImpalaPPOBuilder:
-  """Makes each part of the agent; who runs them where is up to the caller.
+  """Makes the parts of the agent; where they run is up to the caller.
 
   Methods have the names and arguments of Acme's builders, `random_key` being
   an integer seed. Where Acme passes one Reverb client, a sequence of them
@@ -55,7 +55,7 @@ class ImpalaPPOBuilder:
   def make_networks(
       self,
       environment_spec: specs.EnvironmentSpec) -> networks_lib.ImpalaPPONetworks:
-    """Makes the networks; raises ValueError where they cannot fit."""
+    """Makes the networks; raises ValueError if they do not fit the environment."""
     return networks_lib.make_networks(environment_spec, self._config)
 
   def make_replay_tables(

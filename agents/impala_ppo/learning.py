@@ -147,7 +147,7 @@ class ImpalaPPOLearner(core.Learner):
       self._publish(served)
       if self._counter is not None:
         self._counter.increment(steps=1)
-    # Nobody waits for a shard that does not answer but who steps.
+    # Without the lock: only `step` waits for a shard that does not answer.
     if priorities is not None:
       self._update_priorities(batch, priorities)
     with self._updating:
@@ -253,7 +253,7 @@ class ImpalaPPOLearner(core.Learner):
         told.update(updates)
 
   def _served(self) -> dict[str, list[tf.Tensor]]:
-    """Reads what actors get."""
+    """Reads the variables that are served to actors."""
     return {
         acting.POLICY: [
             v.read_value() for v in self._networks.actor_critic.variables],
@@ -261,13 +261,13 @@ class ImpalaPPOLearner(core.Learner):
     }
 
   def _publish(self, served: Mapping[str, Sequence[tf.Tensor]]):
-    """Copies variables for `get_variables`, so that serving them is free."""
+    """Copies variables to NumPy, so that `get_variables` costs nothing."""
     # One assignment, since other threads read it.
     self._published = {name: [variable.numpy() for variable in variables]
                        for name, variables in served.items()}
 
   def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
-    """Returns collections of variables, all of the latest step."""
+    """Returns collections of variables, all from the latest step."""
     published = self._published
     for name in names:
       if name not in published:
@@ -277,7 +277,7 @@ class ImpalaPPOLearner(core.Learner):
 
   @property
   def num_steps(self) -> int:
-    """Steps that the weights have been trained for."""
+    """The number of steps that made the weights."""
     return int(self._published[acting.VERSION][0])
 
   def metrics(self) -> dict[str, float]:
@@ -331,7 +331,7 @@ class ImpalaPPOLearner(core.Learner):
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Keeps variables from changing; waits for a step that is changing them."""
+    """Keeps variables from changing; waits for a step that has begun."""
     with self._updating:
       yield
 
@@ -348,5 +348,5 @@ class ImpalaPPOLearner(core.Learner):
     return state
 
   def on_restore(self) -> None:
-    """To be called after `state` was restored from a checkpoint."""
+    """Has to be called after `state` was restored from a checkpoint."""
     self._publish(self._served())

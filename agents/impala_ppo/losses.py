@@ -40,7 +40,7 @@ class VTrace(NamedTuple):
 
 
 class Loss(NamedTuple):
-  """What a batch, or a replica's part of one, adds to the loss.
+  """The loss of a batch, or of one replica's part of it.
 
   Attributes:
     loss: [] float32; the sum over replicas is a mean over the batch.
@@ -205,7 +205,7 @@ def standardize(
     mask: tf.Tensor,
     total: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_sum,
 ) -> tf.Tensor:
-  """Brings advantages to mean 0 and variance 1.
+  """Standardises advantages to mean 0 and variance 1.
 
   Args:
     advantages: [T, B].
@@ -227,7 +227,7 @@ def explained_variance(
     mask: tf.Tensor,
     total: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_sum,
 ) -> tf.Tensor:
-  """Returns the part of the targets' variance that values explain, [] up to 1.
+  """Returns the fraction of the targets' variance that values explain, [] <= 1.
 
   Args:
     values: [T, B].
@@ -314,7 +314,7 @@ def entropy(logits: tf.Tensor) -> tf.Tensor:
 
 def newest_frame_and_motion(
     frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Splits off what a stack of frames is to be reconstructed as.
+  """Returns the reconstruction target of a stack of frames, and its weight.
 
   Args:
     frames: [N, H, W, C] float32, successive frames in the channels.
@@ -332,7 +332,7 @@ def reconstruction_loss(
     target: tf.Tensor,
     weight: tf.Tensor,
 ) -> tf.Tensor:
-  """Squared error, half of it for the whole and half for what moves.
+  """Squared error, half of it unweighted and half weighted by motion.
 
   A ball is a handful among thousands of pixels: the plain mean all but
   ignores it. The second half is a mean weighted by `weight`, in which the

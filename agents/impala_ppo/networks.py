@@ -74,7 +74,7 @@ class Normalizer(snt.Module):
                            self._scale())
 
   def denormalize(self, normalized: tf.Tensor) -> tf.Tensor:
-    """Takes [N, ...] back to the units of observations."""
+    """Converts [N, ...] back to the units of observations."""
     return normalized / self._scale() + self.mean
 
   def _scale(self) -> tf.Tensor:
@@ -154,7 +154,7 @@ class Encoder(snt.Module):
 
 
 class Decoder(snt.Module):
-  """Maps latents [N, latent_size] back to what was newest in the observation.
+  """Maps latents [N, latent_size] back to the newest frame of the observation.
 
   For pixels that is the last `target_channels` channels, [N, H, W,
   target_channels] float32, for vectors the vector itself, [N, D] float32;
@@ -220,7 +220,7 @@ class ActorCritic(snt.Module):
   def heads_with_value_logits(
       self, latent: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, Optional[tf.Tensor]]:
-    """Returns what `heads` does, and the values' logits [N, K] or None."""
+    """Like `heads`, but also returns the values' logits [N, K], or None."""
     logits, predicted = self._policy_head(latent), self._value_head(latent)
     if self._bins is None:
       return logits, tf.squeeze(predicted, -1), None
@@ -232,7 +232,7 @@ class ActorCritic(snt.Module):
 
 
 class NetworkOutputs(NamedTuple):
-  """What the networks make of B trajectories of T timesteps.
+  """The outputs of the networks for B trajectories of T timesteps.
 
   Attributes:
     logits: [B, T + 1, A] float32.

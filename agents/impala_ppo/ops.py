@@ -1,4 +1,4 @@
-"""Fast paths for processors, each beside the plain form that it stands for.
+"""Fast paths for processors, each next to the plain form that it replaces.
 
 A fast path computes what its plain form does, in less time; tests hold the two
 together. With IMPALA_PPO_PLAIN_OPS=1 in the environment only plain forms run,
@@ -21,7 +21,7 @@ _Function = TypeVar('_Function', bound=Callable[..., Any])
 
 @contextlib.contextmanager
 def plain_forms() -> Iterator[None]:
-  """Leaves only plain forms, for what is traced to be used elsewhere."""
+  """Uses plain forms only, for functions that are exported."""
   before = os.environ.get(PLAIN_VARIABLE)
   os.environ[PLAIN_VARIABLE] = '1'
   try:
@@ -33,7 +33,7 @@ def plain_forms() -> Iterator[None]:
 
 
 def _fast_path_of(plain: _Function) -> Callable[[_Function], _Function]:
-  """Decorates a fast path; `plain` and `fast` stay attributes of it."""
+  """Decorates a fast path, with attributes `plain` and `fast`."""
 
   def decorate(fast: _Function) -> _Function:
     @functools.wraps(fast)
@@ -48,7 +48,7 @@ def _fast_path_of(plain: _Function) -> Callable[[_Function], _Function]:
 
 
 def graph_function(function: Callable[..., Any], **kwargs: Any) -> Any:
-  """Makes a `tf.function` that is traced as it stands, without AutoGraph.
+  """Makes a `tf.function` that is traced without AutoGraph.
 
   AutoGraph rewrites all code that is called, in search of branches on what tensors
   hold, which takes five seconds at a learner's first step. There are none here:
@@ -67,7 +67,7 @@ def _call(function: Callable[..., tf.Tensor], *tensors: tf.Tensor) -> tf.Tensor:
 @_fast_path_of(_call)
 def elementwise(function: Callable[..., tf.Tensor],
                 *tensors: tf.Tensor) -> tf.Tensor:
-  """Calls a function of element-wise operations, on a CPU as one loop.
+  """Calls a function of element-wise operations, fused to one loop on CPUs.
 
   TensorFlow passes over memory for each operation, and some of its loops, from
   uint8 to float32 or in the gradient of `relu`, use no vector instructions:
@@ -80,7 +80,7 @@ def elementwise(function: Callable[..., tf.Tensor],
 
 
 def may_use_gpus() -> bool:
-  """Tells whether TensorFlow sees GPUs; that initialises no device."""
+  """Tells whether TensorFlow sees GPUs, without initialising devices."""
   return bool(tf.config.get_visible_devices('GPU'))
 
 
@@ -142,7 +142,7 @@ def backward_recurrence(x: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
 
 
 class FusedAdam(snt.optimizers.Adam):
-  """Sonnet's Adam, same rule and same state, by TensorFlow's one kernel for it.
+  """Sonnet's Adam, with the same rule and state, by TensorFlow's fused kernel.
 
   Sonnet's own update passes over memory some fourteen times, and takes four
   times as long on a CPU.
@@ -202,7 +202,7 @@ def _shares_rendezvous(function: Callable[..., Any]) -> Any:
 
 @_fast_path_of(_checked_call)
 def caller(function: Callable[..., Any], *signature: tf.TensorSpec) -> _Call:
-  """Traces a function for one device, and returns what calls it with arrays.
+  """Traces a function for one device, and returns a caller that takes arrays.
 
   The checks of an ordinary call are Python, which environments have driven out
   of the caches since the last one: they would cost half of it. And it would
@@ -226,7 +226,7 @@ def _function(python_function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_fast_path_of(_function)
 def function(python_function: Callable[..., Any]) -> Callable[..., Any]:
-  """Makes a `graph_function` for one device, whose calls leave no memory behind.
+  """Makes a `graph_function` for one device, whose calls leak no memory.
 
   Args:
     python_function: of nests of tensors; returns one of tensors and None.

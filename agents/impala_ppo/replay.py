@@ -62,7 +62,7 @@ def make_tables(environment_spec: specs.EnvironmentSpec,
 
 
 def why_full(client: reverb.Client, tables: Sequence[str]) -> str:
-  """Says which of a shard's tables take no more now, and why."""
+  """Says which tables of a shard block inserts, and why."""
   try:
     info = client.server_info(timeout=_ANSWER_SECONDS)
   except _ERRORS as e:
@@ -115,7 +115,7 @@ class Priorities:
 
 
 def _signature(address: str, table: str) -> dict[str, tf.TensorSpec]:
-  """Returns what a table holds, once its server answers."""
+  """Returns the signature of a table, once its server answers."""
   while True:
     try:
       return reverb.Client(address).server_info(_WAIT_SECONDS)[table].signature

@@ -1,4 +1,4 @@
-"""What an item of replay is; adder, tables and learner share it.
+"""The layout of a replay item, shared by adder, tables and learner.
 
 An item is one trajectory of each of an actor's E environments, in columns of
 S - 1 + T + 1 rows, for stacks of S frames and T timesteps:
@@ -26,7 +26,7 @@ from agents.impala_ppo import ops
 
 
 class Trajectories(NamedTuple):
-  """A learner batch; B trajectories of T timesteps, the online ones first.
+  """A learner batch: B trajectories of T timesteps, the online ones first.
 
   Attributes:
     observation: [B, T + 1, ...], the last being bootstrapped from.

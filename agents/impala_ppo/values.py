@@ -1,4 +1,4 @@
-"""Values as distributions over bins, which a classifier's loss teaches.
+"""Values as distributions over bins, trained by cross-entropy.
 
 Returns are squashed by a signed logarithm first [2, eq. 9], so that the same bins
 are fine near 0 and reach as far as returns can go.
@@ -24,12 +24,12 @@ _SMALLEST_BOUND = 1e-6
 
 
 def symlog(x: tf.Tensor) -> tf.Tensor:
-  """Squashes numbers: near 0 as they are, far from it their logarithm."""
+  """Squashes numbers: linear near 0, logarithmic far from it."""
   return tf.sign(x) * tf.math.log1p(tf.abs(x))
 
 
 def symexp(x: tf.Tensor) -> tf.Tensor:
-  """Undoes `symlog`."""
+  """The inverse of `symlog`."""
   # ONNX has no expm1, which is what this is.
   return tf.sign(x) * (tf.exp(tf.abs(x)) - 1.)
 
@@ -46,7 +46,7 @@ class Bins:
   num_bins: int = _NUM_BINS
 
   def values(self, value_logits: tf.Tensor) -> tf.Tensor:
-    """Returns the values [...] that logits [..., K] stand for."""
+    """Returns the values [...] that logits [..., K] represent."""
     centers = tf.linspace(-self.bound, self.bound, self.num_bins)
     return symexp(tf.reduce_sum(tf.nn.softmax(value_logits) * centers, axis=-1))
 
@@ -64,6 +64,6 @@ class Bins:
 
 
 def make_bins(config: config_lib.ImpalaPPOConfig) -> Bins:
-  """Makes the bins that hold every return that clipped rewards can add up to."""
+  """Makes bins that cover every return that clipped rewards allow."""
   largest = config.max_abs_reward / max(1. - config.discount, 1e-9)
   return Bins(min(max(math.log1p(largest), _SMALLEST_BOUND), _LARGEST_BOUND))

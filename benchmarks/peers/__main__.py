@@ -1,16 +1,16 @@
-"""The same game by what people would use instead: `python -m benchmarks.peers`.
+"""Measures what people would use instead, on one game: `python -m benchmarks.peers`.
 
     benchmarks/peers/install.sh cleanrl_ppo /tmp/cleanrl
     python -m benchmarks.peers --peer cleanrl_ppo --environment /tmp/cleanrl
     python -m benchmarks.peers --peer ours
 
 Runs one peer on a game and measures its timesteps a second for some minutes after
-a warm-up; with `--solve` for as long as it takes to solve Pong. Frames are grey,
-of four emulator frames each, stacked by four, after up to 30 no-ops and without
-sticky actions; their size is the peer's choice. Prints a row of a table. With
-`--keep` the thinned rows go to `benchmarks/results/<game>/peer_<name>/seed<k>/`,
-where `benchmarks.sweep --report` finds them. `benchmarks.games` runs several peers
-on several games.
+a warm-up, or with `--solve` for as long as it takes to solve Pong. Frames are grey,
+one for each four emulator frames, and stacked by four; their size is the peer's
+choice. Games start with up to 30 no-ops and have no sticky actions. Prints a row of
+a table. With `--keep` the thinned rows go to
+`benchmarks/results/<game>/peer_<name>/seed<k>/`, where `benchmarks.sweep --report`
+finds them. `benchmarks.games` runs several peers on several games.
 """
 
 import sys
@@ -24,10 +24,10 @@ from benchmarks.peers import runs
 
 def summarize(rows: Sequence[common.Row], warm_up: float,
               game: str) -> dict[str, Any]:
-  """Returns the figures of a run; the rate is of after the warm-up, in seconds.
+  """Returns a run's figures; the rate excludes the warm-up, which is in seconds.
 
   Raises:
-    RuntimeError: if there are no two rows after the warm-up.
+    RuntimeError: if there are fewer than two rows after the warm-up.
   """
   warm = [row for row in rows if
           row['walltime_seconds'] >= rows[0]['walltime_seconds'] + warm_up]

@@ -6,7 +6,7 @@
 import functools
 import sys
 
-# First, since it switches TensorFlow's fast kernels on, for Acme too.
+# First, as it enables TensorFlow's fast kernels, for Acme too.
 from agents import environments  # isort: skip
 from agents import games  # isort: skip
 
@@ -26,7 +26,7 @@ _trajectory_writer = reverb.Client.trajectory_writer
 
 def trajectory_writer(client: reverb.Client, num_keep_alive_refs: int,
                       get_signature_timeout_ms=None) -> reverb.TrajectoryWriter:
-  """Takes the argument of Acme's adders that Reverb 0.7 does not know."""
+  """Accepts an argument of Acme's adders that Reverb 0.7 does not know."""
   del get_signature_timeout_ms
   return _trajectory_writer(client, num_keep_alive_refs)
 

@@ -2,8 +2,8 @@
 
     python cleanrl_ppo.py PROGRESS_CSV SEED GAME FRAME_SIZE
 
-The frames are of 84 pixels, as the script has them, or of 42. Its first convolution
-is then of half the size and stride, so that all that follows is as it was.
+Frames are of 84 pixels, as in the script, or of 42. In that case the first
+convolution has half the size and stride, so that all that follows is unchanged.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""What every peer reports, in the same file; needs nothing but Python."""
+"""Records what every peer reports, in the same format; needs nothing but Python."""
 
 import collections
 import csv
@@ -25,7 +25,7 @@ class Recorder:
     self._started = self._next_row = time.monotonic()
 
   def record(self, timesteps: int, finished_returns: Iterable[float] = ()):
-    """Takes all timesteps so far and the returns of newly finished episodes."""
+    """Takes the timesteps so far and the returns of newly finished episodes."""
     for value in finished_returns:
       self._returns.append(float(value))
       self._episodes += 1

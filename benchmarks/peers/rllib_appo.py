@@ -16,7 +16,7 @@ from ray.tune import register_env
 from recorder import Recorder
 
 _FRAME_STACK = 4
-_FRAME_SIZE = 64  # As RLlib's tuned settings have it.
+_FRAME_SIZE = 64  # As in RLlib's tuned settings.
 
 
 def make_environment(env_config) -> gymnasium.Env:
@@ -30,7 +30,7 @@ def make_environment(env_config) -> gymnasium.Env:
 def main(path: str, seed: str):
   register_env('pong', make_environment)
   # rllib/tuned_examples/appo/pong_appo.py of Ray 2.48, with its environments on
-  # two processes; two aggregators more would leave them no core.
+  # two processes; two more aggregators would leave them no core.
   algorithm = (
       APPOConfig()
       .environment('pong', clip_rewards=True)

@@ -1,4 +1,4 @@
-"""Starts what people would use instead, and this project, and reads their rows."""
+"""Runs this project, or what people would use instead, and reads the rows."""
 
 import os
 import pathlib
@@ -15,10 +15,10 @@ from benchmarks import common
 from programs.runtime import records
 
 OURS = 'ours'
-# Of the rows so far; whether to stop.
+# Takes the rows so far; returns whether to stop.
 Until = Callable[[Sequence[common.Row]], bool]
-# Those that play any game: their script, and what it takes after the game. Scripts
-# are called as install.sh calls what they need.
+# Peers that play any game: their script, and its arguments after the game. A script
+# has the name by which install.sh knows what it needs.
 _ANY_GAME = {'cleanrl_ppo': ('cleanrl_ppo', '84'),
              'cleanrl_ppo_42': ('cleanrl_ppo', '42'),
              'sb3_ppo': ('sb3_ppo',)}
@@ -31,7 +31,7 @@ _LOOK_SECONDS = 5.
 
 
 def plays(peer: str, game: str) -> bool:
-  """Tells whether a peer's script can play a game."""
+  """Returns whether a peer's script can play a game."""
   return game == 'pong' or peer not in _ONLY_PONG
 
 
@@ -41,7 +41,7 @@ def installed_as(peer: str) -> str:
 
 
 def can_run(peer: str, environment: Optional[str]) -> bool:
-  """Tells whether a peer has its Python; ours is this one."""
+  """Returns whether a peer's Python exists; ours is this one."""
   if peer == OURS:
     return True
   return environment is not None and os.path.exists(_python(environment))
@@ -53,14 +53,14 @@ def _python(environment: str) -> str:
 
 def command(peer: str, environment: str, game: str, seed: int, run_dir: str,
             train_flags: Sequence[str] = ()) -> list[str]:
-  """Returns what starts a peer.
+  """Returns the command that starts a peer.
 
   Args:
-    peer: of `PEERS`, or `OURS`.
+    peer: one of `PEERS`, or `OURS`.
     environment: the directory that install.sh made; not read for ours.
     game: a ROM's name, such as ms_pacman.
     seed: of the run.
-    run_dir: where its rows are to be.
+    run_dir: where to put its rows.
     train_flags: of launch.train, for ours.
   """
   if peer == OURS:
@@ -90,10 +90,10 @@ def run(command: list[str], run_dir: str, seconds: float,
   """Runs a peer; returns the rows that it wrote, and its peak memory in GiB.
 
   Args:
-    command: starts it.
+    command: starts the peer.
     run_dir: where it writes its rows.
-    seconds: to let it go on for after its first row.
-    until: to stop before.
+    seconds: how long to run it after its first row.
+    until: whether to stop earlier.
 
   Raises:
     RuntimeError: if it ends by itself, or does not start.
@@ -103,7 +103,7 @@ def run(command: list[str], run_dir: str, seconds: float,
   with open(output_path, 'w') as output:
     process = subprocess.Popen(
         command, stdout=output, stderr=subprocess.STDOUT,
-        # Ours finds its packages from here, the others write where they are.
+        # Ours finds its packages from here; the others write to their directory.
         cwd=None if 'launch.train' in command else run_dir,
         env={**os.environ, 'PYTHONPATH': ''})
     memory = 0.
@@ -136,7 +136,7 @@ def run(command: list[str], run_dir: str, seconds: float,
 def play(peer: str, environment: str, game: str, seed: int, seconds: float,
          until: Until = lambda rows: False, train_flags: Sequence[str] = (),
          ) -> tuple[list[common.Row], float]:
-  """Does what `run` does with what `command` starts, in a folder of its own."""
+  """Runs the command of `command` as `run` does, in a folder of its own."""
   with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
     run_dir = os.path.join(scratch, 'run')
     os.mkdir(run_dir)

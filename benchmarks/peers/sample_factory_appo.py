@@ -14,8 +14,8 @@ from sample_factory.algo.utils.misc import EPISODIC
 from sample_factory.train import make_runner
 from sf_examples.atari import train_atari
 
-# Two workers of many environments each use two cores best; the example's eight
-# of one are for more cores.
+# Two workers with many environments each use two cores best; the example's eight
+# with one each are for more cores.
 _SMALL_MACHINE = ['--num_workers=2', '--num_envs_per_worker=16',
                   '--worker_num_splits=2', '--async_rl=True', '--device=cpu',
                   '--decorrelate_experience_max_seconds=0']
@@ -25,8 +25,8 @@ class Observer(AlgoObserver):
   """Passes the runner's counts on.
 
   Environments first play at random for up to 1,920 timesteps each, so that they
-  do not move in step; these are in no count of the runner's. The games begun
-  then are given whole, like all others, which the runner's own sums are not.
+  do not move in step; the runner does not count these. Games begun then are
+  reported whole, like all others, which the runner's own sums do not do.
   """
 
   def __init__(self, path: str):

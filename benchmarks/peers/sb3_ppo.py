@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO, with the settings that its zoo has for Atari.
+"""Stable-Baselines3's PPO, with its zoo's settings for Atari.
 
     python sb3_ppo.py PROGRESS_CSV SEED GAME
 """
@@ -18,7 +18,7 @@ _TIMESTEPS = 10_000_000
 
 
 class Record(BaseCallback):
-  """Passes on what its monitors count, which are below all other wrappers."""
+  """Passes on the counts of the monitors, which are below all other wrappers."""
 
   def __init__(self, path: str):
     super().__init__()
@@ -39,7 +39,7 @@ def main(path: str, seed: str, game: str):
   name = ''.join(word.capitalize() for word in game.split('_'))
   envs = make_atari_env(
       f'ALE/{name}-v5', n_envs=8, seed=int(seed),
-      # Its wrapper repeats actions; a zoo's NoFrameskip-v4 does not.
+      # SB3's wrapper repeats actions; the zoo's NoFrameskip-v4 does not.
       env_kwargs={'frameskip': 1, 'repeat_action_probability': 0.})
   PPO('CnnPolicy', VecFrameStack(envs, 4), n_steps=128, n_epochs=4, batch_size=256,
       learning_rate=LinearSchedule(2.5e-4, 0., 1.),

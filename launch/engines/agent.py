@@ -1,6 +1,6 @@
-"""What the Ray engine has on each host: an actor for each node of a program.
+"""The Ray engine's actor for a node of a program, on the node's host.
 
-Imports nothing that takes time or memory, of which there is a share for each.
+Imports nothing that takes time or memory, as there is one for each node.
 """
 
 import os
@@ -16,7 +16,7 @@ import ray
 from launch.engines import child
 from programs.runtime import doors
 
-# Ray's guess of it would keep TensorFlow to one thread.
+# Ray's guess would limit TensorFlow to one thread.
 _LEFT_OUT = ('OMP_NUM_THREADS',)
 _BACKLOG_LINES = 1000
 _LAST_WORDS_SECONDS = 1.
@@ -28,9 +28,9 @@ print(len(tf.config.list_physical_devices('GPU')))
 
 
 class Agent:
-  """Runs the process of one node, on the host that Ray has placed it on.
+  """Runs the process of one node, on the host where Ray has placed it.
 
-  Calls are made in threads of their own. The process ends soon after its agent.
+  Each call runs in its own thread. The process ends soon after its agent.
   """
 
   def __init__(self):
@@ -38,7 +38,7 @@ class Agent:
     self._news: queue.Queue[tuple[str, Any]] = queue.Queue(_BACKLOG_LINES)
 
   def host(self) -> tuple[str, str]:
-    """Returns this host's address in the cluster, and what Ray calls it."""
+    """Returns this host's address in the cluster, and Ray's id of the host."""
     return (ray.util.get_node_ip_address(),
             ray.get_runtime_context().get_node_id())
 
@@ -46,10 +46,10 @@ class Agent:
     """Finds a port of this host that nobody listens on.
 
     Args:
-      port: to be had; 0 for any.
+      port: the wanted port; 0 for any.
 
     Returns:
-      The port, and why it cannot be used, if it cannot.
+      The port, and why it cannot be used, or None if it can.
     """
     with socket.socket() as probe:
       probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,15 +76,15 @@ class Agent:
     Args:
       job: the node's function, as Launchpad's entry takes it.
       listen: where it listens; None for this host's address in the cluster.
-      variables: what its environment has beside this process's, and a
-        `PYTHONPATH` that comes after this process's own.
+      variables: added to this process's environment; their `PYTHONPATH` comes
+        after this process's own.
 
     Raises:
       ValueError: if doors cannot be closed here.
     """
     env = {name: value for name, value in os.environ.items()
            if name not in _LEFT_OUT}
-    # What the launcher would import is there too, if it is there at all.
+    # What the launcher would import can be imported here too, if it is here at all.
     path = os.pathsep.join([child.import_path(), *variables['PYTHONPATH'].split(
         os.pathsep)])
     env.update({**variables, 'PYTHONPATH': path})
@@ -107,7 +107,7 @@ class Agent:
 
     Returns:
       Each is a `line` that it printed, a `stop` that it asks for, or its `end`
-      with the return code, after which there is nothing to come.
+      with the return code, after which nothing follows.
     """
     news = [self._news.get()]
     while not self._news.empty():

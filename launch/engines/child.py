@@ -1,4 +1,4 @@
-"""A node's process on this machine; imports nothing that takes time."""
+"""A node's process on this machine; imports nothing slow."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ from typing import Iterator, Mapping, Optional, Sequence
 
 from programs.runtime import parents
 
-# Where this package and the others of ours are.
+# The folder that holds this package and our others.
 ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 # Launchpad's countdown to killing a node is left to the supervisor.
 NODE_FLAGS = ('--lp_termination_notice_secs=-1',)
@@ -32,20 +32,20 @@ class Child:
       env: its environment.
       keep_open: file descriptors that it inherits.
     """
-    # A process group of its own: Ctrl-C in a terminal is for the launcher. But no
-    # session: between those Linux shares cores evenly, whatever their niceness.
+    # A process group of its own, as Ctrl-C in a terminal is for the launcher. But no
+    # session: Linux shares cores evenly between sessions, whatever their niceness.
     self._process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, preexec_fn=os.setpgrp, pass_fds=keep_open,
         env={**env, **parents.of_children(), 'PYTHONUNBUFFERED': '1'})
 
   def lines(self) -> Iterator[str]:
-    """Yields what it prints, until nobody can print there any more."""
+    """Yields what it prints, until every writer has closed the output."""
     for raw in self._process.stdout:  # type: ignore[union-attr]
       yield raw.decode(errors='replace').rstrip()
 
   def code(self) -> Optional[int]:
-    """Returns the return code once it has ended, as `subprocess` gives it."""
+    """Returns the return code as in `subprocess`, or None while it runs."""
     return self._process.poll()
 
   def wait(self) -> int:
@@ -57,17 +57,17 @@ class Child:
 
 
 class StopPipe:
-  """How a child asks for the end of the program, wherever its launcher is."""
+  """Lets a child ask to stop the program, wherever its launcher is."""
 
   def __init__(self):
     self._reader, self.writer = os.pipe()
 
   def env(self) -> dict[str, str]:
-    """Returns what `ask_to_stop` has to find; `writer` has to be inherited."""
+    """Returns variables for `ask_to_stop`; the child must also inherit `writer`."""
     return {_STOP_VARIABLE: str(self.writer)}
 
   def wait(self) -> bool:
-    """Waits until the child asks, or has ended; tells whether it has asked."""
+    """Waits until the child asks or has ended; returns whether it asked."""
     os.close(self.writer)
     try:
       return bool(os.read(self._reader, 1))
@@ -76,7 +76,7 @@ class StopPipe:
 
 
 def ask_to_stop(mark_as_completed: bool = False) -> None:
-  """What `lp.stop` calls in a child that has a `StopPipe`."""
+  """Asks to stop; `lp.stop` calls this in a child that has a `StopPipe`."""
   del mark_as_completed
   os.write(int(os.environ[_STOP_VARIABLE]), b'x')
 
@@ -85,7 +85,7 @@ def entry_command(job: str) -> list[str]:
   """Returns the command that runs a node.
 
   Args:
-    job: a file of a list, pickled, of the node's function.
+    job: path of a file with a pickled list of the node's function.
   """
   return [sys.executable, '-m', 'launchpad.nodes.python.process_entry',
           '--data_file', job, '--lp_task_id', '0', *NODE_FLAGS]

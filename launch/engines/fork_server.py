@@ -1,11 +1,11 @@
 """A process that imports everything once, and forks nodes from then on.
 
 TensorFlow, Reverb and Launchpad take seconds to import, in every node. Here one
-process does so, while the launcher is still preparing. It runs no threads and uses
-no TensorFlow, so what is forked of it is as good as a process of its own.
+process imports them, while the launcher is still preparing. It runs no threads and
+does not use TensorFlow, so its forks are as good as new processes.
 
-Nodes are the launcher's own children nevertheless, which waits for them and
-outlives the server: who forks them ends at once, and Linux gives orphans to the
+Nodes are still children of the launcher, which waits for them and outlives the
+server: the process that forks a node ends at once, and Linux gives orphans to the
 nearest ancestor that asks for them.
 """
 
@@ -34,7 +34,7 @@ _POLL_SECONDS = 0.001
 
 
 class Forked:
-  """A process that was forked, with what `child.Child` has of it."""
+  """A forked process, with part of the interface of `child.Child`."""
 
   def __init__(self, pid: int, output: int):
     self._pid = pid
@@ -42,13 +42,13 @@ class Forked:
     self._code: Optional[int] = None
 
   def lines(self) -> Iterator[str]:
-    """Yields what it prints, until nobody can print there any more."""
+    """Yields what it prints, until every writer has closed the output."""
     with open(self._output, 'rb') as output:
       for raw in output:
         yield raw.decode(errors='replace').rstrip()
 
   def code(self) -> Optional[int]:
-    """Returns the return code once it has ended, as `subprocess` gives it."""
+    """Returns the return code as in `subprocess`, or None while it runs."""
     if self._code is None:
       pid, status = os.waitpid(self._pid, os.WNOHANG)
       if pid:
@@ -61,13 +61,13 @@ class Forked:
 
 
 class ForkServer:
-  """Starts Python scripts in processes that have imported modules already."""
+  """Starts Python scripts in processes that have already imported modules."""
 
   def __init__(self, modules: Sequence[str] = ('programs.impala_ppo',)):
-    """Makes a server, which begins to import.
+    """Starts a server, which begins to import.
 
     Args:
-      modules: what to import; nothing of it may start a thread.
+      modules: what to import; none of them may start a thread.
     """
     self._modules = modules
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -89,15 +89,15 @@ class ForkServer:
     """Starts a process, in a process group of its own.
 
     Args:
-      command: a Python interpreter, which is this one, a script, its arguments.
-      env: joins this process's environment, as it was when the server was made.
+      command: this Python interpreter, a script and its arguments.
+      env: added to this process's environment as of when the server was made.
       keep_open: file descriptors that it inherits.
 
     Returns:
       The process id, and the file descriptor of its output and errors.
 
     Raises:
-      RuntimeError: if the server has ended twice, having said why.
+      RuntimeError: if the server has ended twice; it has printed why.
     """
     request = json.dumps([list(command), dict(env)]).encode()
     for _ in range(2):
@@ -117,7 +117,7 @@ class ForkServer:
     raise RuntimeError('the process that starts nodes has ended.')
 
   def close(self) -> None:
-    """Ends the server; what it has forked goes on."""
+    """Ends the server; the processes that it forked go on."""
     self._channel.close()
     self._process.kill()
     self._process.wait()
@@ -128,10 +128,10 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _serve(channel: socket.socket) -> list[str]:
-  """Forks for as long as the launcher lives.
+  """Forks processes for as long as the launcher lives.
 
   Returns:
-    In each process that was forked, the script to run and its arguments.
+    In each forked process, the script to run and its arguments.
 
   Raises:
     SystemExit: once the launcher has gone.
@@ -156,7 +156,7 @@ def _fork_orphan() -> int:
   """Forks a process that is not this one's child.
 
   Returns:
-    Its process id, once it is nobody's child here; and 0 in it.
+    Its process id, once its parent has ended; 0 in the new process itself.
   """
   reader, writer = os.pipe()
   between = os.fork()
@@ -179,19 +179,19 @@ def _fork_orphan() -> int:
 
 
 def _settle(env: Mapping[str, str], output: int) -> None:
-  """Makes this process what a new one would be."""
+  """Makes this process like a new one."""
   os.setpgrp()
   os.dup2(output, 1)
   os.dup2(output, 2)
   os.close(output)
   os.environ.update(env)
-  # Or all would draw the same numbers, where somebody draws of NumPy's own.
+  # Or all would draw the same numbers from NumPy's global generator.
   importlib.import_module('numpy').random.seed()
 
 
 def main() -> None:
   channel, *modules = sys.argv[1:]
-  # Ctrl-C in a terminal is for the launcher, whose end is this one's too.
+  # Ctrl-C in a terminal is for the launcher; this process ends with it.
   os.setpgrp()
   _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   for module in modules:

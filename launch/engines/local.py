@@ -1,8 +1,8 @@
-"""This machine as an engine: every node a process, or a thread.
+"""An engine for this machine: every node is a process, or a thread.
 
-Processes are started by the commands that Launchpad makes of a program, and
+Processes are started by the commands that Launchpad makes from a program, and
 supervised here: Launchpad's own launcher ends everything with the first node,
-and passes its output on through a shell that holds it back.
+and passes output through a shell that holds it back.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ def run_program(program: lp.Program, launch_type: str,
   Args:
     program: what to run.
     launch_type: `local_mp` for a process for each node, `local_mt` for a thread.
-    run_dir: gets `logs`, a file of the output of each process, and
+    run_dir: gets `logs`, with a file of each process's output, and
       `restarts.csv`; None for neither.
-    restarts: whether processes that end by themselves are restarted. Threads
-      are not: one that fails ends the program.
+    restarts: whether to restart processes that end by themselves. Threads are
+      never restarted: one that fails ends the program.
     keep_open: file descriptors that processes inherit, such as that of a lock
-      which is to last as long as any of them.
-    server: forks the processes; by default one that is made for it.
+      that has to last as long as any of them.
+    server: forks the processes; by default a new one.
     screen: as for `supervision.Supervisor`; threads print by themselves.
 
   Returns:
@@ -52,7 +52,7 @@ def run_program(program: lp.Program, launch_type: str,
     try:
       return supervision.Supervisor(nodes, run_dir, restarts, screen).run()
     except RuntimeError as e:
-      # No process can be started; those that were end once this one has gone.
+      # No process can be started; those already started end once this one has gone.
       supervision.say(f'error: {e}', sys.stderr)
       return processes.ENDS_RUN
 
@@ -78,7 +78,7 @@ class _Process(fork_server.Forked):
   """The process of a node on this machine."""
 
   def poll(self) -> Optional[supervision.End]:
-    """Returns how it has ended, once it has."""
+    """Returns how it ended, or None while it runs."""
     code = self.code()
     return None if code is None else supervision.End(
         code, supervision.describe_exit(code))
@@ -101,7 +101,7 @@ class _Node(supervision.Node):
 
 
 def _commands(program: lp.Program) -> list:
-  """Returns what to start, a command for each node, with addresses bound."""
+  """Binds the addresses of all nodes; returns the command to start each node."""
   launcher = os.getpid()
 
   def stop_program(mark_as_completed: bool = False) -> None:

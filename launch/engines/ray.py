@@ -1,9 +1,9 @@
-"""A Ray cluster as an engine: every node a process, on some host.
+"""An engine for a Ray cluster: every node is a process, on some host.
 
-For each node there is an actor of Ray's (`agent.Agent`) on the host where Ray has
-room for it, which starts the node's process, passes on what it prints and signals
-that it is sent. What to do about it is decided here, by the supervisor of every
-engine: Ray itself restarts nothing.
+For each node there is a Ray actor (`agent.Agent`), on a host where Ray has room.
+The actor starts the node's process, and passes on its output and the signals sent
+to it. Decisions are made here, by the supervisor that all engines share: Ray itself
+restarts nothing.
 
 Nodes that others know by an address stay on their host: their processes are
 restarted there, and the run ends when the host is lost. The others go wherever
@@ -38,40 +38,40 @@ from programs.runtime import doors
 
 # Other groups share the learner's host.
 _LEARNER, _SHARDS, _ACTORS = 'learner', 'replay', 'actor'
-# How long this host is preferred for the home.
+# How long to prefer this host for the learner.
 _PREFER_SECONDS = 5.
-# How long to wait for room without a word, and how long in any case.
+# How long to wait for room before saying so, and the shortest wait.
 _QUIET_SECONDS = 5.
 _LEAST_SECONDS = 1.
 _CALL_SECONDS = 120.
 _WAIT_SECONDS = 1.
 _REACH_SECONDS = 10.
 _PACKAGES = ('agents', 'programs', 'launch')
-# Nodes get what was set for TensorFlow here, above all by TensorFlow itself.
+# Nodes get the variables set here for TensorFlow, mostly by TensorFlow itself.
 _PASSED_ON = ('TF', 'XLA_', 'IMPALA_PPO_PLAIN')
 _AGENTS_VARIABLES = {
-    # Ray would kill nodes before they have saved what they have.
+    # Or Ray would kill nodes before they have saved their state.
     'RAY_kill_child_processes_on_worker_exit': 'false',
-    # It would make all of them so nice that the learner no longer went first.
+    # Or Ray would make all nodes so nice that the learner no longer goes first.
     'RAY_worker_niceness': '0'}
 _THREADS = 8
-# The least that Ray takes; nothing large goes through its store.
+# The least that Ray accepts; nothing large goes through its store.
 _STORE_BYTES = 80 * 2**20
 
 
 def assign(home: str, hosts: Sequence[str], num_shards: int,
            num_actors: int) -> tuple[list[int], list[int]]:
-  """Says which of the places on hosts is whose.
+  """Assigns places on hosts to shards and actors.
 
-  Shards are spread over the hosts, beginning with the learner's: what it samples
-  there takes no wire. Actors are near their shard, the one of their number modulo
-  the number of shards, as far as there is room.
+  Shards are spread over the hosts, starting with the learner's, as samples from
+  there need no network. The shard of an actor is its number modulo the number of
+  shards; actors go on the host of their shard while there is room.
 
   Args:
     home: the learner's host.
     hosts: the host of each place, as many as shards and actors together.
-    num_shards: to have a place.
-    num_actors: to have a place.
+    num_shards: shards that need a place.
+    num_actors: actors that need a place.
 
   Returns:
     The index of each shard's place, and of each actor's.
@@ -97,7 +97,7 @@ def assign(home: str, hosts: Sequence[str], num_shards: int,
 
 
 class _Process:
-  """The process of a node on some host, seen from here."""
+  """A node's process on some host, as seen from here."""
 
   def __init__(self, node: '_Node', agent: Any, variables: Mapping[str, str]):
     self._node = node
@@ -107,7 +107,7 @@ class _Process:
     self._end: Optional[supervision.End] = None
 
   def lines(self) -> Iterator[str]:
-    """Yields what it prints; waits for room for it before."""
+    """Waits for room for the process, then yields what it prints."""
     try:
       self._end = self._wait_for_host()
       if self._end is not None:
@@ -127,13 +127,13 @@ class _Process:
     except ray.exceptions.RayTaskError as e:
       self._end = supervision.End(1, f'cannot be started ({e.cause})')
     except (ray.exceptions.RayError, OSError) as e:
-      # The latter where this host's own Ray has gone.
+      # OSError if this host's own Ray has gone.
       self._end = supervision.End(1, f'is out of reach ({_one_line(e)})')
       with contextlib.suppress(Exception):
-        self._node.close()  # It must not go on beside the next one.
+        self._node.close()  # It must not run beside its successor.
 
   def _wait_for_host(self) -> Optional[supervision.End]:
-    """Waits for room on a host; returns why that is in vain, if it is."""
+    """Waits for room on a host; returns why the node ends, if it must."""
     host = self._agent.host.remote()
     while not ray.wait([host], timeout=_WAIT_SECONDS)[0]:
       if self._node.is_cut_off():
@@ -147,7 +147,7 @@ class _Process:
     if self._has_started:
       self._agent.signal.remote(number)
     else:
-      # It waits for room, and would not hear.
+      # It is waiting for room, and would not receive the signal.
       ray.kill(self._agent)
 
 
@@ -160,12 +160,12 @@ class _Node(supervision.Node):
     self._options = options
     self._agent: Any = None
     self._has_address = False
-    # The address of its host, and what Ray calls that.
+    # Its host's address, and Ray's id of that host.
     self._host: Optional[tuple[str, str]] = None
     self._job = b''
 
   def reserve(self, node: Any) -> list[ray.ObjectRef]:
-    """Asks for the addresses of what is to run; returns what `bind` needs."""
+    """Requests the addresses of a program's node; returns what `bind` needs."""
     if not node.addresses:
       return []
     self._has_address = True
@@ -173,14 +173,15 @@ class _Node(supervision.Node):
     return [agent.host.remote(), agent.reserve.remote(getattr(node, 'port', 0))]
 
   def bind(self, node: Any, reserved: Sequence[ray.ObjectRef]) -> None:
-    """Binds the addresses of what is to run on the host where it will be.
+    """Binds the addresses of a program's node on the host where it will run.
 
     Args:
-      node: to be bound.
-      reserved: by `reserve`.
+      node: the node to bind.
+      reserved: what `reserve` returned.
 
     Raises:
-      ValueError: if that or a port is not to be had, in one line.
+      ValueError: if the host does not answer or a port cannot be used; the message
+        is one line.
     """
     listen = self._cluster.listen
     for address in node.addresses:
@@ -197,7 +198,7 @@ class _Node(supervision.Node):
           host if listen in (None, doors.ALL) else doors.host(listen), port))
 
   def set_job(self, node: Any) -> None:
-    """Takes over what is to run, once all addresses are bound."""
+    """Takes what a program's node runs, once all addresses are bound."""
     self._job = cloudpickle.dumps([node.function])
 
   def job(self) -> tuple[bytes, Optional[str]]:
@@ -209,18 +210,18 @@ class _Node(supervision.Node):
                     {**self._cluster.variables, **variables})
 
   def settle(self, host: tuple[str, str]) -> Optional[supervision.End]:
-    """Takes note of the host that it is on; returns why it must not be there."""
+    """Records the host that it is on; returns why the node ends, if it must."""
     if self._has_address and host != self._host:
       return self.lost()
     self._host = host
     return None
 
   def is_cut_off(self) -> bool:
-    """Tells whether others know it by an address on a host that has gone."""
+    """Returns whether others know it by an address on a host that has gone."""
     return self._has_address and self._has_lost_host()
 
   def lost(self) -> supervision.End:
-    """Says what it means that the agent has ended, or cannot be where it was."""
+    """Returns how the node ended when its agent ended or cannot be where it was."""
     self.close()
     how = 'was lost: its agent has ended'
     if self._host is not None and self._has_lost_host():
@@ -248,7 +249,7 @@ def _hosts() -> list[dict[str, Any]]:
 
 
 def _check_reachable(address: str) -> None:
-  """Refuses an address that nobody answers at, for which Ray would wait long."""
+  """Rejects an address that does not answer; Ray would wait long for it."""
   host, _, port = address.rpartition(':')
   try:
     socket.create_connection((host, int(port)), _REACH_SECONDS).close()
@@ -266,7 +267,7 @@ class Cluster:
   """A Ray cluster that this process is connected to.
 
   Attributes:
-    variables: that nodes have in their environment, beside their host's.
+    variables: added to the environment of nodes, beside their host's.
     listen: where nodes listen; None for their host's address in the cluster.
   """
 
@@ -274,13 +275,13 @@ class Cluster:
     """Connects to a cluster, or starts Ray on this machine.
 
     Args:
-      address: of the cluster, as Ray takes it; None starts one, to be used by
-        this process alone, which must have closed its doors.
-      num_cpus: that Ray is to assume of this machine if it is started.
+      address: of the cluster, as Ray takes it; None starts one for this process
+        alone, which must have closed its doors.
+      num_cpus: how many CPUs Ray assumes on this machine if it is started.
       listen: as in `RunConfig`.
 
     Raises:
-      ValueError: if there is none, in one line.
+      ValueError: if there is no cluster; the message is one line.
     """
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     self.listen = None if listen == doors.CLUSTER else listen
@@ -290,7 +291,7 @@ class Cluster:
         **{name: value for name, value in os.environ.items()
            if name.startswith(_PASSED_ON)}}
     runtime_env: dict[str, Any] = {'env_vars': _AGENTS_VARIABLES}
-    # Where a Ray of this process's own has its files; a short path, as there are
+    # Where this process's own Ray has its files; the path is short, as there are
     # sockets among them.
     self._files: Optional[str] = None
     if address is None:
@@ -300,13 +301,13 @@ class Cluster:
                  '_node_ip_address': doors.host(listen)}
     else:
       options = {'address': address}
-      # Other hosts may have another version of this, or none.
+      # Other hosts may have another version of this code, or none.
       runtime_env['py_modules'] = [
           os.path.join(child.ROOT, package) for package in _PACKAGES]
       if ':' in address:
         _check_reachable(address)
-    # Ray's own processes are in this one's process group. That it is told of the
-    # end of its terminal is for the launcher only.
+    # Ray's own processes are in this process group, but SIGHUP, when the terminal
+    # closes, is for the launcher only.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
       ray.init(log_to_driver=False, logging_level='ERROR',
@@ -323,7 +324,7 @@ class Cluster:
     self._num_shards = self._min_actors = self._num_gpus = 0
 
   def close(self) -> None:
-    """Leaves the cluster as it was; stops it if it was started here."""
+    """Leaves the cluster unchanged; stops it if it was started here."""
     ray.shutdown()
     self._remove_files()
 
@@ -336,7 +337,7 @@ class Cluster:
     return {'cores': int(self._total('CPU')), 'memory': int(self._total('memory'))}
 
   def most_gpus(self) -> int:
-    """Returns how many GPUs there are on the host that has most."""
+    """Returns how many GPUs the host with the most GPUs has."""
     return int(max(host['Resources'].get('GPU', 0) for host in _hosts()))
 
   def _total(self, resource: str) -> float:
@@ -344,17 +345,17 @@ class Cluster:
 
   def reserve(self, num_shards: int, num_actors: int,
               min_actors: Optional[int], num_gpus: int, timeout: float) -> None:
-    """Reserves what a program needs at least: a CPU for each node that works.
+    """Reserves the least that a program needs: a CPU for each node that works.
 
     Args:
       num_shards: of the replay.
-      num_actors: to run where there is room.
-      min_actors: to have room for now; None for all.
+      num_actors: how many to run where there is room.
+      min_actors: how many need room now; None for all.
       num_gpus: on the learner's host.
       timeout: seconds to wait for room.
 
     Raises:
-      ValueError: if it is not to be had, with what is missing, in one line.
+      ValueError: if there is no room; says what is missing, in one line.
     """
     self._num_shards = num_shards
     self._min_actors = num_actors if min_actors is None else min_actors
@@ -366,7 +367,7 @@ class Cluster:
     if any(host['NodeID'] == here and
            all(host['Resources'].get(k, 0) >= v for k, v in home.items())
            for host in _hosts()):
-      # At home is here, if there is room.
+      # The learner goes on this host, if there is room.
       pinned = {**home, f'node:{ray.util.get_node_ip_address()}': 0.001}
       patience = min(timeout, _PREFER_SECONDS)
       attempts = [(pinned, patience), (home, timeout - patience)]
@@ -397,13 +398,13 @@ class Cluster:
         '--min_actors or --num_gpus smaller.')
 
   def check_home(self, run_dir: str) -> None:
-    """Refuses a run that its learner's host could not save, or compute.
+    """Rejects a run that its learner's host could not save or compute.
 
     Args:
-      run_dir: its directory, which exists here.
+      run_dir: the run's directory, which exists here.
 
     Raises:
-      ValueError: in one line.
+      ValueError: if it could not; the message is one line.
     """
     token = os.path.join(run_dir, f'seen-{secrets.token_hex(8)}')
     agent = ray.remote(agent_lib.Agent).options(
@@ -432,20 +433,20 @@ class Cluster:
   def run_program(self, program: lp.Program, run_dir: Optional[str] = None,
                   restarts: bool = True,
                   screen: Optional[printing.Quiet] = None) -> int:
-    """Runs a program to its end, once its needs are reserved.
+    """Runs a program to its end, once `reserve` has found room.
 
     Args:
-      program: of the groups replay, learner and actor, and maybe others, which
-        join the learner.
+      program: has groups replay, learner and actor; any others run on the
+        learner's host.
       run_dir: as for `supervision.Supervisor`.
-      restarts: as for that.
-      screen: as for that.
+      restarts: as for `supervision.Supervisor`.
+      screen: as for `supervision.Supervisor`.
 
     Returns:
       As `supervision.Supervisor.run` does.
 
     Raises:
-      ValueError: if a port is not to be had, in one line.
+      ValueError: if a port cannot be used; the message is one line.
     """
     lp.flags.FLAGS(sys.argv[:1])
     serialization.enable_lru_cache_pickling_once()
@@ -478,7 +479,7 @@ class Cluster:
 
   def _options(self, label: str, index: int, shards: Sequence[int],
                actors: Sequence[int]) -> dict[str, Any]:
-    """Returns where a node's agent goes, as Ray takes it."""
+    """Returns where a node's agent goes, as options for Ray."""
     if label == _SHARDS:
       return self._place(1 + shards[index], num_cpus=1)
     if label == _ACTORS:

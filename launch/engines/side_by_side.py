@@ -25,12 +25,12 @@ def _train(cell: cells_lib.Cell, variables: Mapping[str, str]) -> tuple[int, boo
 
 def train_all(cells: Sequence[cells_lib.Cell], address: str,
               say: Callable[[str], None]) -> int:
-  """Trains cells wherever there is room, each in a task of Ray's.
+  """Trains cells wherever there is room, each in a Ray task.
 
-  A cell takes as many of a host's CPUs as it has actors, and its `num_gpus`.
+  A cell takes as many CPUs of one host as it has actors, and `num_gpus` GPUs.
 
   Args:
-    cells: not done yet.
+    cells: those that are not done yet.
     address: of the cluster, as Ray takes it.
     say: prints a line.
 
@@ -38,8 +38,9 @@ def train_all(cells: Sequence[cells_lib.Cell], address: str,
     How many failed.
 
   Raises:
-    ValueError: where there is no cluster, or no host has the room, in one line.
-    KeyboardInterrupt: if this process was told to stop, after all runs have.
+    ValueError: if there is no cluster, or no host has room for a cell; the message
+      is one line.
+    KeyboardInterrupt: if this process was told to stop, once all runs have stopped.
   """
   cluster = ray_engine.Cluster(address, 0, doors.CLUSTER)
   cells_lib.end_on_signals()  # Ray has handlers of its own.
@@ -65,7 +66,7 @@ def train_all(cells: Sequence[cells_lib.Cell], address: str,
 
 
 def _needs(cell: cells_lib.Cell) -> dict[str, int]:
-  """Returns what a cell takes of a host, as Ray has it."""
+  """Returns what a cell needs from a host, as options for Ray."""
   run = cell.settings().run
   return {'num_cpus': run.num_actors, 'num_gpus': run.num_gpus or 0}
 
@@ -80,7 +81,7 @@ def _check_room(need: Mapping[str, int]) -> None:
 
 
 def _wait(tasks: Mapping[Any, cells_lib.Cell], say: Callable[[str], None]) -> int:
-  """Waits for all tasks, and tells of each; returns how many failed."""
+  """Waits for all tasks and reports each; returns how many failed."""
   left, num_failed = list(tasks), 0
   while left:
     ended, left = ray.wait(left, timeout=_NEWS_SECONDS)
@@ -98,7 +99,7 @@ def _wait(tasks: Mapping[Any, cells_lib.Cell], say: Callable[[str], None]) -> in
 
 
 def _why_failed(task: Any, cell: cells_lib.Cell) -> Optional[str]:
-  """Returns why a task that has ended has not trained its cell, or None."""
+  """Returns why a finished task did not train its cell, or None if it did."""
   try:
     code, is_done = ray.get(task)
   except ray.exceptions.RayTaskError as e:

@@ -1,6 +1,6 @@
-"""Supervision: starts nodes, restarts them, stops them; the same for every engine.
+"""Starts, restarts and stops nodes, in the same way for every engine.
 
-An engine says how a node is begun: as a process here, or on another machine.
+An engine defines how to begin a node's process: here, or on another machine.
 """
 
 import abc
@@ -35,18 +35,18 @@ _RESTART_SECONDS = 1.
 # How long nodes may take to end: the learner saves its last checkpoint.
 _GRACE_SECONDS = 12.
 _KILLED_SECONDS = 1.
-# Until then a run is not asked again: a terminal that closes hangs up twice.
+# A repeated request within this time is ignored: a closing terminal hangs up twice.
 _ONCE_SECONDS = 1.
 _FAILURES = 3
 _FAILURE_WINDOW_SECONDS = 60.
 _STARTS = 5
 _START_SECONDS = 10.
-# Of a node that fails, to be shown.
+# How many lines to show of a node that fails.
 _LAST_LINES = 8
 
 
 def describe_exit(code: int) -> str:
-  """Says how a process ended, by what `subprocess` gives as its return code."""
+  """Describes how a process ended, by its return code as in `subprocess`."""
   if code < 0:
     return f'was killed by signal {-code} ({signal.strsignal(-code)})'
   return f'ended with exit code {code}'
@@ -62,11 +62,11 @@ class _History:
 
 
 class RestartPolicy:
-  """Restarts nodes, but not those that fail again and again.
+  """Restarts nodes, except those that fail again and again.
 
-  What fails by itself, three times within a minute, would go on doing so; and
-  what ends five times in a row while it starts has never worked. Nodes that
-  were killed are otherwise restarted without limit.
+  A node that fails by itself three times within a minute would go on failing, and
+  one that ends five times in a row while starting has never worked. Otherwise,
+  nodes that were killed are restarted without limit.
   """
 
   def __init__(self, restarts: bool = True,
@@ -74,25 +74,25 @@ class RestartPolicy:
     """Makes a policy.
 
     Args:
-      restarts: whether anything is restarted.
-      clock: tells seconds.
+      restarts: whether to restart anything.
+      clock: returns seconds.
     """
     self._restarts = restarts
     self._clock = clock
     self._nodes: dict[str, _History] = {}
 
   def started(self, node: str) -> int:
-    """Takes note of a start; returns how many there were before."""
+    """Records a start; returns how many there were before."""
     history = self._nodes.setdefault(node, _History())
     history.started_at = self._clock()
     history.starts += 1
     return history.starts - 1
 
   def reason_to_give_up(self, node: str, code: int) -> Optional[str]:
-    """Returns why the node is not to be restarted, or None if it is.
+    """Returns why not to restart the node, or None to restart it.
 
     Args:
-      node: that has ended by itself.
+      node: the one that ended by itself.
       code: its return code.
     """
     if not self._restarts:
@@ -116,9 +116,9 @@ class End(NamedTuple):
   """How the process of a node has ended.
 
   Attributes:
-    code: as `subprocess` gives it; of what was lost, as if it was killed.
-    how: said after the node's name.
-    is_final: whether nothing can take its place, so that the run ends.
+    code: as in `subprocess`; for a lost process, as if it was killed.
+    how: what to say after the node's name.
+    is_final: whether nothing can replace the process, so that the run ends.
   """
   code: int
   how: str
@@ -129,17 +129,17 @@ class Process(Protocol):
   """The process of a node, wherever it is."""
 
   def lines(self) -> Iterator[str]:
-    """Yields what it prints; waits for that."""
+    """Yields what it prints, waiting for each line."""
 
   def poll(self) -> Optional[End]:
-    """Returns how it has ended, or None while it lives; does not wait."""
+    """Returns how it ended, or None while it runs; does not wait."""
 
   def signal(self, number: int) -> None:
     """Sends a signal; does not wait."""
 
 
 class Node(abc.ABC):
-  """A node of a program, its process of the moment, and what that prints."""
+  """A node of a program, its current process, and what that prints."""
 
   def __init__(self, title: str):
     """Makes a node that has yet to be started.
@@ -154,7 +154,7 @@ class Node(abc.ABC):
     # Why it ends the run, if it says so.
     self.ends_run: Optional[str] = None
     self.ended_at = 0.
-    # By a clock that nobody sets.
+    # By the monotonic clock.
     self.restarts_at = 0.
     self._process: Optional[Process] = None
 
@@ -167,7 +167,7 @@ class Node(abc.ABC):
     """Begins a process, with these variables added to its environment."""
 
   def start(self, restarts: int) -> None:
-    """Starts the process, the first time or anew."""
+    """Starts or restarts the process."""
     process = self._process = self.begin({
         processes.NODE_VARIABLE: self.title,
         processes.RESTARTS_VARIABLE: str(restarts),
@@ -179,7 +179,7 @@ class Node(abc.ABC):
     self._pump.start()
 
   def poll(self) -> Optional[End]:
-    """Returns how the process has ended, once it has."""
+    """Returns how the process ended, or None while it runs."""
     assert self._process is not None  # It was started.
     end = self._process.poll()
     if end is not None:
@@ -193,8 +193,8 @@ class Node(abc.ABC):
 
   def _pass_on(self, process: Process) -> None:
     for line in process.lines():
-      # The node waits for its reader, whatever becomes of a line: the disk may be
-      # full, and two processes' lines may have got into each other.
+      # Keep reading whatever happens to a line, or the node blocks: the disk may be
+      # full, or lines of two processes may be mixed up.
       with contextlib.suppress(Exception):
         self._take(line)
 
@@ -209,7 +209,7 @@ class Node(abc.ABC):
       with contextlib.suppress(OSError), open(self.log, 'a', encoding='utf-8') as f:
         f.write(line + '\n')
     if line.startswith(processes.ENDS_RUN_BECAUSE):
-      # The supervisor's last line, and so not one of many.
+      # The supervisor prints this as its last line, so not here among many.
       self.ends_run = line[len(processes.ENDS_RUN_BECAUSE):]
     else:
       self.screen.output(self.title, line)
@@ -225,10 +225,10 @@ class Supervisor:
 
     Args:
       nodes: of the program.
-      run_dir: gets `logs`, a file of the output of each node, and
+      run_dir: gets `logs`, with a file of each node's output, and
         `restarts.csv`; None for neither.
-      restarts: whether nodes that end by themselves are restarted.
-      screen: shows all this; by default in plain lines.
+      restarts: whether to restart nodes that end by themselves.
+      screen: shows all this; by default as plain lines.
     """
     self._screen = screen or printing.Plain()
     self._nodes = nodes
@@ -248,9 +248,9 @@ class Supervisor:
     self._is_asked_again = False
 
   def run(self) -> int:
-    """Sees the program to its end.
+    """Runs the program to its end.
 
-    It is done when this process gets SIGUSR1.
+    The program is done when this process receives SIGUSR1.
 
     Returns:
       0 if the program was done or told to stop, `processes.ENDS_RUN` if another
@@ -258,7 +258,7 @@ class Supervisor:
     """
     for number, why in ((signal.SIGUSR1, 'done'), (signal.SIGTERM, 'stopped'),
                         (signal.SIGHUP, 'stopped'), (signal.SIGINT, 'stopped')):
-      if signal.getsignal(number) != signal.SIG_IGN:  # Or nohup means nothing.
+      if signal.getsignal(number) != signal.SIG_IGN:  # Or nohup has no effect.
         signal.signal(number, lambda *_, why=why: self._end(why))
     with self._screen.shown():
       for node in self._nodes:
@@ -274,7 +274,7 @@ class Supervisor:
       return 0
     code, why = failure
     self._screen.fail(f'train: error: {why}')
-    # Who was told to stop meanwhile makes no other attempt.
+    # A run that was told to stop meanwhile makes no further attempt.
     return processes.ENDS_RUN if self._why == 'stopped' else code
 
   def _end(self, why: str) -> None:
@@ -285,7 +285,7 @@ class Supervisor:
       self._is_asked_again = True
 
   def _restart_ended(self) -> Optional[tuple[int, str]]:
-    """Restarts nodes that have ended; returns why there is no going on."""
+    """Restarts ended nodes; returns exit code and reason if the run cannot go on."""
     for node in self._nodes:
       end = node.poll()
       if end is None:
@@ -317,7 +317,7 @@ class Supervisor:
   def _stop(self) -> None:
     """Tells all nodes to end, and kills those that take too long.
 
-    If it is told to stop again it kills all that are left.
+    If told to stop again, it kills all that are left.
     """
     deadline = time.monotonic() + _GRACE_SECONDS
     alive = [node for node in self._nodes if node.poll() is None]
@@ -326,7 +326,7 @@ class Supervisor:
     while alive and time.monotonic() < deadline and not self._is_asked_again:
       time.sleep(_POLL_SECONDS)
       alive = [node for node in alive if node.poll() is None]
-    # All before a word of it: nobody may take what is printed.
+    # Kill all before printing, which waits if nobody reads.
     for node in alive:
       node.signal(signal.SIGKILL)
     for node in alive:
@@ -337,5 +337,5 @@ class Supervisor:
 
 
 def say(line: str, file: TextIO = sys.stdout) -> None:
-  """Prints a line of the launcher's."""
+  """Prints a line from the launcher."""
   printing.print_line(f'train: {line}', file)

@@ -1,1 +1,1 @@
-"""What a person sees: of a run, of its replay, of a policy, of several runs."""
+"""What people see of a run, of its replay, of a policy and of several runs."""

@@ -1,4 +1,4 @@
-"""Learning curves: of runs, of groups of runs that differ only in their seed."""
+"""Learning curves of runs, and of groups of runs that differ only in their seed."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from programs.runtime import records
 
 Statistic = Literal['mean', 'iqm']
 
-# Each axis by its column, and what a value of it is divided by.
+# For each axis, its column and what to divide the values by.
 AXES = {'timesteps': ('timesteps', 1.), 'minutes': ('walltime_seconds', 60.),
         'learner_steps': ('learner_steps', 1.)}
 RETURN = 'episode_return_mean_100'
@@ -24,19 +24,19 @@ _POINTS = 200
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
 _BOOTSTRAP_SEED = 0
-# Of the settings of how to run, those that can change what is learned or when.
+# The settings of section `run` that can change what is learned or when.
 _THAT_MATTER = ('num_actors', 'envs_per_actor', 'num_gpus', 'num_replay_shards')
 _MOST_SETTINGS_TOLD = 3
 
 
 @dataclasses.dataclass
 class Run:
-  """What a run's directory says.
+  """A run, as its directory describes it.
 
   Attributes:
     path: the directory.
     game: what it played.
-    settings: those that can tell it from other runs of the game, by name.
+    settings: by name, those that can distinguish it from other runs of the game.
     rows: its progress.
   """
   path: str
@@ -47,14 +47,14 @@ class Run:
 
 @dataclasses.dataclass
 class Curve:
-  """The runs of a group, as one.
+  """One curve for a group of runs.
 
   Attributes:
-    x: [P] float64, from where all have begun to where the first has ended.
+    x: [P] float64, from where all runs have begun to where the first has ended.
     centre: [P], the mean or the interquartile mean over runs.
-    low: [P], the lower end of its 95% bootstrap interval; of one run, `centre`.
+    low: [P], the lower end of its 95% bootstrap interval; for one run, `centre`.
     high: [P], the upper end.
-    num_runs: how many they are.
+    num_runs: how many runs there are.
   """
   x: np.ndarray
   centre: np.ndarray
@@ -66,9 +66,9 @@ class Curve:
 def read(run_dir: str) -> Run:
   """Reads a run.
 
-  Runs of other versions can be read too: a setting that there was not yet is what
-  they did without it, or has its default; one that there is no longer is a setting
-  like any other.
+  Runs of other versions can be read too. A setting that did not exist yet gets the
+  value that matches what such runs did, or else its default. A setting that no
+  longer exists is treated like any other.
 
   Args:
     run_dir: its directory.
@@ -77,7 +77,7 @@ def read(run_dir: str) -> Run:
     The run.
 
   Raises:
-    ValueError: where there is none, in one line.
+    ValueError: if there is none; the message is one line.
   """
   path = os.path.join(run_dir, settings_lib.CONFIG_FILE)
   if not os.path.exists(path):
@@ -103,14 +103,14 @@ def read(run_dir: str) -> Run:
 
 
 def group_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
-  """Groups runs of one game by those settings in which any of them differ.
+  """Groups runs of one game by the settings in which any of them differ.
 
   Args:
     runs: of one game.
 
   Returns:
-    The runs by what is particular to their group, such as 'learning_rate=0.001';
-    if nothing is, by the name of the game. Where many settings differ, a group is
+    The runs of each group, by its settings, such as 'learning_rate=0.001'; if no
+    setting differs, by the name of the game. If many settings differ, a group is
     named by those that it does not share with most runs.
   """
   names = dict.fromkeys(name for run in runs for name in run.settings)
@@ -138,7 +138,7 @@ def _told(run: Run, name: str) -> str:
 
 
 def points(run: Run, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a run's points, those whose y is a number, by growing x.
+  """Returns a run's points with finite y, in increasing order of x.
 
   Args:
     run: the run.
@@ -146,7 +146,7 @@ def points(run: Run, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     y: a column of its rows.
 
   Raises:
-    ValueError: where it has none, in one line.
+    ValueError: if it has none; the message is one line.
   """
   column, scale = AXES[x]
   if y not in run.rows[0]:
@@ -161,23 +161,24 @@ def points(run: Run, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def aggregate(runs: Sequence[Run], x: str, y: str, statistic: Statistic) -> Curve:
-  """Makes one curve of several runs of a game.
+  """Makes one curve from several runs of a game.
 
-  Whole runs are resampled, not points. Games are never mixed, so that the
-  bootstrap is stratified by game.
+  Whole runs are resampled, not points. Games are never mixed, so the bootstrap is
+  stratified by game.
 
   Args:
     runs: one or more.
     x: one of `AXES`.
     y: a column of their rows.
-    statistic: the mean, or the interquartile mean: without the best and the worst
-      quarter of runs, rounded down, so that up to three runs it is the mean.
+    statistic: the mean, or the interquartile mean. The latter leaves out the best
+      and the worst quarter of runs, rounded down; with up to three runs it is the
+      mean.
 
   Returns:
     The curve.
 
   Raises:
-    ValueError: where the runs have no x in common, in one line.
+    ValueError: if the runs have no x in common; the message is one line.
   """
   curves = [points(run, x, y) for run in runs]
   begin = max(xs[0] for xs, _ in curves)
@@ -196,7 +197,7 @@ def interval(values: np.ndarray, statistic: Statistic = 'mean'
              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns a statistic [...] of values [N, ...], and its 95% bootstrap interval.
 
-  Of a single value that is the value.
+  For a single value, the interval is that value.
   """
   function = _FUNCTIONS[statistic]
   centre = function(values, axis=0)

@@ -17,7 +17,7 @@ import rich.text
 from launch.views import printing
 from programs.runtime import records
 
-# As in progress.csv; docs/metrics.md explains them. Read down, then across.
+# Columns of progress.csv; docs/metrics.md explains them. Read down, then across.
 _SHOWN = (
     'timesteps_per_second', 'learner_timesteps_per_second', 'learner_wait_fraction',
     'policy_lag', 'queue_fill', 'replay_fill', 'samples_per_insert', 'episodes',
@@ -28,7 +28,7 @@ _SHOWN = (
 _FRACTIONS = ('learner_wait_fraction', 'queue_fill', 'replay_fill', 'clip_fraction')
 _COUNTS = ('timesteps_per_second', 'learner_timesteps_per_second', 'episodes',
            'learner_steps')
-# Shown once there are any.
+# Shown once they are not zero.
 _FAULTS = ('restarts', 'bad_numbers', 'skipped_updates')
 _RETURN = 'episode_return_mean_100'
 _REFRESHES_PER_SECOND = 1
@@ -38,14 +38,14 @@ _GAP = 1
 # A label, a value, and the gap after each.
 _PAIR_WIDTH = _LABEL_WIDTH + _VALUE_WIDTH + 2 * _GAP
 _MOST_NODES = 12
-# Over how many rows the rate is taken that tells the time left.
+# How many rows to average the rate over that gives the time left.
 _RATE_ROWS = 12
 _BARS = '▁▂▃▄▅▆▇█'
 _COLOURS = {'starting': 'yellow', 'running': 'green', 'down': 'red'}
 
 
 def sparkline(values: list[float], width: int) -> str:
-  """Draws values as so many bars, each the last of its part of them."""
+  """Draws values as at most `width` bars, each the last value of its part."""
   values = [value for value in values if math.isfinite(value)]
   if not values or width < 1:
     return ''
@@ -75,7 +75,7 @@ def _shown(name: str, row: Mapping[str, Any]) -> str:
 
 
 class Live(printing.Quiet):
-  """Redraws one panel; what is said scrolls away above it."""
+  """Redraws one panel; messages scroll away above it."""
 
   def __init__(self, run: str, max_timesteps: int,
                console: Optional[rich.console.Console] = None):
@@ -98,7 +98,7 @@ class Live(printing.Quiet):
     self._returns: list[float] = []
     self._evaluation: Optional[float] = None
     self._is_stopping = False
-    # What the terminal echoes, such as ^C, comes to stand in the empty last line.
+    # The empty last line is for what the terminal echoes, such as ^C.
     self._live = rich.live.Live(
         console=self._console, auto_refresh=True,
         get_renderable=lambda: rich.console.Group(self.render(), ''),
@@ -106,7 +106,7 @@ class Live(printing.Quiet):
 
   @contextlib.contextmanager
   def shown(self) -> Iterator[None]:
-    # A terminal that has gone cannot be drawn on, nor be left in order.
+    # A terminal that has gone can neither be drawn on nor restored.
     with contextlib.suppress(OSError):
       self._live.start()
     try:
@@ -116,7 +116,7 @@ class Live(printing.Quiet):
         self._live.stop()
 
   def say(self, line: str) -> None:
-    printing.print_line(line, sys.stdout)  # Which the display has redirected.
+    printing.print_line(line, sys.stdout)  # The display redirects it.
 
   def fail(self, line: str) -> None:
     with contextlib.suppress(OSError):
@@ -149,9 +149,9 @@ class Live(printing.Quiet):
     self._evaluation = row.get(records.EVALUATION, self._evaluation)
 
   def render(self) -> rich.console.RenderableType:
-    """Returns what is to be seen now."""
+    """Returns what to show now."""
     if self._console.width < self._width:
-      self._console.clear()  # What was drawn is broken into more lines by now.
+      self._console.clear()  # The terminal has wrapped the lines drawn before.
     self._width = self._console.width
     width = self._width - 4  # Without the frame.
     parts = ([self._progress(width), self._return(width), self._metrics(width)]
@@ -185,7 +185,7 @@ class Live(printing.Quiet):
     return table
 
   def _return(self, width: int) -> rich.text.Text:
-    """The last mean return, the best of the run, how it came about."""
+    """Returns the last mean return, the run's best, and the course of returns."""
     text = rich.text.Text(no_wrap=True, overflow='crop')
     text.append(f'{_RETURN} ')
     text.append(_shown(_RETURN, self._rows[-1]), 'bold')
@@ -216,7 +216,7 @@ class Live(printing.Quiet):
     return table
 
   def _states(self) -> rich.columns.Columns:
-    """Each node's state; where they are many, how many of a kind have which."""
+    """Returns each node's state or, if they are many, counts by kind and state."""
     if len(self._nodes) <= _MOST_NODES:
       named = [(node, state, self._restarts[node])
                for node, state in list(self._nodes.items())]

@@ -1,4 +1,4 @@
-"""What the agent makes of a timestep, drawn beside or without a screen."""
+"""Draws what the agent makes of a timestep, with or without a screen beside it."""
 
 import dataclasses
 from typing import Optional, Sequence
@@ -14,15 +14,15 @@ _OLDER = 84
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-  """A timestep, and what led there.
+  """A timestep, and what led to it.
 
   Attributes:
     observation: [H, W, C] or [D].
-    reconstruction: of its newest frame or of all, if there is one.
+    reconstruction: of its newest frame or of all of it, if there is one.
     probabilities: [A], of the actions.
-    action: that was taken; None where there was none.
+    action: the one taken; None if there was none.
     values: [N], of this timestep and those before it, oldest first.
-    vectors: [N, D], observations as `values`, where they are vectors.
+    vectors: [N, D], observations of the same timesteps, if they are vectors.
     decoded: [N, D], their reconstructions, if there are any.
   """
   observation: np.ndarray
@@ -40,13 +40,13 @@ def draw(canvas: pictures.Canvas, left: int, top: int, moment: Moment,
   """Draws what the agent sees, its reconstruction, value and probabilities.
 
   Args:
-    canvas: to draw on, `WIDTH` by `HEIGHT` pixels of it.
-    left: of these pixels.
-    top: of these pixels.
+    canvas: where to draw, on `WIDTH` by `HEIGHT` pixels.
+    left: the left edge of these pixels.
+    top: the top edge of these pixels.
     moment: what to draw.
-    action_names: of each action.
+    action_names: the name of each action.
     frame_stack: how many channels of an observation are frames.
-    length: timesteps that fill the traces.
+    length: how many timesteps fill the traces.
     with_sight: whether to draw the observation, and its reconstruction.
   """
   right = left + WIDTH

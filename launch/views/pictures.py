@@ -31,7 +31,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def image_of(pixels: np.ndarray) -> Image.Image:
-  """Returns an image of [H, W] or [H, W, C] from 0 to 255; three C are colours."""
+  """Returns an image of [H, W] or [H, W, C] from 0 to 255; C = 3 is RGB."""
   pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
   if pixels.ndim == 3 and pixels.shape[-1] != 3:
     pixels = pixels[..., -1]
@@ -42,7 +42,7 @@ class Canvas:
   """An image to draw on.
 
   Attributes:
-    image: what has been drawn.
+    image: the drawing so far.
   """
 
   def __init__(self, width: int, height: int):
@@ -55,12 +55,12 @@ class Canvas:
     self._draw.text((x, y), text, colour, _font(size), anchor)
 
   def rectangle(self, box: Box, colour: Colour = PANE) -> None:
-    """Fills a box; one without width or height is not drawn."""
+    """Fills a box; draws nothing if it has no width or height."""
     if box[0] < box[2] and box[1] < box[3]:
       self._draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), colour)
 
   def frame(self, box: Box, pixels: np.ndarray) -> None:
-    """Draws pixels into the middle of a box, enlarged by a whole number."""
+    """Draws pixels in the middle of a box, enlarged by a whole factor."""
     image = image_of(pixels)
     width, height = box[2] - box[0], box[3] - box[1]
     scale = min(width / image.width, height / image.height)
@@ -79,10 +79,10 @@ class Canvas:
     """Draws lines over time.
 
     Args:
-      box: where.
+      box: where to draw.
       series: numbers [N] and a colour, for each line.
-      label: what they are.
-      length: the N that fills the box; by default that of the longest.
+      label: what the numbers are.
+      length: the N that fills the box; by default the longest line's.
       cursor: the position to mark.
     """
     self.rectangle(box)
@@ -111,7 +111,7 @@ class Canvas:
                      series: Sequence[Sequence[tuple[np.ndarray, Colour]]],
                      labels: Sequence[str], length: Optional[int] = None,
                      cursor: Optional[int] = None) -> None:
-    """Draws traces beside and below each other; see `traces`."""
+    """Draws a grid of traces; see `traces`."""
     columns = 1 + (len(series) - 1) // 6
     rows = -(-len(series) // columns)
     width = (box[2] - box[0] + 6) // columns
@@ -124,7 +124,7 @@ class Canvas:
 
   def actions(self, box: Box, names: Sequence[str], probabilities: np.ndarray,
               taken: Optional[int]) -> None:
-    """Draws a bar for each action, from left to right; the taken one stands out."""
+    """Draws a horizontal bar for each action; the taken one is highlighted."""
     columns = 1 + (len(names) - 1) // 9
     rows = -(-len(names) // columns)
     width = (box[2] - box[0]) // columns
@@ -146,7 +146,7 @@ class Canvas:
 
   def columns(self, box: Box, heights: np.ndarray,
               marked: Optional[int] = None) -> None:
-    """Draws bars beside each other, of heights [N] from 0 to 1."""
+    """Draws vertical bars side by side, with heights [N] from 0 to 1."""
     left, top, right, bottom = box
     edges = np.rint(np.linspace(left, right, len(heights) + 1)).astype(int)
     for i, height in enumerate(heights):
@@ -158,13 +158,13 @@ class Canvas:
         self.rectangle((edges[i], bottom - rise, edges[i + 1] - gap, bottom), colour)
 
   def histogram(self, box: Box, values: np.ndarray, title: str, unit: str) -> None:
-    """Draws how many of the values [N] are where.
+    """Draws a histogram of values.
 
     Args:
-      box: where.
-      values: numbers.
+      box: where to draw.
+      values: numbers [N].
       title: what they are.
-      unit: below the axis.
+      unit: their unit, written below the axis.
     """
     self.text(box[0], box[1], title, 18)
     self.text(box[0], box[1] + 26,
@@ -181,7 +181,10 @@ class Canvas:
 
 
 def _bin_edges(values: np.ndarray) -> np.ndarray:
-  """Returns at most some thirty bins; each has as many integers, if they are."""
+  """Returns the edges of at most about 30 bins.
+
+  If all values are integers, each bin covers equally many.
+  """
   low, high = float(values.min()), float(values.max())
   if np.all(values == np.rint(values)):
     each = max(-(-int(high - low + 1) // 30), 1)

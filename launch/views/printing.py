@@ -1,7 +1,7 @@
-"""What a person sees of a run, line by line: rows of progress, and warnings.
+"""Prints a run's rows of progress and its warnings, line by line.
 
-Engines tell a screen of their nodes and pass on what those print; so every engine
-has the same screens.
+Engines report their nodes to a screen and pass on what the nodes print, so all
+engines share the same screens.
 """
 
 import contextlib
@@ -14,45 +14,45 @@ from typing import Any, Iterator, Mapping, TextIO
 from programs.runtime import records
 
 _WARNING = 'warning: '
-# How often it is said what nodes wait for that are starting.
+# How often to print what starting nodes wait for.
 _STARTING_SECONDS = 5.
 
 
 def print_line(line: str, file: TextIO) -> None:
-  """Prints a line, if anybody reads on."""
+  """Prints a line, unless its reader has gone."""
   try:
     print(line, file=file, flush=True)
   except OSError:
-    # That is no reason to stop: the logs are there.
+    # No reason to stop: there are still the logs.
     os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 class Quiet:
-  """Shows warnings and errors only, and takes note of nothing else."""
+  """Shows only warnings and errors, and ignores everything else."""
 
   @contextlib.contextmanager
   def shown(self) -> Iterator[None]:
-    """Is there while the context is."""
+    """Stays on screen while the context lasts."""
     yield
 
   def say(self, line: str) -> None:
-    """Shows what the launcher says."""
+    """Shows a message from the launcher."""
 
   def fail(self, line: str) -> None:
     """Shows why the launcher gives up, or what is wrong."""
     print_line(line, sys.stderr)
 
   def begun(self, node: str, restarts: int) -> None:
-    """Takes note that a node was started, the first time or anew."""
+    """Notes that a node was started or restarted."""
 
   def ended(self, node: str) -> None:
-    """Takes note that a node has ended."""
+    """Notes that a node has ended."""
 
   def stopping(self) -> None:
-    """Takes note that all nodes are told to end."""
+    """Notes that all nodes are told to end."""
 
   def output(self, node: str, line: str) -> None:
-    """Takes a line that a node has printed; what is not shown is in its log."""
+    """Handles a line that a node printed; lines not shown are in its log."""
     if records.is_for_launcher(node, line):
       told = json.loads(line.partition(': ')[2])
       self.row(told) if line.startswith(records.ROW) else self.starting(told)
@@ -63,17 +63,17 @@ class Quiet:
       self.fail(line) if is_warning else self.of_node(node, line)
 
   def row(self, row: Mapping[str, Any]) -> None:
-    """Takes a row of progress."""
+    """Handles a row of progress."""
 
   def starting(self, waits_for: Mapping[str, str]) -> None:
-    """Takes what each node waits for that is starting."""
+    """Handles what each starting node waits for."""
 
   def of_node(self, node: str, line: str) -> None:
-    """Takes what a node says of itself."""
+    """Handles a node's message about itself."""
 
 
 class Plain(Quiet):
-  """Prints a line for each row, as is fit for files."""
+  """Prints a line for each row, suitable for files."""
 
   def __init__(self):
     self._terminal = records.TerminalLogger()
@@ -86,7 +86,7 @@ class Plain(Quiet):
     try:
       self._terminal.write(row)
     except OSError:
-      self.say('')  # Nobody reads on.
+      self.say('')  # The reader has gone.
 
   def starting(self, waits_for: Mapping[str, str]) -> None:
     if time.monotonic() >= self._next_starting:

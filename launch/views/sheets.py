@@ -19,18 +19,18 @@ _GIF_SECONDS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-  """A trajectory of T timesteps, and what is known of it.
+  """A trajectory of T timesteps, and what is known about it.
 
   Attributes:
-    title: what it is, in a line.
-    notes: more about it, in a line.
-    observation: [T + 1, ...], the last being bootstrapped from.
+    title: what it is, in one line.
+    notes: more about it, in one line.
+    observation: [T + 1, ...]; the last is bootstrapped from.
     action: [T].
     reward: [T].
     discount: [T].
     mask: [T] bool.
-    behaviour: [T, A], the probabilities with which it was acted.
-    thoughts: of the observations, by a checkpoint; None without one.
+    behaviour: [T, A], the action probabilities when acting.
+    thoughts: a checkpoint's, about the observations; None without a checkpoint.
   """
   title: str
   notes: str
@@ -56,7 +56,7 @@ _Marks = Sequence[tuple[str, pictures.Colour]]
 
 
 def _marks(trajectory: Trajectory, t: int) -> _Marks:
-  """Returns reward, discount and mask as texts; what is unusual has a colour."""
+  """Returns reward, discount and mask as texts; unusual ones have a colour."""
   reward, discount = float(trajectory.reward[t]), float(trajectory.discount[t])
   mask = bool(trajectory.mask[t])
   return [
@@ -73,9 +73,9 @@ def contact_sheet(trajectory: Trajectory, action_names: Sequence[str],
 
   Args:
     trajectory: what to draw.
-    action_names: of each action.
-    frame_stack: how many channels of an observation are frames; of several the
-      newest is drawn.
+    action_names: the name of each action.
+    frame_stack: how many channels of an observation are frames; of several, only
+      the newest is drawn.
 
   Returns:
     A picture [height, width, 3] uint8.
@@ -179,7 +179,7 @@ def _vector_sheet(trajectory: Trajectory,
 
 def write_gif(path: str, trajectory: Trajectory, action_names: Sequence[str],
               frame_stack: int) -> None:
-  """Writes a trajectory as a GIF, a frame for each timestep."""
+  """Writes a trajectory as a GIF, with one frame per timestep."""
   frames: list[Any] = []
   num_steps = len(trajectory.action)
   thoughts = trajectory.thoughts
@@ -212,7 +212,7 @@ def histograms(ages: np.ndarray, priorities: np.ndarray,
   Args:
     ages: of timesteps, in learner steps.
     priorities: of items.
-    title: what they are of.
+    title: what the histograms are about.
 
   Returns:
     A picture [height, width, 3] uint8.

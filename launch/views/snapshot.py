@@ -1,9 +1,9 @@
-"""A copy of what a Reverb server holds, which takes nothing from it.
+"""Copies what a Reverb server holds, without taking anything from it.
 
 A sample would count towards the rate limiter, and one from a queue would be
-lost to the learner. So the server is asked for a checkpoint of its tables, as
-Reverb has them, and that is loaded into a server of this process: there its
-items are taken out one by one.
+lost to the learner. So the server is asked for one of Reverb's checkpoints of its
+tables, and this process loads it into a server of its own, from which it takes the
+items one by one.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ class Item:
 
   Attributes:
     table: its table.
-    key: its name there.
-    priority: of sampling it.
+    key: identifies it there.
+    priority: for sampling it.
     times_sampled: so far.
     inserted_at: when, in seconds since 1970.
     columns: by name, [rows, ...].
@@ -57,11 +57,11 @@ def take(client: reverb.Client) -> list[Item]:
     The items of all its tables, oldest first.
 
   Raises:
-    ValueError: where they cannot be read, in one line.
+    ValueError: if they cannot be read; the message is one line.
   """
   try:
     path = client.checkpoint()
-  except (reverb.errors.ReverbError, RuntimeError) as e:  # By what went wrong.
+  except (reverb.errors.ReverbError, RuntimeError) as e:  # Depends on the cause.
     raise ValueError(f'the server at {client.server_address} saves no snapshot '
                      f'({" ".join(str(e).split())}).') from None
   if not os.access(os.path.join(path, _TABLES), os.R_OK):
@@ -77,7 +77,7 @@ def take(client: reverb.Client) -> list[Item]:
 
 
 def _items(path: str, folder: str) -> Iterator[Item]:
-  """Yields the items of a checkpoint, by way of a copy in an empty folder."""
+  """Yields the items of a checkpoint, using an empty folder for a copy of it."""
   copy = os.path.join(folder, os.path.basename(path))
   os.mkdir(copy)
   for name in set(os.listdir(path)) - {_TABLES, _ITEMS}:
@@ -85,7 +85,7 @@ def _items(path: str, folder: str) -> Iterator[Item]:
   tables = _read(path, _TABLES, checkpoint_pb2.PriorityTableCheckpoint)
   items = _read(path, _ITEMS, schema_pb2.PrioritizedItem)
   times_sampled = {item.key: item.times_sampled for item in items}
-  # In the copy, each table gives all of its items once, whoever had them before.
+  # In the copy, each table gives every item once, even if it was sampled before.
   for table in tables:
     table.max_times_sampled = 1
     table.sampler.Clear()
@@ -131,7 +131,7 @@ def _table(name: str) -> reverb.Table:
 
 
 def _read(folder: str, name: str, kind: Any) -> list[Any]:
-  """Returns the messages of a file of a checkpoint."""
+  """Returns the messages in a checkpoint's file."""
   return [kind.FromString(record) for record in tf.data.TFRecordDataset(
       os.path.join(folder, name), _COMPRESSION).as_numpy_iterator()]
 
@@ -144,7 +144,7 @@ def _write(folder: str, name: str, messages: Sequence[Any]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Drops what Reverb's own code says on standard error."""
+  """Discards what Reverb's own code prints to standard error."""
   kept = os.dup(2)
   nowhere = os.open(os.devnull, os.O_WRONLY)
   try:

@@ -18,12 +18,12 @@ _ANSWER_SECONDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """What a server said of its tables, and when.
+  """What a server reported about its tables, and when.
 
   Attributes:
     address: 'host:port'.
     tables: by name.
-    seconds: on this machine's monotonic clock.
+    seconds: time of the reading, on this machine's monotonic clock.
   """
   address: str
   tables: Mapping[str, reverb.reverb_types.TableInfo]
@@ -37,13 +37,13 @@ def connect(address: str) -> reverb.Client:
     address: 'host:port'.
 
   Raises:
-    ValueError: where none is reached, in one line.
+    ValueError: if none is reached; the message is one line.
   """
   host, _, port = address.rpartition(':')
   if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
     raise ValueError(f'address must be HOST:PORT, not {address!r}.')
   try:
-    # At once, where Reverb would go on trying.
+    # Fails at once, where Reverb would keep trying.
     socket.create_connection((host.strip('[]'), int(port)),
                              _ANSWER_SECONDS).close()
   except OSError as e:
@@ -53,10 +53,10 @@ def connect(address: str) -> reverb.Client:
 
 
 def read(client: reverb.Client) -> Reading:
-  """Reads a server's tables; raises ValueError where it does not answer."""
+  """Reads a server's tables; raises ValueError if it does not answer."""
   try:
     tables = client.server_info(timeout=_ANSWER_SECONDS)
-  except (reverb.errors.ReverbError, RuntimeError) as e:  # By what went wrong.
+  except (reverb.errors.ReverbError, RuntimeError) as e:  # Depends on the cause.
     raise ValueError(f'no Reverb server answers at {client.server_address} '
                      f'({" ".join(str(e).split())}).') from None
   return Reading(client.server_address, dict(sorted(tables.items())),
@@ -64,10 +64,10 @@ def read(client: reverb.Client) -> Reading:
 
 
 def figures(before: Reading, after: Reading) -> list[dict[str, Any]]:
-  """Returns the figures of each table, as JSON has them.
+  """Returns the figures of each table, ready for JSON.
 
-  Rates, and the shares of time for which somebody was held up, are those
-  between two readings of a server.
+  Rates, and the shares of time that actors or the learner waited, are for the
+  time between two readings of a server.
   """
   return [_figures(after.address, before.tables.get(name, table), table,
                    max(after.seconds - before.seconds, 1e-9))
@@ -86,7 +86,7 @@ def _figures(address: str, before: reverb.reverb_types.TableInfo,
   size = after.current_size
 
   def share(what: str) -> float:
-    """Returns how much of the time the table waited for something."""
+    """Returns the share of time that the table waited for something."""
     milliseconds = (getattr(after.table_worker_time, what) -
                     getattr(before.table_worker_time, what))
     return round(min(max(milliseconds / 1000 / seconds, 0.), 1.), 3)
@@ -152,12 +152,12 @@ def _signature(signature: Any) -> Optional[dict[str, dict[str, Any]]]:
 
 def shown(tables: Sequence[Mapping[str, Any]],
           is_watched: bool = False) -> console.Group:
-  """Returns what a terminal shows of tables' figures.
+  """Returns the figures of tables as a terminal shows them.
 
   Args:
-    tables: their figures.
-    is_watched: whether to leave out what stays as it is, and show several servers
-      by a line for each table; by default each has a block.
+    tables: the figures of each table.
+    is_watched: whether to leave out what does not change, and show several
+      servers with one line per table; by default each server has a block.
   """
   addresses = list(dict.fromkeys(table['address'] for table in tables))
   if is_watched and len(addresses) > 1:
@@ -268,7 +268,7 @@ def _signature_block(
     block.add_row('without a signature', '', '')
   for name, spec in (signature or {}).items():
     shape = spec['shape']
-    # The axis that is left open is that of an actor's environments.
+    # The open axis is that of an actor's environments.
     block.add_row(name, 'any' if shape is None else
                   f'[{", ".join("E" if n is None else str(n) for n in shape)}]',
                   spec['dtype'])

@@ -1,4 +1,4 @@
-"""What the networks of a checkpoint make of observations, for people to see."""
+"""Evaluates a checkpoint's networks on observations, for people to see."""
 
 import dataclasses
 from typing import Optional
@@ -15,7 +15,7 @@ from programs.runtime import checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class Thoughts:
-  """What networks make of N observations.
+  """The outputs of networks for N observations.
 
   Attributes:
     probabilities: [N, A] float32, of the actions.
@@ -32,7 +32,7 @@ class Thinker:
   """Evaluates networks, reconstructions included."""
 
   def __init__(self, networks: networks_lib.ImpalaPPONetworks):
-    """Makes a thinker of networks that have their variables."""
+    """Makes a thinker from networks whose variables exist."""
     spec = networks.observation_spec
     actor_critic, decoder = networks.actor_critic, networks.decoder
 
@@ -43,7 +43,7 @@ class Thinker:
         return tf.nn.softmax(logits), values
       decoded = decoder(latent)
       channels = spec.shape[-1]
-      if decoded.shape[-1] != channels:  # Of stacked frames, the newest.
+      if decoded.shape[-1] != channels:  # Only the newest frame.
         decoded = tf.repeat(decoded, channels, axis=-1)
         decoded = actor_critic.encoder.normalizer.denormalize(decoded)[..., -1:]
       else:
@@ -63,19 +63,19 @@ class Thinker:
 def restored(builder: builder_lib.ImpalaPPOBuilder,
              environment_spec: specs.EnvironmentSpec, path: str,
              with_decoder: bool) -> networks_lib.ImpalaPPONetworks:
-  """Makes networks of a checkpoint.
+  """Restores networks from a checkpoint.
 
   Args:
-    builder: of the run's settings.
+    builder: made from the run's settings.
     environment_spec: of one environment.
-    path: of a whole checkpoint.
-    with_decoder: whether the decoder is needed too, where there is one.
+    path: of a complete checkpoint.
+    with_decoder: whether to restore the decoder too, if there is one.
 
   Returns:
     The networks.
 
   Raises:
-    ValueError: where the checkpoint is of others, in one line.
+    ValueError: if the checkpoint is of other networks; the message is one line.
   """
   networks = builder.make_networks(environment_spec)
   networks.create_variables()

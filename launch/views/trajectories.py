@@ -1,4 +1,4 @@
-"""The trajectories that a run's replay holds, as pictures need them."""
+"""Reads the trajectories that a run's replay holds, for drawing."""
 
 import time
 from typing import Optional, Sequence
@@ -23,21 +23,21 @@ class Held:
   """What a run's replay held at one moment.
 
   Attributes:
-    action_names: of each action.
+    action_names: the name of each action.
     frame_stack: how many channels of an observation are frames.
-    title: what it is, in a line.
-    reconstructed_by: which checkpoint reconstructs, in a line.
+    title: what it is, in one line.
+    reconstructed_by: which checkpoint reconstructs, in one line.
   """
 
   def __init__(self, settings: settings_lib.Settings,
                items: Sequence[snapshot.Item], checkpoint: Optional[str],
                learner_steps: int):
-    """Makes the trajectories of items, of which there are some.
+    """Makes the trajectories of one or more items.
 
     Args:
       settings: of the run.
-      items: all of one table, of all shards, oldest first.
-      checkpoint: the newest of the run, if there is one.
+      items: all items of one table, from all shards, oldest first.
+      checkpoint: the run's newest, if there is one.
       learner_steps: how far the run has come.
     """
     self._items = items
@@ -64,7 +64,7 @@ class Held:
     return np.array([item.priority for item in self._items])
 
   def ages(self) -> np.ndarray:
-    """Returns learner steps since acting, of all timesteps of experience."""
+    """Returns the learner steps since acting for all timesteps of experience."""
     ages = []
     for item in self._items:
       batch = self._batch(item)
@@ -72,7 +72,7 @@ class Held:
     return np.concatenate(ages)
 
   def draw(self, number: int) -> list[sheets.Trajectory]:
-    """Returns so many trajectories, if there are, picked at random."""
+    """Returns up to `number` trajectories, picked at random."""
     places = [(i, e) for i, item in enumerate(self._items)
               for e in range(item.columns['action'].shape[1])]
     chosen = np.random.default_rng().permutation(len(places))[:number]
@@ -116,10 +116,10 @@ def held(run_dir: str, clients: Sequence[reverb.Client]) -> Held:
     clients: of its shards, which must be on this machine.
 
   Returns:
-    The items of the table `replay`, or of `queue` where that is empty.
+    The items of the table `replay`, or of `queue` if that is empty.
 
   Raises:
-    ValueError: where they cannot be read, or there are none; in one line.
+    ValueError: if they cannot be read or there are none; the message is one line.
   """
   settings = settings_lib.load(run_dir)
   items = [item for client in clients for item in snapshot.take(client)]

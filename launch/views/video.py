@@ -1,4 +1,4 @@
-"""Records what an environment shows and what the policy makes of it."""
+"""Records videos of an environment and of what the policy makes of it."""
 
 import collections
 import time
@@ -26,10 +26,9 @@ _SAY_SECONDS = 15.
 
 
 class Recorder:
-  """An environment of one that is recorded as it is stepped.
+  """A vector of one environment that is recorded as it is stepped.
 
-  Games run at their own speed, each of their frames being shown for as long as
-  it lasts.
+  Games run at their own speed: each frame is shown for as long as it lasts.
   """
 
   num_envs = 1
@@ -41,12 +40,12 @@ class Recorder:
 
     Args:
       path: of the .mp4 file to write.
-      environment: of one, to step.
+      environment: a vector of one, to step.
       screens: what it shows.
-      thinker: of the policy that acts.
+      thinker: evaluates the policy that acts.
       frame_stack: how many channels of an observation are frames.
-      title: what is recorded, in a line.
-      say: is told now and then, in a line, how far it is.
+      title: what is recorded, in one line.
+      say: called now and then with one line of progress.
     """
     self._environment = environment
     self._screens = screens
@@ -92,19 +91,19 @@ class Recorder:
     return self._timestep
 
   def close(self) -> None:
-    """Ends the video; one that is not closed cannot be played."""
+    """Ends the video; without this it cannot be played."""
     self._writer.close()
     self._environment.close()
 
   def _begin(self) -> None:
-    self._screens.take()  # That of the reset is the first to be acted on.
+    self._screens.take()  # The reset's screen, the first to be acted on.
     self._episode += 1
     self._steps, self._score = 0, 0.
     for past in (self._values, self._seen, self._decoded):
       past.clear()
 
   def _picture(self, action: int) -> pictures.Canvas:
-    """Draws all but the screen."""
+    """Draws everything but the screen."""
     observation = self._timestep.observation
     thoughts = self._think(observation)
     self._values.append(float(thoughts.values[0]))

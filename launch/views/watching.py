@@ -1,4 +1,4 @@
-"""Which screen a person sees a run on."""
+"""Chooses the screen that shows a run."""
 
 import os
 import sys
@@ -12,12 +12,12 @@ def make(run: str, max_timesteps: int, plain: bool, quiet: bool) -> printing.Qui
   Args:
     run: what is being run, in a few words.
     max_timesteps: when the run ends.
-    plain: whether lines are printed even on a terminal.
-    quiet: whether only warnings are.
+    plain: whether to print lines even on a terminal.
+    quiet: whether to print only warnings.
   """
   if quiet:
     return printing.Quiet()
   if plain or not sys.stdout.isatty() or os.environ.get('TERM') == 'dumb':
     return printing.Plain()
-  from launch.views import display  # Takes a moment.
+  from launch.views import display  # Slow to import.
   return display.Live(run, max_timesteps)

@@ -1,1 +1,1 @@
-"""What runs in each node; none of it imports Launchpad where it need not."""
+"""What runs in each node; only `serving` imports Launchpad."""

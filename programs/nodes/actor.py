@@ -42,7 +42,7 @@ class VectorEnvironmentLoop(core.Worker):
     Args:
       environment: what to act in.
       actor: what acts.
-      counter: is told of timesteps and finished episodes, often.
+      counter: gets frequent reports of timesteps and finished episodes.
       should_stop: ends `run` once set.
     """
     self._environment = environment
@@ -96,7 +96,7 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
     index: of this actor.
     shard: gets the experience.
     learner: serves the weights.
-    counter: is told of timesteps and returns.
+    counter: gets reports of timesteps and returns.
     should_stop: set when the program stops.
   """
   name = f'actor/{index}'

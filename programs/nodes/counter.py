@@ -1,4 +1,4 @@
-"""The counter node: what a run has done so far, and its records."""
+"""The counter node: counts what a run has done, and writes its records."""
 
 import collections
 import functools
@@ -63,7 +63,7 @@ class ReturnsWindow:
 
 
 class RunCounter(core.Worker, core.Saveable):
-  """What all nodes report to; its rows are the run's progress.
+  """Takes the reports of all nodes, and writes rows of progress.
 
   Counts are `actor_steps` (timesteps), `actor_episodes`, `bad_numbers` (numbers
   that were not finite), `learner_steps` and `walltime` (seconds, over all
@@ -89,10 +89,10 @@ class RunCounter(core.Worker, core.Saveable):
       limiter: ends the program.
       period_seconds: time between rows.
       should_stop: set when the program stops.
-      keep: is given the state with each row, to `restore` it after a restart.
+      keep: called with the state at each row, to `restore` it after a restart.
       count_restarts: returns how many nodes of the run were restarted.
       nodes: that have to start before there are timesteps.
-      announce: is told what nodes wait for that are starting, as that changes.
+      announce: called with what starting nodes wait for, whenever that changes.
     """
     self._announce = announce
     self._logger = logger
@@ -116,7 +116,7 @@ class RunCounter(core.Worker, core.Saveable):
     self._saved: Optional[Mapping[str, Any]] = None
 
   def record_start(self, node: str, waits_for: str) -> None:
-    """Takes note of what a node that is starting waits for."""
+    """Records what a starting node waits for."""
     self._waits_for[node] = waits_for
 
   def record_acting(self, timesteps: int, returns: Sequence[float],
@@ -137,7 +137,7 @@ class RunCounter(core.Worker, core.Saveable):
           bad_numbers=bad_numbers + len(returns) - len(finite))
 
   def record_learning(self, num_steps: int, metrics: Mapping[str, float]) -> None:
-    """Takes all of the learner's steps so far, and its latest metrics.
+    """Records the learner's steps so far, and its latest metrics.
 
     A learner that was restarted may have fewer than it had.
     """
@@ -155,7 +155,7 @@ class RunCounter(core.Worker, core.Saveable):
     self._extras[records.EVALUATION] = return_mean
 
   def learner_done(self, num_steps: int, metrics: Mapping[str, float]) -> None:
-    """Takes the last of the learner, which has saved its last checkpoint."""
+    """Takes the learner's last report, after it saved its last checkpoint."""
     self.record_learning(num_steps, metrics)
     self._learner_done.set()
 
@@ -167,7 +167,7 @@ class RunCounter(core.Worker, core.Saveable):
     return self._saved
 
   def restore(self, state: Mapping[str, Any]) -> None:
-    """Goes on from a state; one that counts already was not restarted."""
+    """Continues from a state, unless this counter has timesteps already."""
     with self._lock:
       if self._timesteps():
         return
@@ -176,7 +176,7 @@ class RunCounter(core.Worker, core.Saveable):
       self._walltime_before = state['walltime']
       self._start = time.monotonic()
       self._first_timesteps = self._timesteps()
-    # Before the first row, too: who restored this does so once.
+    # Even before the first row: the learner restores this only once.
     self._keep(self._state())
 
   def run(self) -> None:

@@ -1,4 +1,4 @@
-"""The evaluator node: greedy evaluations while training goes on."""
+"""The evaluator node: greedy evaluations during training."""
 
 import threading
 from typing import Callable, Optional
@@ -80,7 +80,7 @@ def play_episodes(
 
 
 class Evaluator(core.Worker):
-  """Evaluates the latest policy every so many timesteps of training."""
+  """Evaluates the latest policy at intervals of training timesteps."""
 
   def __init__(
       self,

@@ -48,11 +48,11 @@ class LearnerWorker(core.VariableSource, core.Worker):
 
     Args:
       learner: what learns.
-      counter: is told of steps and metrics, and saved with the learner.
+      counter: gets reports of steps and metrics, and is saved with the learner.
       run_dir: gets the folder `checkpoints`.
       checkpoint_minutes: time between checkpoints.
       should_stop: ends `run` once set.
-      statistics: asks for those of the replay, which join the metrics.
+      statistics: returns those of the replay, which are added to the metrics.
     """
     self._learner = learner
     self._counter = counter
@@ -87,25 +87,25 @@ class LearnerWorker(core.VariableSource, core.Worker):
     return self._learner.get_variables(names)
 
   def shared_weights(self) -> weights.Handle:
-    """Where the processes of this machine find what `get_variables` returns."""
+    """Returns where processes of this machine find the shared weights."""
     return self._shared.handle
 
   def newer_weights(self, number: int) -> tuple[bytes, int, Optional[list]]:
-    """What the mirror of another machine lacks, as `SharedWeights.newer` says."""
+    """Returns weights that another machine's mirror lacks; see `SharedWeights`."""
     return self._shared.newer(number)
 
   def run(self) -> None:
-    """Learns until the program stops, and leaves a last checkpoint.
+    """Learns until the program stops, then saves a last checkpoint.
 
     Raises:
       Exception: what the learner raised, if it failed.
     """
     try:
-      # No patience: who waits for a batch would wait in vain, as actors have ended.
+      # No patience: actors have ended, so no further batch will come.
       stopping.run_until_stopped(self._step_until_stopped, self._should_stop,
                                  patience_seconds=0.)
     finally:
-      # A step that has begun is waited for, or the checkpoint would hold half of it.
+      # Waits for a step that has begun, or the checkpoint would hold half of it.
       with self._learner.paused():
         # Without a step there is nothing to save, nor perhaps a counter to tell.
         if self._learner.num_steps > self._first_step:
@@ -146,7 +146,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     self._statistics = self._ask_for_statistics()
 
   def _draw(self):
-    """Draws what the auto-encoder sees, if that was not done lately."""
+    """Draws reconstructions, at most once a minute."""
     if time.monotonic() < self._next_picture:
       return
     self._next_picture = time.monotonic() + _PICTURE_SECONDS
@@ -157,7 +157,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
 
 
 def _say_what_is_compiled() -> None:
-  """Says so where the first step takes minutes."""
+  """Prints a line if the first step takes minutes, as it compiles GPU code."""
   for gpu in tf.config.get_visible_devices('GPU'):
     details = tf.config.experimental.get_device_details(gpu)
     capability = details['compute_capability']
@@ -177,7 +177,7 @@ def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],
   Args:
     setup: of the program.
     shards: of the replay.
-    counter: is told of steps and metrics.
+    counter: gets reports of steps and metrics.
     should_stop: set when the program stops.
   """
   processes.settle_in()

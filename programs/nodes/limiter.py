@@ -1,22 +1,22 @@
-"""The limiter: ends a program that has done enough."""
+"""The limiter: ends a program at its budget or target."""
 
 from typing import Callable, Mapping, Optional
 
 
 def has_budget_spent(counts: Mapping[str, float], max_timesteps: int) -> bool:
-  """Tells whether a run of these counts has had its timesteps."""
+  """Tells whether a run with these counts has spent its timesteps."""
   return counts.get('actor_steps', 0) >= max_timesteps
 
 
 def has_target_reached(mean_return: Optional[float],
                        target_return: Optional[float]) -> bool:
-  """Tells whether a mean return gets to the target; either may be none yet."""
+  """Tells whether a mean return reaches the target; either may be None."""
   return (target_return is not None and mean_return is not None and
           mean_return >= target_return)
 
 
 class Limiter:
-  """What Acme's `StepsLimiter` is, with a target return beside the budget.
+  """Like Acme's `StepsLimiter`, with a target return besides the budget.
 
   It is polled by the counter, in whose process it lives.
   """
@@ -37,7 +37,7 @@ class Limiter:
 
   def check(self, counts: Mapping[str, float],
             mean_return: Optional[float]) -> None:
-    """Ends the program if it has done enough.
+    """Ends the program if the budget is spent or the target reached.
 
     Args:
       counts: with `actor_steps`, the timesteps.

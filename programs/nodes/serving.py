@@ -1,4 +1,4 @@
-"""Launchpad's nodes that serve, at addresses that can be chosen."""
+"""Launchpad's serving nodes, with addresses that can be chosen."""
 
 from typing import Any, Callable, Sequence
 
@@ -21,7 +21,7 @@ class At(lp.AbstractAddressBuilder):
 
 
 def _move(address: lp.Address, listen: str, port: int = 0) -> None:
-  """Binds a bound address anew, where the node will listen."""
+  """Rebinds an address to where the node will listen."""
   port = port or address_lib.get_port_from_address(address.resolve())
   address.bind(At(doors.host(listen), port))
 

@@ -1,4 +1,4 @@
-"""What every node of a program is made from."""
+"""The parts and settings that every node of a program needs."""
 
 import dataclasses
 from typing import Callable
@@ -16,7 +16,7 @@ EnvironmentFactory = Callable[[int, int], environments.VectorEnvironment]
 
 @dataclasses.dataclass
 class Setup:
-  """What every node of a program is made from.
+  """The parts and settings that every node of a program needs.
 
   Attributes:
     builder: makes the agent's parts.

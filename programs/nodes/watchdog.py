@@ -1,4 +1,4 @@
-"""Ends a process whose environment does not come back."""
+"""Ends a process whose environment hangs."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ _WATCH_SECONDS = 0.5
 
 
 class Watchdog:
-  """Watches what may hang: making environments, their resets and steps."""
+  """Watches calls that may hang: making, resetting and stepping environments."""
 
   def __init__(self, node: str, seconds: float, should_stop: threading.Event):
     """Makes a watchdog that does nothing yet.
@@ -36,7 +36,7 @@ class Watchdog:
 
   @contextlib.contextmanager
   def step(self) -> Iterator[None]:
-    """Is a step of an environment while the context is."""
+    """Marks the body as one step of an environment."""
     self._began = time.monotonic()
     try:
       yield
@@ -57,7 +57,7 @@ class Watchdog:
 
 
 class Watched:
-  """Environments whose resets and steps a watchdog watches."""
+  """Environments whose resets and steps are watched by a watchdog."""
 
   def __init__(self, environment: environments.Playable, watchdog: Watchdog):
     self._environment = environment

@@ -1,4 +1,4 @@
-"""Rows of progress as event files, for TensorBoard."""
+"""Writes rows of progress to event files, for TensorBoard."""
 
 import contextlib
 import io
@@ -125,7 +125,7 @@ class Board(loggers.Logger):
     return open(os.path.join(self._run_dir, name), 'xb', buffering=0)
 
   def _introduction(self, step: int) -> list[event_pb2.Event]:
-    """Returns what comes before the rows of a file."""
+    """Returns the events that begin a file."""
     settings = self._settings()
     return [
         event_pb2.Event(wall_time=time.time(), file_version='brain.Event:2'),
@@ -178,7 +178,7 @@ def _as_text(settings: Mapping[str, Any]) -> str:
 
 
 def hyperparameters(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what TensorBoard compares runs by."""
+  """Returns the settings by which TensorBoard compares runs."""
   return {f'{title}.{name}': (value if isinstance(value, (bool, int, float, str))
                               else json.dumps(value))
           for title in ('environment', 'agent', 'run')

@@ -1,9 +1,9 @@
-"""The checkpoints of a run: saved, found, checked and restored here.
+"""Saves, finds, checks and restores the checkpoints of a run.
 
 A checkpoint holds `learner`, the learner's state, and `progress`, the
-counter's. The newest three are kept, as `ckpt-N` with a growing number. Which
-there are is told by the files themselves: TensorFlow's index of them, the file
-`checkpoint`, is written for other tools, and never read.
+counter's. The newest three are kept, as `ckpt-N` with a growing number. They are
+found by their files; TensorFlow's own index, the file `checkpoint`, is written for
+other tools, and never read.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def _path(run_dir: str, number: int) -> str:
 
 
 def _files(path: str) -> list[str]:
-  """Returns the files of a checkpoint that there are."""
+  """Returns the existing files of a checkpoint."""
   folder, name = os.path.split(path)
   if not os.path.isdir(folder):
     return []
@@ -74,7 +74,7 @@ def _fault(path: str) -> Optional[str]:
 
 
 def one_line(error: Exception) -> str:
-  """Returns what an error says, without where in a graph it was raised."""
+  """Returns an error's message on one line, without its place in a graph."""
   lines = str(error).strip().splitlines() or [type(error).__name__]
   nodes = [i for i, line in enumerate(lines) if line.startswith('Node: ')]
   return lines[nodes[0] + 1 if nodes and nodes[0] + 1 < len(lines) else 0].strip()
@@ -88,7 +88,7 @@ def latest(run_dir: str,
 
   Args:
     run_dir: a run's directory.
-    say: is told, in a line each, why newer ones are passed over.
+    say: called with a line for each newer one that is passed over, and why.
   """
   for number in _numbers(run_dir):
     path = _path(run_dir, number)
@@ -124,14 +124,13 @@ def named(run_dir: str, name: str) -> str:
 def discard_broken(run_dir: str,
                    say: Callable[[str], None] = lambda line: None
                    ) -> Optional[str]:
-  """Leaves only checkpoints that can be used, and nothing half written.
+  """Renames checkpoints that cannot be used, and removes partial files.
 
-  Those that cannot be used are renamed, and stay. To be called by who alone
-  writes to the run's directory.
+  Only the process that writes to the run's directory may call this.
 
   Args:
     run_dir: a run's directory.
-    say: is told, in a line each, what is discarded and why.
+    say: called with a line for each that is renamed, and why.
 
   Returns:
     The newest checkpoint, which training resumes from, or None.
@@ -182,7 +181,7 @@ def _remove_leftovers(run_dir: str) -> None:
 
 
 def _write_index(run_dir: str) -> None:
-  """Tells TensorFlow's own tools, such as `latest_checkpoint`, what there is."""
+  """Writes the file that TensorFlow's `latest_checkpoint` reads."""
   numbers = _numbers(run_dir)[::-1]
   path = os.path.join(directory(run_dir), 'checkpoint')
   with open(f'{path}.new', 'w') as f:
@@ -218,7 +217,7 @@ def check_space(run_dir: str, variable_bytes: int, trainable_bytes: int) -> None
 
 
 class Checkpoint:
-  """What is saved and restored: the learner's state, and the counter's.
+  """Saves and restores the state of the learner and of the counter.
 
   The counter's is one string of JSON: a variable like the others, so that
   TensorFlow writes one shard, and traces nothing anew at each save.
@@ -247,7 +246,7 @@ class Checkpoint:
     self._checkpoint.write(path)
 
   def restore(self, path: str) -> None:
-    """Restores everything that it is made of.
+    """Restores all of its objects.
 
     Args:
       path: of a whole checkpoint, as `latest` returns it.
@@ -294,12 +293,12 @@ class Saver:
     self._tried_at = -float('inf')
 
   def save_if_due(self) -> None:
-    """Saves if the last time is long enough ago, and at first."""
+    """Saves if the last save is long enough ago, or if there was none."""
     if time.monotonic() - self._tried_at >= self._period_seconds:
       self.save()
 
   def save(self) -> None:
-    """Saves; where that fails, as on a full disk, it warns and tries again later.
+    """Saves; if that fails, as on a full disk, it warns and tries again later.
 
     Raises:
       FloatingPointError: if the learner's variables are not finite.

@@ -1,4 +1,4 @@
-"""Who takes the rows of progress: files, the launcher, boards, warnings."""
+"""Where rows of progress go: files, the launcher, TensorBoard, warnings."""
 
 import functools
 from typing import Optional
@@ -15,7 +15,7 @@ from programs.runtime import tracking
 
 def progress_logger(run_dir: str, verbose: bool,
                     track: Optional[str] = None) -> loggers.Logger:
-  """Makes everything that keeps or shows the rows of progress.
+  """Makes a logger that stores and shows rows of progress.
 
   Args:
     run_dir: where files go.

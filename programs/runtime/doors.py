@@ -1,15 +1,16 @@
-"""Who can reach a program's ports: by default, only processes of this machine.
+"""Limits who can connect to a program's ports, by default to this machine.
 
-Courier unpickles what it is sent, and Reverb takes what is inserted: who reaches
-their ports runs code as the trainer. So a library (`doors.c`, which `pip install`
-builds) is preloaded into the processes of a program, where it turns `bind` to all
-addresses into one to a chosen address. Before launching from a script of your own:
+Courier unpickles what it receives, and Reverb stores whatever is inserted: anyone
+who can connect to their ports can run code as the trainer. So a library (`doors.c`,
+which `pip install` builds) is preloaded into the processes of a program. There it
+turns a `bind` to all addresses into a `bind` to one. Before launching from your own
+script:
 
     doors.close(config.listen)
     lp.launch(program, 'local_mp')
 
-It has to be there when a process starts. For servers in the script's own process,
-such as those of `local_mt`, start the script by
+It has to be preloaded when a process starts. For servers in the script's own
+process, such as those of `local_mt`, start the script with
 
     python -m programs.runtime.doors python script.py
 """
@@ -81,14 +82,14 @@ def _family(listen: str) -> socket.AddressFamily:
 
 
 def is_closed(listen: str) -> bool:
-  """Tells whether this process listens only where `listen` says."""
+  """Tells whether this process listens only on the address of `listen`."""
   with socket.socket(_family(listen)) as probe:
     probe.bind(('', 0))
     return listen == ALL or probe.getsockname()[0] == host(listen)
 
 
 def check(listen: str) -> None:
-  """Raises RuntimeError where this process would listen elsewhere."""
+  """Raises RuntimeError if this process would listen on other addresses."""
   if not is_closed(listen):
     raise RuntimeError(
         f"other machines could reach this process, though listen is '{listen}': "
@@ -97,7 +98,7 @@ def check(listen: str) -> None:
 
 
 def close(listen: str = LOOPBACK) -> None:
-  """Lets the processes that this one starts listen on one address only.
+  """Makes future child processes listen on one address only.
 
   Args:
     listen: `loopback`, an IP address of this machine, or `all` for no limit.
@@ -110,7 +111,7 @@ def close(listen: str = LOOPBACK) -> None:
 
 
 def closed(listen: str) -> dict[str, str]:
-  """Returns the variables that let a process listen on one address only.
+  """Returns environment variables that limit a process to one address.
 
   Arguments and errors are those of `close`.
   """
@@ -147,7 +148,7 @@ def _why_not_loaded() -> str:
 
 
 def enter(listen: str, isolate: bool, threads: bool) -> None:
-  """Closes the doors of the nodes to come, by starting anew if it has to be.
+  """Limits the addresses of future nodes, restarting this process if needed.
 
   Args:
     listen: as `close` takes it.
@@ -172,7 +173,7 @@ def network() -> str:
 
 
 def own_network() -> Optional[tuple[str, str]]:
-  """Returns the network of its own that `isolate` moved this process to.
+  """Returns the network that `isolate` moved this process to.
 
   That is its name, and the options of `nsenter` that lead there; None where the
   process is in the network of its machine.
@@ -183,7 +184,7 @@ def own_network() -> Optional[tuple[str, str]]:
 
 
 def _isolate() -> str:
-  """Moves this process to a network of its own, in which there is loopback only.
+  """Moves this process to a network of its own that has loopback only.
 
   Returns:
     The options of `nsenter` that lead there from outside.
@@ -210,7 +211,7 @@ def _isolate() -> str:
 
 
 def main(argv: Optional[list[str]] = None) -> NoReturn:
-  """Runs a command behind closed doors."""
+  """Runs a command that listens on one address only."""
   parser = argparse.ArgumentParser(
       prog='python -m programs.runtime.doors', description=main.__doc__)
   parser.add_argument('--listen', default=LOOPBACK,

@@ -1,4 +1,4 @@
-"""What is wrong with a run, as far as its rows of progress tell for sure.
+"""Finds what is surely wrong with a run, from its rows of progress.
 
 docs/metrics.md says what each metric is like in a healthy run.
 """
@@ -59,7 +59,7 @@ def starved(row: Row, history: History) -> Optional[str]:
 
 
 def held_up(row: Row, history: History) -> Optional[str]:
-  """Actors wait for a learner that never does."""
+  """Actors wait nearly all the time, and the learner never."""
   fill = _value(row, 'queue_fill')
   if fill > _HELD_UP and _value(row, 'learner_wait_fraction') < _BUSY:
     return (f'actors are held up: the queue is {fill:.0%} full, and the learner '
@@ -124,7 +124,7 @@ class Watch:
     self._learner_steps = 0
 
   def warnings(self, row: Row) -> list[str]:
-    """Returns what has gone wrong with this row, each thing once until it is over.
+    """Returns new problems of this row, each once until it is over.
 
     Args:
       row: of progress. One without new learner steps tells nothing.
@@ -144,7 +144,7 @@ class Watch:
 
 
 class Warner(loggers.Logger):
-  """Prints the warnings that rows of progress give cause to."""
+  """Prints warnings about rows of progress."""
 
   def __init__(self):
     self._watch = Watch()

@@ -13,7 +13,7 @@ FILE = 'lock'
 
 @contextlib.contextmanager
 def held(run_dir: str) -> Iterator[int]:
-  """Holds a run's directory, which must exist, for this process.
+  """Locks a run's directory, which must exist, for this process.
 
   Processes that inherit the file descriptor hold it, too. The system lets go of
   it when the last of them ends, however that happens.

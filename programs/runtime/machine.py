@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores and memory."""
+"""The cores and the memory that this process may use."""
 
 import math
 import os
@@ -28,7 +28,7 @@ def memory() -> int:
 
 
 def _limits(controller: str, file: str) -> Iterator[str]:
-  """Yields what a file holds for each cgroup that this process is in.
+  """Yields the content of a file for each cgroup of this process.
 
   Args:
     controller: of cgroup v1; none for v2.

@@ -1,4 +1,4 @@
-"""Whether who started this process is still there; imports nothing slow."""
+"""Tells whether the parent of a node is alive; imports nothing slow."""
 
 import os
 

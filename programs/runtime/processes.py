@@ -1,4 +1,4 @@
-"""A node and its process: settling in, watching the launcher, coming back."""
+"""The process of a node: its set-up, its parent, its end, its restarts."""
 
 import atexit
 import contextlib
@@ -32,7 +32,7 @@ _ORPHAN_SECONDS = 8.
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-  """A process, such as the one that launched a program, told from all others.
+  """Identifies a process, such as the one that launched a program.
 
   Attributes:
     host: where it is.
@@ -48,7 +48,7 @@ class Process:
     return self == this_process()
 
   def is_gone(self) -> bool:
-    """Tells whether it has ended; of other machines' processes, never."""
+    """Tells whether it has ended; always False for other machines."""
     if self.host != socket.gethostname():
       return False
     try:
@@ -66,7 +66,7 @@ def started(pid: int) -> int:
 
 
 def lives(process: psutil.Process) -> bool:
-  """Tells whether a process runs, and has not just not been waited for."""
+  """Tells whether a process runs and is no zombie."""
   try:
     return process.status() != psutil.STATUS_ZOMBIE
   except psutil.NoSuchProcess:
@@ -90,11 +90,10 @@ def this_process() -> Process:
 
 
 def own(launcher: Process) -> None:
-  """Makes this process a node's, unless nodes are threads of the launcher.
+  """Sets this process up for a node, unless nodes are threads of the launcher.
 
-  It ends soon after whoever started it has gone, however that ended; and when it
-  ends it does so at once. An engine says that it starts processes; else who does
-  is the launcher.
+  The process then ends soon after its parent has ended, in whatever way, and exits
+  without clean-up. Its parent is the engine that started it, or else the launcher.
   """
   if launcher.is_this():
     return
@@ -119,7 +118,7 @@ def own(launcher: Process) -> None:
 
 
 def _end_at_once() -> None:
-  """Leaves out what Python does at the end of a process.
+  """Makes the process exit without Python's clean-up.
 
   A data pipeline whose servers have gone is taken apart without an end, and
   holds the interpreter's lock meanwhile.
@@ -148,7 +147,7 @@ def settle_in() -> bool:
 
 
 def end_run(why: str, launcher: Process) -> None:
-  """Ends this node's process, not to be restarted, and so the run.
+  """Ends this node's process and the run; it is not restarted.
 
   Where nodes are threads it returns: the first that ends ends the run.
 
@@ -171,13 +170,13 @@ def use_one_core(niceness: int) -> None:
 
 
 def use_no_gpus() -> None:
-  """Leaves GPUs and their memory to the learner; to be called before any use."""
+  """Hides GPUs from TensorFlow; has to be called before their first use."""
   import tensorflow as tf
   tf.config.set_visible_devices([], 'GPU')
 
 
 def is_supervised() -> bool:
-  """Tells whether an engine of ours has started this process, and reads it."""
+  """Tells whether one of our engines started this process and reads its output."""
   return NODE_VARIABLE in os.environ
 
 
@@ -187,7 +186,7 @@ def restarts() -> int:
 
 
 def say_if_back(node: str, lost: str) -> None:
-  """Prints a line if this node was restarted, with what that has cost."""
+  """Prints a line if this node was restarted, saying what was lost."""
   if restarts():
     away = time.time() - float(os.environ[ENDED_AT_VARIABLE])
     print(f'{node}: back after {away:.1f} s; lost: {lost}.', flush=True)

@@ -1,4 +1,4 @@
-"""The rows that a run leaves, written and read in one place.
+"""Writes and reads the rows that a run records.
 
 Each kind of record is one of Acme's loggers: it takes a row, {name: value}. Those
 that take rows of progress are put together in `collectors`.
@@ -46,7 +46,7 @@ EVALUATION_COLUMNS = ('timesteps', 'episodes', 'return_mean', 'return_std',
 
 
 def own_metrics(row: loggers.LoggingData) -> list[str]:
-  """Returns the names of numbers in a row of progress that not every run has.
+  """Returns the names of metrics in a row that are not `PROGRESS_COLUMNS`.
 
   A loss of one's own may have added them to the learner's metrics.
   """
@@ -128,7 +128,7 @@ def _append(path: str, row: bytes) -> None:
 
 
 def _add_columns(path: str, names: Sequence[str]) -> None:
-  """Adds columns at the end of a file's rows, nan in all that there are."""
+  """Adds columns to a file, with nan in its existing rows."""
   text = io.StringIO()
   writer = csv.writer(text)
   with open(path, newline='') as f:
@@ -164,7 +164,7 @@ class TerminalLogger(loggers.Logger):
 
 
 class LauncherLogger(loggers.Logger):
-  """Tells the launcher of rows, in lines that begin with `ROW`."""
+  """Prints rows for the launcher, on lines that begin with `ROW`."""
 
   def write(self, data: loggers.LoggingData) -> None:
     print(ROW + json.dumps({name: data[name] for name in data
@@ -175,7 +175,7 @@ class LauncherLogger(loggers.Logger):
 
 
 def is_for_launcher(node: str, line: str) -> bool:
-  """Tells lines of `ROW` and `STARTING` from others, such as a game may print.
+  """Tells whether a line is a message to the launcher.
 
   Args:
     node: that has printed it, such as actor/0.
@@ -201,7 +201,7 @@ def what_is_missing(waits_for: Mapping[str, str]) -> str:
 
 
 class SurvivingLogger(loggers.Logger):
-  """Warns, once, of rows that cannot be written, and lets training go on."""
+  """Warns once if rows cannot be written, and lets training continue."""
 
   def __init__(self, to: loggers.Logger, what: str,
                errors: type[Exception] = OSError):
@@ -232,13 +232,13 @@ class SurvivingLogger(loggers.Logger):
 
 
 def csv_logger(run_dir: str, file: str, columns: Sequence[str]) -> loggers.Logger:
-  """Makes what appends to a file of a run."""
+  """Makes a logger that appends to a file of a run."""
   path = os.path.join(run_dir, file)
   return SurvivingLogger(CsvLogger(path, columns), path)
 
 
 def progress_csv_logger(run_dir: str) -> loggers.Logger:
-  """Makes what appends rows of progress, own metrics too, to a run's file."""
+  """Makes a logger of rows of progress, with columns for own metrics."""
   path = os.path.join(run_dir, PROGRESS_FILE)
   return SurvivingLogger(CsvLogger(path, PROGRESS_COLUMNS, own_metrics), path)
 
@@ -311,7 +311,7 @@ class KeptState:
       pass  # The rows, which go to the same place, have warned of it.
 
   def discard(self) -> None:
-    """Forgets it, for a run that is resumed from its checkpoint."""
+    """Removes the state, for a run that is resumed from its checkpoint."""
     with contextlib.suppress(OSError):
       os.remove(self._path)
 
@@ -324,7 +324,7 @@ class KeptState:
 
 
 def read_config(run_dir: str) -> dict[str, Any]:
-  """Returns a run's settings, by section and name; nothing where there are none."""
+  """Returns a run's settings by section and name, or {} without any."""
   try:
     with open(os.path.join(run_dir, CONFIG_FILE)) as f:
       return json.load(f)
@@ -333,7 +333,7 @@ def read_config(run_dir: str) -> dict[str, Any]:
 
 
 def read(path: str) -> list[Row]:
-  """Returns the whole rows of a file, none where there is no file.
+  """Returns the complete rows of a file, or [] without a file.
 
   A row that is being written is passed over, and so is what is no row of numbers.
   """

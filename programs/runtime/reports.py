@@ -1,4 +1,4 @@
-"""What nodes tell the counter, without waiting for it.
+"""Reports of nodes to the counter, sent in the background.
 
 A counter that is away for a while, being restarted, holds nobody up.
 """
@@ -15,7 +15,7 @@ _STATE_SECONDS = 1.
 
 
 class Background:
-  """Makes calls in threads that no process waits for when it ends."""
+  """Makes calls in daemon threads."""
 
   def __init__(self):
     self._call: Optional[futures.Future] = None
@@ -31,7 +31,7 @@ class Background:
             self._call.exception() is not None)
 
   def start(self, function: Callable[..., Any], *args: Any) -> None:
-    """Begins a call, which takes the place of the one before."""
+    """Begins a call, which replaces the previous one."""
     call = self._call = futures.Future()
 
     def run():
@@ -57,7 +57,7 @@ class Background:
 
 
 class ActingReporter:
-  """Reports what was acted; what does not arrive is sent again."""
+  """Reports timesteps and returns; sends again what did not arrive."""
 
   def __init__(self, counter):
     """Makes a reporter to a `RunCounter`, or to a client of one."""
@@ -70,13 +70,13 @@ class ActingReporter:
 
   def add(self, timesteps: int, returns: Sequence[float],
           bad_numbers: int = 0) -> None:
-    """Takes what is new, as `RunCounter.record_acting` is to be told it."""
+    """Adds new counts, with the arguments of `RunCounter.record_acting`."""
     self._timesteps += timesteps
     self._returns.extend(returns)
     self._bad_numbers += bad_numbers
 
   def send(self) -> None:
-    """Sends what was added, unless the counter has yet to answer."""
+    """Sends what was added, unless the previous call is still waiting."""
     if self._background.is_busy:
       return
     if self._background.has_failed:
@@ -110,7 +110,7 @@ class EvaluationReporter(loggers.Logger):
 
 
 class CounterState:
-  """The counter's state for a checkpoint, as it was last if it does not answer.
+  """The counter's state for a checkpoint; the last known if it does not answer.
 
   What Acme's `Saveable` is, for a counter in another process.
   """

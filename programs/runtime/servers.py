@@ -1,4 +1,4 @@
-"""Where a run's replay is reached, in a file of its directory."""
+"""Stores the addresses of a run's replay in its directory."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ FILE = 'servers.json'
 
 @dataclasses.dataclass(frozen=True)
 class Servers:
-  """Where a run's replay is reached.
+  """The addresses of a run's replay.
 
   Attributes:
     replay: 'host:port' of each shard.
@@ -32,7 +32,7 @@ class Servers:
 
 def write(run_dir: str, replay: Sequence[str],
           launcher: processes.Process) -> None:
-  """Writes the file; one that cannot be written is a warning."""
+  """Writes the file, or warns if it cannot be written."""
   servers = Servers(tuple(replay), launcher, *(doors.own_network() or ()))
   path = os.path.join(run_dir, FILE)
   try:
@@ -46,7 +46,7 @@ def write(run_dir: str, replay: Sequence[str],
 
 
 def read(run_dir: str) -> Servers:
-  """Reads the file of a run that goes on.
+  """Reads the file of a run that is in progress.
 
   Args:
     run_dir: its directory.

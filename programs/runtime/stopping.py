@@ -1,4 +1,4 @@
-"""Stopping in time, whatever a worker is waiting for."""
+"""Stops a worker in time, even if it is blocked."""
 
 import threading
 from typing import Callable
@@ -13,7 +13,7 @@ def run_until_stopped(function: Callable[[], None],
                       should_stop: threading.Event,
                       patience_seconds: float = 3.,
                       interrupt: Callable[[], None] = lambda: None) -> None:
-  """Calls a function in a thread, and returns when it ends or has to.
+  """Calls a function in a thread; returns when it ends, or has to be left.
 
   Python handles signals in the main thread, between two of its instructions:
   a main thread that waits in Reverb, Courier or TensorFlow, none of which can

@@ -1,4 +1,4 @@
-"""Rows of progress for experiment trackers; each needs a package of its own.
+"""Sends rows of progress to experiment trackers, which are optional packages.
 
 Both write under the tags of TensorBoard, go on with the same run when training is
 resumed, and are set up by variables of their own: WANDB_MODE, MLFLOW_TRACKING_URI.
@@ -114,12 +114,12 @@ def _name(run_dir: str) -> str:
 
 
 def _id(run_dir: str) -> str:
-  """Returns what is the same whenever a run is resumed."""
+  """Returns an id that stays the same when a run is resumed."""
   return hashlib.sha256(os.path.abspath(run_dir).encode()).hexdigest()[:16]
 
 
 class InBackground(loggers.Logger):
-  """Hands rows on in a thread, for those who may wait for a network."""
+  """Passes rows on in a thread, as trackers may wait for a network."""
 
   def __init__(self, to: loggers.Logger):
     self._to = to

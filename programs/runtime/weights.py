@@ -31,7 +31,7 @@ _AGAIN_SECONDS = 0.2
 
 
 class Handle(NamedTuple):
-  """What a process needs to find the variables of another.
+  """What a process needs to find another's shared variables.
 
   Attributes:
     path: of the memory, while the process that made it lives.
@@ -52,7 +52,7 @@ def _layout(dtype: np.dtype) -> np.dtype:
 
 
 class SharedWeights:
-  """The side that writes; one thread at a time may do so.
+  """The writing side; one thread at a time may write.
 
   Attributes:
     handle: for `SharedWeightsSource`, in any process of this machine.
@@ -85,7 +85,7 @@ class SharedWeights:
     self.publish()
 
   def publish(self) -> None:
-    """Copies the source's variables; who reads the last ones is not disturbed."""
+    """Copies the source's variables, without disturbing readers."""
     latest = self._memory['latest'] + 1
     slots = self._memory['slots']
     for name, variables in self._collections().items():
@@ -95,7 +95,7 @@ class SharedWeights:
     self._memory['latest'] = latest
 
   def newer(self, number: int) -> tuple[bytes, int, Optional[list]]:
-    """Returns what a mirror lacks.
+    """Returns weights that a mirror lacks.
 
     Args:
       number: of the variables that it has.
@@ -115,7 +115,7 @@ class SharedWeights:
 
 
 class SharedWeightsSource(core.VariableSource):
-  """The side that reads."""
+  """The reading side."""
 
   def __init__(self, handle: Handle, file: Optional[int] = None,
                is_served: Optional[Callable[[], bool]] = None):
@@ -125,8 +125,8 @@ class SharedWeightsSource(core.VariableSource):
       handle: of `SharedWeights`.
       file: the memory's descriptor, of which this makes one of its own; None
         opens it by its path.
-      is_served: tells whether who writes is still there; by default, whether the
-        path is.
+      is_served: tells whether the writer is still alive; by default, whether the
+        path exists.
 
     Raises:
       OSError, ValueError: if it is not there, as on another machine.
@@ -167,7 +167,7 @@ class SharedWeightsSource(core.VariableSource):
 
 
 class _Pulled(core.VariableSource):
-  """What a mirror has got from the learner last."""
+  """The weights that a mirror fetched last."""
 
   def __init__(self, names: Sequence[str]):
     self._names = list(names)
@@ -178,14 +178,14 @@ class _Pulled(core.VariableSource):
 
 
 class Mirror:
-  """Gets a learner's weights once for all processes of this machine.
+  """Fetches a learner's weights once for all processes of this machine.
 
   They find it by a socket that the system forgets with this process, and get the
   memory's descriptor from it. It lasts as long as that learner does.
   """
 
   def __init__(self, learner: Any, handle: Handle):
-    """Becomes the mirror, and gets the first weights.
+    """Becomes the mirror, and fetches the first weights.
 
     Args:
       learner: a `LearnerWorker` or a client of one.
@@ -213,7 +213,7 @@ class Mirror:
       threading.Thread(target=serve, daemon=True).start()
 
   def source(self) -> SharedWeightsSource:
-    """Returns what this process itself reads."""
+    """Returns the source that this process reads."""
     return SharedWeightsSource(self._shared.handle, self._shared.file,
                                lambda: not self._has_ended)
 
@@ -249,14 +249,14 @@ class Mirror:
       took = time.monotonic() - began
       pause = max(_MIRROR_SECONDS, took / _MIRROR_PART - took)
     self._has_ended = True
-    self._socket.shutdown(socket.SHUT_RDWR)  # Wakes who waits to accept.
+    self._socket.shutdown(socket.SHUT_RDWR)  # Wakes the thread in `accept`.
     self._socket.close()
     for reader in self._readers:
       reader.close()
 
 
 def _name(handle: Handle) -> bytes:
-  """Returns the name of a mirror's socket; the first byte makes it no file's."""
+  """Returns the name of a mirror's socket, in Linux's abstract namespace."""
   return b'\0impala_ppo/' + handle.token
 
 
@@ -293,7 +293,7 @@ def _mirrored(handle: Handle) -> SharedWeightsSource:
 
 
 class NearestSource(core.VariableSource):
-  """The fastest way to a learner's weights, and back to it when it restarts.
+  """Reads weights the fastest way there is, and reconnects after restarts.
 
   While the learner is away, its last variables are served.
   """
@@ -303,8 +303,8 @@ class NearestSource(core.VariableSource):
 
     Args:
       remote: the learner's worker, or a Courier client of it.
-      node: the name of who asks; it prints what it gets weights by, and what it
-        waits for.
+      node: the name of this node, for the lines that say how it gets weights, and
+        what it waits for.
     """
     self._remote = remote
     self._node = node
