@@ -9,8 +9,8 @@ from agents import validation
 from programs.runtime import doors
 from programs.runtime import machine
 
-# Each process that draws random numbers has a seed of its own, spaced so that
-# no two runs with neighbouring seeds share any.
+# Each process that draws random numbers has its own seed. Seeds are spaced so
+# that no two runs with neighbouring seeds share any.
 _SEEDS_PER_RUN = 100_000
 
 Steps = Annotated[int, Field(ge=1, le=10**9)]
@@ -22,40 +22,40 @@ class RunConfig:
   """How the agent is run; the agent's own settings are in its config.
 
   Attributes:
-    run_dir: where everything that the run leaves behind goes.
+    run_dir: directory for everything that the run leaves behind.
     seed: seeds environments, networks and actors.
     num_actors: actor processes; by default one for each core that this process
       may use.
     envs_per_actor: environments that each actor steps at once.
-    num_gpus: GPUs that the learner computes on, a replica on each; 0 for the
-      CPU, by default as many of all as batches can be split over.
+    num_gpus: GPUs that the learner computes on, with a replica on each; 0 for the
+      CPU, by default as many of those found as batches can be split over.
     num_replay_shards: Reverb servers; actors are spread over them.
     listen: where servers are reached: `loopback`, for this machine only, an IP
       address of this machine, `cluster`, for the address of each host in its Ray
       cluster, or `all`; anyone who can connect can run code here.
     isolate: whether to run in a network namespace of its own, where other users
-      of this machine do not reach servers either.
+      of this machine cannot reach the servers either.
     replay_port: port of the first shard, the others follow; 0 picks free ones.
     max_timesteps: when the run ends.
     target_return: ends the run early, once the mean return of the last 100
       training episodes reaches it.
     evaluation_interval: timesteps between greedy evaluations; 0 for none.
-    evaluation_episodes: episodes in each of them.
+    evaluation_episodes: episodes in each evaluation.
     max_episode_steps: timesteps after which an evaluation cuts an episode; Atari
       itself ends one after 27,000, that is 108,000 frames.
-    checkpoint_minutes: time between checkpoints; a learner that is restarted
-      loses as much at most.
+    checkpoint_minutes: time between checkpoints; a restarted learner loses
+      at most this much.
     progress_seconds: time between rows of `progress.csv`.
-    track: an experiment tracker that gets the rows, too; its package has to be
-      installed, by the extra of its name.
-    step_timeout: seconds that a step of the environments may take, or to make or
-      reset them, before their actor or evaluator is restarted.
+    track: an experiment tracker that also gets the rows; its package has to be
+      installed, with the extra of the same name.
+    step_timeout: seconds that making, resetting or stepping the environments may
+      take, before their actor or evaluator is restarted.
     restart: whether processes that end by themselves are restarted; threads
       cannot be.
   """
   run_dir: Directory
   seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-  # What fits the machine is checked where it is known, by `sizes`.
+  # `sizes` checks what fits the machine, where the machine is known.
   num_actors: Annotated[int, Field(ge=1, le=10**6)] = dataclasses.field(
       default_factory=machine.cores)
   envs_per_actor: Annotated[int, Field(ge=1, le=10**9)] = 4
@@ -78,7 +78,7 @@ class RunConfig:
 
   def __post_init__(self):
     validation.check(self)
-    doors.host(self.listen)  # Refuses what is no address.
+    doors.host(self.listen)  # Raises if it is not an address.
     if self.isolate and self.listen not in (doors.LOOPBACK, doors.ALL):
       raise ValueError(f'isolate leaves no interface to listen on at {self.listen}; '
                        'give one of the two.')

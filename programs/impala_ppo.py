@@ -1,7 +1,7 @@
 """The program graph of the PPO-IMPALA agent.
 
     actor (n) --trajectories--> replay (shards) --batches--> learner
-    actor, evaluator <--weights-- learner (in memory that a machine shares)
+    actor, evaluator <--weights-- learner (in memory shared on each machine)
     actor, learner --counts, returns, metrics--> counter
 """
 
@@ -23,7 +23,7 @@ from programs.nodes import setup as setup_lib
 from programs.runtime import doors
 from programs.runtime import processes
 
-# How long a node waits for the answer of another.
+# How long a node waits for another's answer.
 _CALL_SECONDS = 5.
 
 
@@ -36,7 +36,7 @@ def make_program(
 ) -> lp.Program:
   """Wires the program; launch it with any of Launchpad's launchers.
 
-  Call `doors.close(config.listen)` before, or its nodes will refuse to start.
+  Call `doors.close(config.listen)` first, or its nodes refuse to start.
 
   Args:
     builder: makes the agent's parts.

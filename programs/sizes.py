@@ -15,16 +15,16 @@ from programs.runtime import machine
 _PER_CORE = 100
 _GIB = 2**30
 _PROCESSES = 'processes (num_actors, num_replay_shards)'
-# What a process has of its own once TensorFlow is loaded.
+# The private memory of a process once TensorFlow is loaded.
 _PROCESS = 175 * 2**20
-# Reverb compresses; frames of Pong become a tenth, noise stays as it is.
+# Reverb compresses: frames of Pong to a tenth, noise not at all.
 _COMPRESSION = 10
 
 
 def check(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
           environment_spec: specs.EnvironmentSpec, threads: bool = False,
           cores: Optional[int] = None, memory: Optional[int] = None) -> None:
-  """Raises ValueError if a run cannot fit.
+  """Refuses a run that cannot fit its machines, even if they do nothing else.
 
   Args:
     agent: the agent's settings.
@@ -35,7 +35,7 @@ def check(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
     memory: bytes, of all hosts; by default what this process may use.
 
   Raises:
-    ValueError: with what is needed and what there is, in one line.
+    ValueError: in one line, with what is needed and what there is.
   """
   cores = cores or machine.cores()
   for name, value in (('num_actors', run.num_actors),
@@ -72,7 +72,7 @@ def estimate(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
       agent.queue_capacity, agent.replay_capacity if agent.uses_replay else 0)
   in_flight = agent.num_fetch_workers * run.num_replay_shards
   batch = agent.batch_size * (agent.sequence_length + 1) * observation_size
-  # In each batch, and as the floats that the networks take.
+  # Raw in each batch, and once as the floats that the networks take.
   batches = batch * ((1 + agent.prefetch_size) * observation.dtype.itemsize + 4)
   _, weights = of_variables(agent, environment_spec)
   return {
@@ -93,7 +93,7 @@ def estimate(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
 
 def of_variables(agent: agent_config.ImpalaPPOConfig,
                  environment_spec: specs.EnvironmentSpec) -> tuple[int, int]:
-  """Returns the bytes of all variables of the networks, and of those trained."""
+  """Returns the bytes of all the networks' variables, and of the trained ones."""
   def size(variables: Iterable[tf.Variable]) -> int:
     return sum(math.prod(v.shape) * v.dtype.size for v in variables)
 

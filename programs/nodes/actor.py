@@ -1,4 +1,4 @@
-"""The actor node: an actor in a vector environment, and what it reports."""
+"""The actor node: an actor in a vector environment, and its reports."""
 
 import threading
 import time
@@ -19,15 +19,15 @@ from programs.runtime import stopping
 from programs.runtime import weights
 
 _REPORT_SECONDS = 0.5
-# Where cores are short the learner goes first: what waits for it grows stale.
+# If cores are short, the learner goes first: data that waits for it grows stale.
 _NICENESS = 10
 
 
 class VectorEnvironmentLoop(core.Worker):
   """Steps all environments at once and reports timesteps and returns.
 
-  What Acme's `EnvironmentLoop` is for one environment. A step that only
-  resets an environment is no timestep.
+  Acme's `EnvironmentLoop` does this for one environment. A step that only
+  resets an environment is not a timestep.
   """
 
   def __init__(
@@ -40,8 +40,8 @@ class VectorEnvironmentLoop(core.Worker):
     """Makes a loop.
 
     Args:
-      environment: what to act in.
-      actor: what acts.
+      environment: the environments to act in.
+      actor: chooses the actions.
       counter: gets frequent reports of timesteps and finished episodes.
       should_stop: ends `run` once set.
     """
@@ -72,7 +72,7 @@ class VectorEnvironmentLoop(core.Worker):
       last = timestep.step_type == dm_env.StepType.LAST
       ended = episode_returns[last].tolist()
       num_timesteps = int(environments.is_experience(timestep).sum())
-      # A reset that follows no end is of an episode that was cut.
+      # A reset that follows no end means that an episode was cut.
       num_cut = len(last) - num_timesteps - num_ended
       reporter.add(num_timesteps, ended, num_cut)
       episode_returns[timestep.step_type != dm_env.StepType.MID] = 0.
@@ -120,5 +120,5 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
     VectorEnvironmentLoop(watchdog_lib.Watched(environment, watchdog), actor,
                           counter, should_stop).run()
 
-  # The replay may hold the actor up for as long as nobody samples.
+  # The replay may block the actor for as long as nobody samples.
   stopping.run_until_stopped(act, should_stop, interrupt=adder.reset)

@@ -21,11 +21,11 @@ from programs.runtime import processes
 from programs.runtime import records
 from programs.runtime import servers
 
-# How long to stay for the learner's last checkpoint after the program is told
-# to stop; the engines kill what is left some seconds after that.
+# How long to wait for the learner's last checkpoint once the program is told to
+# stop; some seconds later, the engines kill the remaining processes.
 _FAREWELL_SECONDS = 8.
 _POLL_SECONDS = 0.1
-# How long nodes may start before it is said what they wait for, and then again.
+# While nodes are starting, a line at this interval says what they wait for.
 _START_SECONDS = 60.
 
 
@@ -54,11 +54,11 @@ class ReturnsWindow:
     return len(self._returns) == self._returns.maxlen
 
   def mean(self) -> float:
-    """Returns the mean; NaN where there are none."""
+    """Returns the mean, or NaN if there are no returns."""
     return float(np.mean(self.tolist())) if self._returns else float('nan')
 
   def full_mean(self) -> Optional[float]:
-    """Returns the mean of a full window; None while it is not."""
+    """Returns the mean of a full window, or None while it is not full."""
     return self.mean() if self.is_full else None
 
 
@@ -84,14 +84,14 @@ class RunCounter(core.Worker, core.Saveable):
     """Makes a counter at zero.
 
     Args:
-      logger: gets the rows: `records.PROGRESS_COLUMNS`, and what other metrics
-        the learner has.
+      logger: gets the rows: `records.PROGRESS_COLUMNS`, and the learner's
+        other metrics.
       limiter: ends the program.
       period_seconds: time between rows.
       should_stop: set when the program stops.
       keep: called with the state at each row, to `restore` it after a restart.
       count_restarts: returns how many nodes of the run were restarted.
-      nodes: that have to start before there are timesteps.
+      nodes: those that have to start before there are timesteps.
       announce: called with what starting nodes wait for, whenever that changes.
     """
     self._announce = announce
@@ -105,7 +105,7 @@ class RunCounter(core.Worker, core.Saveable):
     self._counter = counting.Counter()
     self._returns = ReturnsWindow()
     self._learner_metrics: dict[str, float] = {}
-    # What has come since the last row, of which not every row has one.
+    # Values that have come since the last row, and that only some rows have.
     self._extras: dict[str, Any] = {}
     self._learner_done = threading.Event()
     self._waits_for = dict.fromkeys(nodes, 'a first sign of life')
@@ -121,13 +121,13 @@ class RunCounter(core.Worker, core.Saveable):
 
   def record_acting(self, timesteps: int, returns: Sequence[float],
                     bad_numbers: int = 0) -> None:
-    """Adds what an actor has done.
+    """Adds an actor's new timesteps and returns.
 
     Args:
-      timesteps: that are new.
+      timesteps: how many are new.
       returns: the raw returns of episodes that have ended. Those that are not
-        finite count as bad numbers, and towards no mean.
-      bad_numbers: episodes that were cut where a number was not finite.
+        finite count as bad numbers, and are left out of means.
+      bad_numbers: episodes that were cut at a number that was not finite.
     """
     finite = [value for value in returns if math.isfinite(value)]
     with self._lock:
@@ -139,7 +139,7 @@ class RunCounter(core.Worker, core.Saveable):
   def record_learning(self, num_steps: int, metrics: Mapping[str, float]) -> None:
     """Records the learner's steps so far, and its latest metrics.
 
-    A learner that was restarted may have fewer than it had.
+    A restarted learner may have fewer steps than before.
     """
     with self._lock:
       self._learner_metrics = dict(metrics)
@@ -170,7 +170,7 @@ class RunCounter(core.Worker, core.Saveable):
     """Continues from a state, unless this counter has timesteps already."""
     with self._lock:
       if self._timesteps():
-        return
+        return  # It was not restarted.
       self._counter.restore({'counts': dict(state['counts']), 'cache': {}})
       self._returns.extend(state['returns'])
       self._walltime_before = state['walltime']
@@ -180,7 +180,7 @@ class RunCounter(core.Worker, core.Saveable):
     self._keep(self._state())
 
   def run(self) -> None:
-    """Writes rows until the program stops, and stops it when it is done."""
+    """Writes rows until the program stops, and lets the limiter stop it."""
     # Nothing is written while nodes are still starting.
     began = time.monotonic()
     next_word = began + _START_SECONDS
@@ -211,8 +211,8 @@ class RunCounter(core.Worker, core.Saveable):
       is_done = self._learner_done.wait(_FAREWELL_SECONDS)
       state = self._state()
       if is_done and self._saved:
-        # A resumed run goes on from the checkpoint, so the last row is as that.
-        # The learner saves first, and then tells how many steps that were.
+        # A resumed run continues from the checkpoint, so the last row matches it.
+        # The learner reports its number of steps only after it has saved.
         counts = {**self._saved['counts'],
                   'learner_steps': state['counts'].get('learner_steps', 0)}
         state = {**self._saved, 'counts': counts}
@@ -247,7 +247,7 @@ class RunCounter(core.Worker, core.Saveable):
     wait_fraction = metrics.pop('wait_fraction', 1.)
     extras, self._extras = self._extras, {}
     return {
-        # First, as a loss of one's own may call its metrics anything.
+        # First, as a custom loss may give its metrics any name.
         **metrics,
         **extras,
         'timesteps': timesteps,
@@ -273,7 +273,7 @@ def make(config: config_lib.RunConfig, shards: Sequence[reverb.Client],
 
   Args:
     config: of the run.
-    shards: of the replay; the run's directory tells where they are.
+    shards: of the replay; their addresses go to the run's directory.
     launcher: of the program.
     verbose: whether rows are printed.
     stop_program: ends the program.

@@ -33,24 +33,24 @@ def play_episodes(
 ) -> list[float]:
   """Plays whole episodes and returns their raw returns.
 
-  Which episodes count is settled before any is played, the k-th environment
-  having a share of its own, so that short ones are not favoured.
+  Each environment gets its share of the episodes before any is played, so that
+  short ones are not favoured.
 
   Args:
     environment: E environments.
     actor: chooses the actions.
     num_episodes: how many episodes count.
-    max_steps: after which an episode is cut, and its return is what it was then.
-    should_stop: gives up once set.
+    max_steps: steps after which an episode is cut; its return is that until then.
+    should_stop: ends play once set.
 
   Returns:
-    `num_episodes` returns, or fewer where it was told to stop.
+    `num_episodes` returns, or fewer if it was stopped.
   """
   should_stop = should_stop or threading.Event()
   num_envs = environment.num_envs
   left = np.full(num_envs, num_episodes // num_envs)
   left[:num_episodes % num_envs] += 1
-  # Those in an episode that counts; what was cut waits for all to be reset.
+  # Those in an episode that counts; after a cut, they wait until all are reset.
   plays = np.zeros(num_envs, bool)
   totals = np.zeros(num_envs)
   steps = np.zeros(num_envs, int)
@@ -102,7 +102,7 @@ class Evaluator(core.Worker):
       logger: gets a row of `records.EVALUATION_COLUMNS` for each evaluation.
       num_episodes: episodes in an evaluation.
       interval_timesteps: timesteps of training between two evaluations.
-      max_episode_steps: after which an episode is cut.
+      max_episode_steps: steps after which an episode is cut.
       should_stop: ends `run` once set.
     """
     self._environment_factory = environment_factory
@@ -124,8 +124,8 @@ class Evaluator(core.Worker):
         continue
       self._actor.update(wait=True)
       due = self._next_due(timesteps)
-      # Once: those of ale-py have a thread, and what one leaves in its heap when
-      # it ends the next one may not get, as glibc gives it another.
+      # Made once: environments of ale-py have a thread. When it ends, memory left
+      # in its heap may not be reused, as glibc gives the next another heap.
       environment = environment or self._environment_factory()
       returns = play_episodes(environment, self._actor, self._num_episodes,
                               self._max_episode_steps, self._should_stop)
@@ -138,7 +138,7 @@ class Evaluator(core.Worker):
     try:
       counts = self._counter.get_counts()
     except Exception:  # pylint: disable=broad-except
-      return self._latest  # The counter is away for a while.
+      return self._latest  # The counter is unavailable for a while.
     self._latest = int(counts.get('actor_steps', 0))
     return self._latest
 
@@ -148,7 +148,7 @@ class Evaluator(core.Worker):
 
 def run(setup: setup_lib.Setup, learner: core.VariableSource,
         counter: counting.Counter, should_stop: threading.Event) -> None:
-  """Evaluates until the program stops; arguments are those of actors."""
+  """Evaluates until the program stops; its arguments are as in `actor.run`."""
   config = setup.config
   watchdog = watchdog_lib.Watchdog('evaluator', config.step_timeout, should_stop)
   if processes.settle_in():

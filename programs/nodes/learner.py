@@ -47,7 +47,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     """Makes the worker and restores the newest checkpoint, if there is one.
 
     Args:
-      learner: what learns.
+      learner: the learner to step.
       counter: gets reports of steps and metrics, and is saved with the learner.
       run_dir: gets the folder `checkpoints`.
       checkpoint_minutes: time between checkpoints.
@@ -71,7 +71,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     if newest is not None:
       checkpoint.restore(newest)
       learner.on_restore()
-      # What the counter said of it may be older.
+      # The counter's own number of steps may be older.
       self._reports.start(counter.record_learning, learner.num_steps, {})
     self._saver = checkpoints.Saver(
         checkpoint, run_dir, checkpoint_minutes,
@@ -91,7 +91,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     return self._shared.handle
 
   def newer_weights(self, number: int) -> tuple[bytes, int, Optional[list]]:
-    """Returns weights that another machine's mirror lacks; see `SharedWeights`."""
+    """Returns what another machine's mirror lacks; see `SharedWeights.newer`."""
     return self._shared.newer(number)
 
   def run(self) -> None:
@@ -107,7 +107,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     finally:
       # Waits for a step that has begun, or the checkpoint would hold half of it.
       with self._learner.paused():
-        # Without a step there is nothing to save, nor perhaps a counter to tell.
+        # Without a step there is nothing to save, and perhaps no counter to call.
         if self._learner.num_steps > self._first_step:
           self._saver.save()
           self._reports.wait(_LAST_REPORT_SECONDS)
@@ -120,7 +120,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
       self._learner.step()
       self._shared.publish()
       if time.monotonic() >= next_report:
-        # Holds the last checkpoint up until this one is whole.
+        # Makes the last checkpoint wait until this one is complete.
         with self._learner.paused():
           self._saver.save_if_due()
           self._report()
@@ -136,8 +136,8 @@ class LearnerWorker(core.VariableSource, core.Worker):
 
   def _so_far(self) -> tuple[int, Mapping[str, float]]:
     """Returns the learner's steps, and its latest metrics."""
-    # There are none of a step that has changed the weights and still waits for a
-    # shard to take its priorities, as the last one may when all are stopping.
+    # A step that waits for a shard to take its priorities, as the last one may when
+    # all are stopping, has changed the weights, but has no metrics yet.
     self._metrics = self._learner.metrics() or self._metrics
     return self._learner.num_steps, {
         **self._metrics, **self._statistics, 'weight_pulls': self._shared.pulls}
@@ -146,7 +146,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
     self._statistics = self._ask_for_statistics()
 
   def _draw(self):
-    """Draws reconstructions, at most once a minute."""
+    """Draws the auto-encoder's reconstructions, unless that was done recently."""
     if time.monotonic() < self._next_picture:
       return
     self._next_picture = time.monotonic() + _PICTURE_SECONDS
@@ -157,7 +157,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
 
 
 def _say_what_is_compiled() -> None:
-  """Prints a line if the first step takes minutes, as it compiles GPU code."""
+  """Prints a line if the first step compiles GPU code, which can take minutes."""
   for gpu in tf.config.get_visible_devices('GPU'):
     details = tf.config.experimental.get_device_details(gpu)
     capability = details['compute_capability']
@@ -196,7 +196,7 @@ def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],
                               functools.partial(replay.statistics, shards)))
     told.start(counter.record_start, 'learner', 'trajectories to learn from')
 
-  # It waits for the replay, which may be stopped before it has started.
+  # This waits for the replay, which may be stopped before it has started.
   stopping.run_until_stopped(make_worker, should_stop)
   if not made:
     sys.exit()

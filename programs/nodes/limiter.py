@@ -18,7 +18,7 @@ def has_target_reached(mean_return: Optional[float],
 class Limiter:
   """Like Acme's `StepsLimiter`, with a target return besides the budget.
 
-  It is polled by the counter, in whose process it lives.
+  It lives in the process of the counter, which polls it.
   """
 
   def __init__(self, max_timesteps: int, target_return: Optional[float],
@@ -27,8 +27,8 @@ class Limiter:
 
     Args:
       max_timesteps: the budget.
-      target_return: also ends the program, once the mean return gets there.
-      stop_program: is called once.
+      target_return: also ends the program, once the mean return reaches it.
+      stop_program: called once.
     """
     self._max_timesteps = max_timesteps
     self._target_return = target_return
@@ -41,7 +41,7 @@ class Limiter:
 
     Args:
       counts: with `actor_steps`, the timesteps.
-      mean_return: of the last training episodes; None while they are too few.
+      mean_return: of the last training episodes; None while there are too few.
     """
     is_enough = (has_budget_spent(counts, self._max_timesteps) or
                  has_target_reached(mean_return, self._target_return))

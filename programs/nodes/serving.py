@@ -34,7 +34,7 @@ class CourierNode(lp.CourierNode):
 
     Args:
       listen: as in `RunConfig`.
-      constructor: makes, in the node's process, what is served.
+      constructor: makes the served object, in the node's process.
       *args: of the constructor.
     """
     super().__init__(constructor, *args)

@@ -30,6 +30,6 @@ class Setup:
   config: config_lib.RunConfig
 
   def make_policy(self, evaluation: bool = False) -> acting.Policy:
-    """Makes a policy with networks of its own."""
+    """Makes a policy with its own networks."""
     networks = self.builder.make_networks(self.environment_spec)
     return self.builder.make_policy(networks, self.environment_spec, evaluation)

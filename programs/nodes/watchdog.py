@@ -21,9 +21,9 @@ class Watchdog:
     """Makes a watchdog that does nothing yet.
 
     Args:
-      node: whose process it is to end; it says so.
-      seconds: that a step may take. Only time that the process ran is counted: a
-        signal may have stopped it.
+      node: the node whose process it ends, for the message.
+      seconds: how long a step may take. Only time while the process runs counts:
+        a signal may stop it.
       should_stop: ends the watch once set.
     """
     self._node = node
@@ -36,7 +36,7 @@ class Watchdog:
 
   @contextlib.contextmanager
   def step(self) -> Iterator[None]:
-    """Marks the body as one step of an environment."""
+    """Marks the `with` block as one step of an environment."""
     self._began = time.monotonic()
     try:
       yield
@@ -57,7 +57,7 @@ class Watchdog:
 
 
 class Watched:
-  """Environments whose resets and steps are watched by a watchdog."""
+  """Environments whose resets and steps a watchdog watches."""
 
   def __init__(self, environment: environments.Playable, watchdog: Watchdog):
     self._environment = environment

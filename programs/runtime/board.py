@@ -20,7 +20,7 @@ from tensorboard.summary.writer import record_writer
 
 from programs.runtime import records
 
-# TensorBoard shows tags in groups, by what is before the slash.
+# TensorBoard groups tags by the part before the slash.
 _TAGS = {
     'episode_return_mean_100': 'return/mean_100',
     records.EVALUATION: 'return/evaluation',
@@ -58,7 +58,7 @@ _BUCKETS = 30
 
 
 def scalars(row: loggers.LoggingData) -> dict[str, float]:
-  """Returns the finite values of a row of progress by their tags."""
+  """Returns the finite values of a row of progress by tag."""
   tags = {**_TAGS, **{name: f'own/{name}' for name in records.own_metrics(row)}}
   return {tag: float(row[name]) for name, tag in tags.items()
           if np.isfinite(row.get(name, np.nan))}
@@ -67,18 +67,18 @@ def scalars(row: loggers.LoggingData) -> dict[str, float]:
 class Board(loggers.Logger):
   """Writes rows of progress to an event file, whose steps are timesteps.
 
-  TensorBoard's own writer has a thread that ends when a disk is full, and then
-  nobody takes rows any more; this one raises OSError, and begins a new file with
-  the next row.
+  TensorBoard's own writer has a thread that ends when a disk is full, after which
+  nothing takes rows. This one raises OSError, and begins a new file with the next
+  row.
   """
 
   def __init__(self, run_dir: str,
                settings: Callable[[], Mapping[str, Any]] = dict):
-    """Makes a logger; the file is made by the first row.
+    """Makes a logger; the first row creates the file.
 
     Args:
       run_dir: gets the file.
-      settings: returns those of the run, by section and name.
+      settings: returns the run's settings, by section and name.
     """
     self._run_dir = run_dir
     self._settings = settings
@@ -103,10 +103,10 @@ class Board(loggers.Logger):
           event_pb2.Event(wall_time=time.time(), step=step, summary=s)
           for s in summaries))
     except OSError:
-      # What was being written is not whole, and nothing after it would be read.
+      # The last record is incomplete, and nothing after it would be read.
       self._file = None
       file.close()
-      if is_new:  # Or each row would leave one, for as long as the disk is full.
+      if is_new:  # Or each row would leave a file while the disk is full.
         with contextlib.suppress(OSError):
           os.remove(file.name)
       raise
@@ -129,7 +129,7 @@ class Board(loggers.Logger):
     settings = self._settings()
     return [
         event_pb2.Event(wall_time=time.time(), file_version='brain.Event:2'),
-        # What an earlier file has from here on was before a resumption.
+        # Steps from here on in an earlier file are from before a resumption.
         event_pb2.Event(wall_time=time.time(), step=step,
                         session_log=event_pb2.SessionLog(
                             status=event_pb2.SessionLog.START)),

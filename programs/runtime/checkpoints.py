@@ -2,8 +2,8 @@
 
 A checkpoint holds `learner`, the learner's state, and `progress`, the
 counter's. The newest three are kept, as `ckpt-N` with a growing number. They are
-found by their files; TensorFlow's own index, the file `checkpoint`, is written for
-other tools, and never read.
+found by their files: TensorFlow's own index, the file `checkpoint`, is written
+for other tools, and never read.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import tensorflow as tf
 SUBDIRECTORY = 'checkpoints'
 _KEPT = 3
 _FILE = re.compile(r'ckpt-(\d+)\.(index|data-\d+-of-\d+)')
-# What a writer leaves that is killed.
+# What a killed writer leaves.
 _LEFTOVER = re.compile(r'ckpt-\d+_temp|.*\.tempstate\d+|checkpoint\.new')
 _BROKEN = 'broken-'
 # For a run's other files.
@@ -59,8 +59,8 @@ def _files(path: str) -> list[str]:
 def _fault(path: str) -> Optional[str]:
   """Returns what is wrong with a checkpoint, or None.
 
-  Every tensor is read, checksums included, which tells one that was being
-  written when the machine went down.
+  Every tensor is read, checksums included, which detects a checkpoint that was
+  being written when the machine went down.
   """
   try:
     reader = tf.train.load_checkpoint(path)
@@ -107,7 +107,7 @@ def named(run_dir: str, name: str) -> str:
     name: its number or its name, such as 12 or ckpt-12.
 
   Raises:
-    ValueError: where there is none, or it cannot be used; in one line.
+    ValueError: if there is none, or it cannot be used; in one line.
   """
   numbers = _numbers(run_dir)
   number = name.removeprefix('ckpt-')
@@ -126,7 +126,7 @@ def discard_broken(run_dir: str,
                    ) -> Optional[str]:
   """Renames checkpoints that cannot be used, and removes partial files.
 
-  Only the process that writes to the run's directory may call this.
+  Only the sole writer to the run's directory may call this.
 
   Args:
     run_dir: a run's directory.
@@ -139,7 +139,7 @@ def discard_broken(run_dir: str,
   for number in _numbers(run_dir):
     path = _path(run_dir, number)
     if newest is not None and not os.path.exists(f'{path}.index'):
-      _remove(path)  # Which was under way when its writer was killed.
+      _remove(path)  # Its writer was killed while writing it.
       continue
     fault = _fault(path)
     if fault is None:
@@ -154,14 +154,14 @@ def discard_broken(run_dir: str,
   if newest is not None:
     try:
       _write_index(run_dir)
-    except OSError as e:  # As on a full disk, which is no reason not to go on.
+    except OSError as e:  # As on a full disk, which is no reason to stop.
       say(f'{directory(run_dir)} could not be tidied ({e}).')
   return newest
 
 
 def _remove(path: str) -> None:
-  """Removes a checkpoint, as far as it can be."""
-  # The index first: without it there is none.
+  """Removes a checkpoint as far as possible."""
+  # The index first: without it, there is no checkpoint.
   for file in sorted(_files(path), reverse=True):
     with contextlib.suppress(OSError):
       os.remove(file)
@@ -181,7 +181,7 @@ def _remove_leftovers(run_dir: str) -> None:
 
 
 def _write_index(run_dir: str) -> None:
-  """Writes the file that TensorFlow's `latest_checkpoint` reads."""
+  """Writes the index for TensorFlow's own tools, such as `latest_checkpoint`."""
   numbers = _numbers(run_dir)[::-1]
   path = os.path.join(directory(run_dir), 'checkpoint')
   with open(f'{path}.new', 'w') as f:
@@ -195,16 +195,16 @@ def _write_index(run_dir: str) -> None:
 def check_space(run_dir: str, variable_bytes: int, trainable_bytes: int) -> None:
   """Checks that there is room for the checkpoints of a run.
 
-  That is for those that are kept, and one that is being written.
+  That is room for those that are kept, and for one that is being written.
 
   Args:
-    run_dir: where the run goes, which may already have checkpoints.
+    run_dir: the run's directory, which may already have checkpoints.
     variable_bytes: the size of all variables of the networks.
-    trainable_bytes: of those of them that are trained, and so have two moments
-      in the optimiser.
+    trainable_bytes: the size of the trained ones, which have two moments in the
+      optimiser.
 
   Raises:
-    ValueError: where there is not, in one line.
+    ValueError: if there is not; in one line.
   """
   needed = (_KEPT + 1) * (variable_bytes + 2 * trainable_bytes) + _SPARE_BYTES
   needed -= sum(os.path.getsize(file) for number in _numbers(run_dir)
@@ -219,8 +219,8 @@ def check_space(run_dir: str, variable_bytes: int, trainable_bytes: int) -> None
 class Checkpoint:
   """Saves and restores the state of the learner and of the counter.
 
-  The counter's is one string of JSON: a variable like the others, so that
-  TensorFlow writes one shard, and traces nothing anew at each save.
+  The counter's state is one string of JSON, in a variable like the others, so that
+  TensorFlow writes one shard, and retraces nothing at each save.
   """
 
   def __init__(self, learner: Mapping[str, Any],
@@ -240,19 +240,19 @@ class Checkpoint:
     self._checkpoint = tf.train.Checkpoint(**parts)
 
   def write(self, path: str) -> None:
-    """Writes it; `path` gets suffixes."""
+    """Writes the checkpoint; `path` gets suffixes."""
     if self._counter is not None:
       self._progress.assign(json.dumps(self._counter.save()))
     self._checkpoint.write(path)
 
   def restore(self, path: str) -> None:
-    """Restores all of its objects.
+    """Restores all of its parts.
 
     Args:
       path: of a whole checkpoint, as `latest` returns it.
 
     Raises:
-      AssertionError: where something is not in the file.
+      AssertionError: if something is not in the file.
     """
     self._checkpoint.read(
         path).assert_existing_objects_matched().expect_partial()
@@ -264,7 +264,7 @@ def progress(path: str) -> Mapping[str, Any]:
   """Returns the counter's state in a checkpoint; see `RunCounter.save`.
 
   Raises:
-    ValueError: where it holds none, in one line.
+    ValueError: if it holds none; in one line.
   """
   key = 'progress/.ATTRIBUTES/VARIABLE_VALUE'
   if key not in dict(tf.train.list_variables(path)):
@@ -283,7 +283,7 @@ class Saver:
     Args:
       checkpoint: what is saved.
       run_dir: gets the folder `checkpoints`.
-      period_minutes: time between two saves that are not asked for.
+      period_minutes: time between two saves by `save_if_due`.
       variables: of the learner; nothing is saved unless they are finite.
     """
     self._checkpoint = checkpoint
@@ -293,7 +293,7 @@ class Saver:
     self._tried_at = -float('inf')
 
   def save_if_due(self) -> None:
-    """Saves if the last save is long enough ago, or if there was none."""
+    """Saves if the last attempt is long enough ago, or there was none."""
     if time.monotonic() - self._tried_at >= self._period_seconds:
       self.save()
 
@@ -317,7 +317,7 @@ class Saver:
       print(f'learner: warning: no checkpoint could be saved ({one_line(e)}); '
             'training goes on, and saving is tried again.', file=sys.stderr,
             flush=True)
-      # What there is of it may be what fills the disk.
+      # The partial checkpoint may be what fills the disk.
       _remove(path)
       _remove_leftovers(self._run_dir)
       return
@@ -346,7 +346,7 @@ def check_matches(path: str, variables: Iterable[tf.Variable], key: str):
     key: the network's name among the learner's state.
 
   Raises:
-    ValueError: where shapes differ.
+    ValueError: if shapes differ.
   """
   prefix = f'learner/{key}/'
   saved = sorted(

@@ -1,4 +1,4 @@
-"""Where rows of progress go: files, the launcher, TensorBoard, warnings."""
+"""Where rows of progress go: files, the launcher, boards, warnings."""
 
 import functools
 from typing import Optional
@@ -19,9 +19,9 @@ def progress_logger(run_dir: str, verbose: bool,
 
   Args:
     run_dir: where files go.
-    verbose: whether rows are shown, too: by the launcher of this process, if one
-      of ours has started it, or else by being printed.
-    track: a tracker that gets them, as in `RunConfig`.
+    verbose: whether rows are also shown: by the launcher of this process, if it is
+      one of ours, or else by printing them.
+    track: a tracker that gets the rows, as in `RunConfig`.
   """
   settings = functools.partial(records.read_config, run_dir)
   kept: list[loggers.Logger] = [
@@ -33,7 +33,7 @@ def progress_logger(run_dir: str, verbose: bool,
              records.TerminalLogger())
     kept += [records.SurvivingLogger(shown, 'the terminal'), health.Warner()]
   if track is not None:
-    # Whatever goes wrong with them is no reason to stop.
+    # No error of a tracker is a reason to stop.
     kept.append(tracking.InBackground(records.SurvivingLogger(
         tracking.TRACKERS[track](run_dir, settings), track, Exception)))
   return aggregators.Dispatcher(kept)

@@ -1,8 +1,8 @@
-/* Preloaded into processes by doors.py: who binds to all addresses gets one.
+/* Preloaded into processes by doors.py: binds to one address instead of all.
  *
  * Courier and Reverb listen on [::], and have no option for it. The address is
  * in IMPALA_PPO_LISTEN; without a valid one it is loopback, and "all" changes
- * nothing. Programs that call the kernel without libc's help are not reached.
+ * nothing. Programs that call the kernel without libc are not affected.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* What the kernel takes at least: the scope of IPv6 addresses was added later. */
+/* The least that the kernel accepts: the scope of IPv6 addresses was added later. */
 #define IPV4_SIZE sizeof(struct sockaddr_in)
 #define IPV6_SIZE offsetof(struct sockaddr_in6, sin6_scope_id)
 

@@ -1,10 +1,9 @@
-"""Limits who can connect to a program's ports, by default to this machine.
+"""Limits who can reach a program's ports, by default to this machine's processes.
 
-Courier unpickles what it receives, and Reverb stores whatever is inserted: anyone
-who can connect to their ports can run code as the trainer. So a library (`doors.c`,
-which `pip install` builds) is preloaded into the processes of a program. There it
-turns a `bind` to all addresses into a `bind` to one. Before launching from your own
-script:
+Courier unpickles what it receives, and Reverb takes what is inserted: anyone who
+reaches their ports can run code as the trainer. So a library (`doors.c`, built by
+`pip install`) is preloaded into a program's processes. It turns a `bind` to all
+addresses into one to a chosen address. Before launching from your own script:
 
     doors.close(config.listen)
     lp.launch(program, 'local_mp')
@@ -31,16 +30,16 @@ from typing import NoReturn, Optional
 
 LOOPBACK = 'loopback'
 ALL = 'all'
-# The address of each host in a cluster; an engine says which, by the variable.
+# The address of each host in a cluster; an engine sets it in the variable.
 CLUSTER = 'cluster'
 # Read by the library.
 _LISTEN_VARIABLE = 'IMPALA_PPO_LISTEN'
-# The network of its own that a process was started in, and the way there.
+# A process's own network, if it was started in one, and the way there.
 _NETWORK_VARIABLE = 'IMPALA_PPO_NETWORK'
 _WAY_IN_VARIABLE = 'IMPALA_PPO_WAY_IN'
 _LIBRARY = pathlib.Path(__file__).with_name(
     '_doors' + importlib.machinery.EXTENSION_SUFFIXES[0])
-# Binds to all addresses and prints where that led.
+# Binds to all addresses and prints the resulting address.
 _PROBE = """
 import socket, sys
 probe = socket.socket(int(sys.argv[1]))
@@ -104,7 +103,7 @@ def close(listen: str = LOOPBACK) -> None:
     listen: `loopback`, an IP address of this machine, or `all` for no limit.
 
   Raises:
-    ValueError: if it is no address of this machine, or the library cannot be
+    ValueError: if it is not an address of this machine, or the library cannot be
       loaded; in one line.
   """
   os.environ.update(closed(listen))
@@ -175,7 +174,7 @@ def network() -> str:
 def own_network() -> Optional[tuple[str, str]]:
   """Returns the network that `isolate` moved this process to.
 
-  That is its name, and the options of `nsenter` that lead there; None where the
+  That is its name, and the options of `nsenter` that lead there; None if the
   process is in the network of its machine.
   """
   if os.environ.get(_NETWORK_VARIABLE) != network():
@@ -194,7 +193,7 @@ def _isolate() -> str:
   """
   way_in = f'--target {os.getpid()} --net'
   libc = ctypes.CDLL(None, use_errno=True)
-  if libc.unshare(_CLONE_NEWNET):  # Others than root need a user namespace too.
+  if libc.unshare(_CLONE_NEWNET):  # All but root need a user namespace too.
     way_in += ' --user --preserve-credentials'
     user, group = os.geteuid(), os.getegid()
     if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET):
@@ -211,7 +210,7 @@ def _isolate() -> str:
 
 
 def main(argv: Optional[list[str]] = None) -> NoReturn:
-  """Runs a command that listens on one address only."""
+  """Runs a command whose servers listen on one address only."""
   parser = argparse.ArgumentParser(
       prog='python -m programs.runtime.doors', description=main.__doc__)
   parser.add_argument('--listen', default=LOOPBACK,

@@ -10,10 +10,10 @@ from typing import Any, Callable, Mapping, Optional
 from acme.utils import loggers
 
 Row = Mapping[str, Any]
-# A rule takes a row, and what the run has had so far; it returns what is wrong.
+# A rule takes a row and the run's history, and returns what is wrong.
 Rule = Callable[[Row, 'History'], Optional[str]]
 
-# One row is of one batch: this many in a row, a minute by default, are no chance.
+# A row covers one batch: this many in a row, a minute by default, are not chance.
 _ROWS = 12
 _STARVED = 0.95
 _HELD_UP = 0.95
@@ -44,7 +44,7 @@ class History:
 
 
 def _value(row: Row, name: str) -> float:
-  """Returns a row's value; NaN, which is neither above nor below, if it has none."""
+  """Returns a row's value, or NaN (neither above nor below) if it has none."""
   return row.get(name, math.nan)
 
 
@@ -59,7 +59,7 @@ def starved(row: Row, history: History) -> Optional[str]:
 
 
 def held_up(row: Row, history: History) -> Optional[str]:
-  """Actors wait nearly all the time, and the learner never."""
+  """Actors wait for the learner, which hardly ever waits."""
   fill = _value(row, 'queue_fill')
   if fill > _HELD_UP and _value(row, 'learner_wait_fraction') < _BUSY:
     return (f'actors are held up: the queue is {fill:.0%} full, and the learner '
@@ -69,7 +69,7 @@ def held_up(row: Row, history: History) -> Optional[str]:
 
 
 def collapsed(row: Row, history: History) -> Optional[str]:
-  """The policy always does the same, and earns less for it than it did."""
+  """The policy always does the same, and earns less than it did."""
   entropy = _value(row, 'entropy')
   returns = 'episode_return_mean_100'
   if returns not in history.most:
@@ -124,10 +124,10 @@ class Watch:
     self._learner_steps = 0
 
   def warnings(self, row: Row) -> list[str]:
-    """Returns new problems of this row, each once until it is over.
+    """Returns new problems as of this row, each once until it is over.
 
     Args:
-      row: of progress. One without new learner steps tells nothing.
+      row: of progress. One without new learner steps gives no warnings.
     """
     self._history.add(row)
     steps = row['learner_steps']

@@ -15,8 +15,8 @@ FILE = 'lock'
 def held(run_dir: str) -> Iterator[int]:
   """Locks a run's directory, which must exist, for this process.
 
-  Processes that inherit the file descriptor hold it, too. The system lets go of
-  it when the last of them ends, however that happens.
+  Processes that inherit the file descriptor hold the lock, too. The system
+  releases it when the last of them ends, however that happens.
 
   Args:
     run_dir: a run's directory.

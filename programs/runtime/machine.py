@@ -31,8 +31,8 @@ def _limits(controller: str, file: str) -> Iterator[str]:
   """Yields the content of a file for each cgroup of this process.
 
   Args:
-    controller: of cgroup v1; none for v2.
-    file: its name.
+    controller: of cgroup v1; empty for v2.
+    file: the file's name.
   """
   try:
     with open(_OWN_GROUPS) as f:

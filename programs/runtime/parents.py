@@ -6,7 +6,7 @@ _VARIABLE = 'IMPALA_PPO_STARTED_BY'
 
 
 def of_children() -> dict[str, str]:
-  """Returns what the children of this process need in their environment."""
+  """Returns the environment variables that this process's children need."""
   return {_VARIABLE: str(os.getpid())}
 
 

@@ -21,12 +21,12 @@ from programs.runtime import parents
 NODE_VARIABLE = 'IMPALA_PPO_NODE'
 RESTARTS_VARIABLE = 'IMPALA_PPO_RESTARTS'
 ENDED_AT_VARIABLE = 'IMPALA_PPO_ENDED_AT'
-# A node that ends with this code ends the run: what it met would only come again.
-# The line that it says last begins so, and goes on with why.
+# A node that ends with this code ends the run: its error would only recur. Its
+# last line begins with the text below, followed by the reason.
 ENDS_RUN = 76
 ENDS_RUN_BECAUSE = 'this ends the run: '
 _WATCH_SECONDS = 1.
-# A node has as long to end by itself once its launcher has gone.
+# How long a node has to end by itself once its launcher has gone.
 _ORPHAN_SECONDS = 8.
 
 
@@ -36,9 +36,9 @@ class Process:
 
   Attributes:
     host: where it is.
-    pid: its id there, which another may get after its end.
-    started: in clock ticks since the host was started. The time of day would not
-      do: somebody may set the clock.
+    pid: its id there, which another process may get after its end.
+    started: its start, in clock ticks since that of the host. The time of day
+      would not do: somebody may set the clock.
   """
   host: str
   pid: int
@@ -48,7 +48,7 @@ class Process:
     return self == this_process()
 
   def is_gone(self) -> bool:
-    """Tells whether it has ended; always False for other machines."""
+    """Tells whether it has ended; always False for other hosts' processes."""
     if self.host != socket.gethostname():
       return False
     try:
@@ -59,14 +59,14 @@ class Process:
 
 
 def started(pid: int) -> int:
-  """Returns a process's `Process.started`; raises OSError where there is none."""
+  """Returns a process's `Process.started`; raises OSError if it does not exist."""
   with open(f'/proc/{pid}/stat', errors='replace') as f:
     # The name, in brackets, may hold anything; the state follows it [proc(5)].
     return int(f.read().rpartition(')')[2].split()[19])
 
 
 def lives(process: psutil.Process) -> bool:
-  """Tells whether a process runs and is no zombie."""
+  """Tells whether a process runs and is not a zombie."""
   try:
     return process.status() != psutil.STATUS_ZOMBIE
   except psutil.NoSuchProcess:
@@ -76,7 +76,7 @@ def lives(process: psutil.Process) -> bool:
 def find_node(launcher: psutil.Process, node: str) -> Optional[psutil.Process]:
   """Returns the process of a node, such as actor/0, or None if there is none.
 
-  The node has named its process so.
+  Each node gives its process this name.
   """
   for process in launcher.children():
     with contextlib.suppress(psutil.Error):
@@ -92,8 +92,9 @@ def this_process() -> Process:
 def own(launcher: Process) -> None:
   """Sets this process up for a node, unless nodes are threads of the launcher.
 
-  The process then ends soon after its parent has ended, in whatever way, and exits
-  without clean-up. Its parent is the engine that started it, or else the launcher.
+  The process then ends soon after its parent, however that ended, and exits
+  without Python's clean-up. Its parent is the engine that started it, or else the
+  launcher.
   """
   if launcher.is_this():
     return
@@ -106,7 +107,7 @@ def own(launcher: Process) -> None:
   def watch():
     while not has_gone():
       time.sleep(_WATCH_SECONDS)
-    # Nobody reads what is said any more; saying it must not fail the last save.
+    # Nobody reads the output any more; writing it must not fail the last save.
     nobody = os.open(os.devnull, os.O_WRONLY)
     for output in (1, 2):
       os.dup2(nobody, output)
@@ -120,8 +121,8 @@ def own(launcher: Process) -> None:
 def _end_at_once() -> None:
   """Makes the process exit without Python's clean-up.
 
-  A data pipeline whose servers have gone is taken apart without an end, and
-  holds the interpreter's lock meanwhile.
+  Taking down a data pipeline whose servers have gone never ends, and holds the
+  interpreter's lock meanwhile.
   """
   failures: list[type] = []
   before = sys.excepthook
@@ -147,9 +148,9 @@ def settle_in() -> bool:
 
 
 def end_run(why: str, launcher: Process) -> None:
-  """Ends this node's process and the run; it is not restarted.
+  """Ends this node's process for good, and so the run.
 
-  Where nodes are threads it returns: the first that ends ends the run.
+  If nodes are threads, it returns: the first one to end ends the run.
 
   Args:
     why: one line, for the person who runs it.
@@ -162,7 +163,7 @@ def end_run(why: str, launcher: Process) -> None:
 
 def use_one_core(niceness: int) -> None:
   """Keeps an acting process off the learner's GPUs and cores."""
-  import tensorflow as tf  # Not above: commands begin without it.
+  import tensorflow as tf  # Not at the top: commands start without it.
   os.nice(niceness)
   use_no_gpus()
   tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -170,7 +171,7 @@ def use_one_core(niceness: int) -> None:
 
 
 def use_no_gpus() -> None:
-  """Hides GPUs from TensorFlow; has to be called before their first use."""
+  """Leaves GPUs and their memory to the learner; call it before any use of them."""
   import tensorflow as tf
   tf.config.set_visible_devices([], 'GPU')
 

@@ -1,7 +1,7 @@
 """Writes and reads the rows that a run records.
 
-Each kind of record is one of Acme's loggers: it takes a row, {name: value}. Those
-that take rows of progress are put together in `collectors`.
+Each kind of record has one of Acme's loggers, which takes rows {name: value}.
+`collectors` combines those that take rows of progress.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ PROGRESS_COLUMNS = (
     'bad_numbers', 'weight_pulls', 'rho_mean', 'rho_clipped_fraction',
     'explained_variance', 'queue_fill', 'replay_fill', 'samples_per_insert')
 Row = dict[str, float]
-# What a row of progress has beside these, in some rows only, and no file of rows.
-RETURNS = 'episode_returns'  # Those of the mean, as a list.
+# Further values of some rows of progress, which no file of rows has.
+RETURNS = 'episode_returns'  # Those in the mean, as a list.
 EVALUATION = 'evaluation_return_mean'
-PICTURE = 'reconstructions'  # Frames beside them, as a PNG.
+PICTURE = 'reconstructions'  # Frames beside their reconstructions, as a PNG.
 CONFIG_FILE = 'config.json'
 RESTARTS_FILE = 'restarts.csv'
 RESTARTS_COLUMNS = ('time', 'node', 'how')
-# What lines begin with that tell the launcher of a row of progress, and of what
-# nodes wait for that are starting; JSON follows.
+# Prefixes of lines that send the launcher a row of progress, or what starting
+# nodes wait for; JSON follows.
 ROW = 'row: '
 STARTING = 'starting: '
 _TELLS_LAUNCHER = 'counter'  # The only node that prints such lines.
@@ -46,9 +46,9 @@ EVALUATION_COLUMNS = ('timesteps', 'episodes', 'return_mean', 'return_std',
 
 
 def own_metrics(row: loggers.LoggingData) -> list[str]:
-  """Returns the names of metrics in a row that are not `PROGRESS_COLUMNS`.
+  """Returns the names of numbers in a row of progress that only some runs have.
 
-  A loss of one's own may have added them to the learner's metrics.
+  A custom loss may have added them to the learner's metrics.
   """
   return [name for name, value in row.items()
           if isinstance(value, numbers.Real) and
@@ -57,7 +57,7 @@ def own_metrics(row: loggers.LoggingData) -> list[str]:
 
 def evaluation_row(timesteps: int,
                    returns: Sequence[float]) -> dict[str, float]:
-  """Returns the row of an evaluation after so many timesteps of training."""
+  """Returns the row of an evaluation after `timesteps` of training."""
   return {'timesteps': timesteps, 'episodes': len(returns),
           'return_mean': float(np.mean(returns)),
           'return_std': float(np.std(returns)),
@@ -67,19 +67,19 @@ def evaluation_row(timesteps: int,
 class CsvLogger(loggers.Logger):
   """Appends rows to a file, with the columns in a given order.
 
-  Acme's own sorts them by name, and keeps them in memory for a while.
+  Acme's own sorts columns by name, and keeps rows in memory for a while.
   """
 
   def __init__(self, path: str, columns: Sequence[str],
                further: Callable[[loggers.LoggingData], Sequence[str]] = (
                    lambda data: ())):
-    """Makes a logger; the file is made by the first row.
+    """Makes a logger; the first row creates the file.
 
     Args:
       path: of the file.
-      columns: that it begins with.
-      further: returns the names of other columns that a row has. Those that the
-        file does not have yet are added to it.
+      columns: the file's first ones.
+      further: returns the names of a row's other columns. Those that the file
+        lacks are added to it.
     """
     self._path = path
     self._columns = columns
@@ -115,12 +115,12 @@ class CsvLogger(loggers.Logger):
 
 
 def _append(path: str, row: bytes) -> None:
-  """Appends a row, or nothing: the next one must not follow a part of this one."""
-  # Opened for each row, so that a file which is moved away begins anew.
+  """Appends all of a row or nothing: the next must not follow a part of it."""
+  # Opened for each row, so that a new file begins if this one is moved away.
   with open(path, 'ab', buffering=0) as f:
     size = os.fstat(f.fileno()).st_size
     try:
-      if f.write(row) < len(row):  # As on a disk that is full after that much.
+      if f.write(row) < len(row):  # As when the disk fills up.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
     except OSError:
       f.truncate(size)
@@ -128,14 +128,14 @@ def _append(path: str, row: bytes) -> None:
 
 
 def _add_columns(path: str, names: Sequence[str]) -> None:
-  """Adds columns to a file, with nan in its existing rows."""
+  """Adds columns at the end of a file's rows, with nan in existing rows."""
   text = io.StringIO()
   writer = csv.writer(text)
   with open(path, newline='') as f:
     header, *rows = csv.reader(line for line in f if '\0' not in line)
   writer.writerow([*header, *names])
   for row in rows:
-    # What is no row must not become one.
+    # A broken row must not become a valid one.
     is_row = len(row) == len(header)
     writer.writerow([*row, *['nan'] * len(names)] if is_row else row)
   with open(f'{path}.new', 'w', newline='') as f:
@@ -175,21 +175,21 @@ class LauncherLogger(loggers.Logger):
 
 
 def is_for_launcher(node: str, line: str) -> bool:
-  """Tells whether a line is a message to the launcher.
+  """Tells `ROW` and `STARTING` lines from others, such as those of a game.
 
   Args:
-    node: that has printed it, such as actor/0.
-    line: what it has printed.
+    node: the node that printed the line, such as actor/0.
+    line: the printed line.
   """
   return (node.partition('/')[0] == _TELLS_LAUNCHER and
           line.startswith((ROW, STARTING)))
 
 
 def what_is_missing(waits_for: Mapping[str, str]) -> str:
-  """Says what nodes wait for, in one line.
+  """Returns one line that says what nodes wait for.
 
   Args:
-    waits_for: what each of them waits for.
+    waits_for: what each node waits for.
   """
   nodes: dict[str, list[str]] = {}
   for node, what in list(waits_for.items()):
@@ -209,8 +209,8 @@ class SurvivingLogger(loggers.Logger):
 
     Args:
       to: writes the rows.
-      what: is written, for the warning.
-      errors: what it may raise.
+      what: what is written, for the warning.
+      errors: the exceptions that `to` may raise.
     """
     self._to = to
     self._what = what
@@ -238,7 +238,7 @@ def csv_logger(run_dir: str, file: str, columns: Sequence[str]) -> loggers.Logge
 
 
 def progress_csv_logger(run_dir: str) -> loggers.Logger:
-  """Makes a logger of rows of progress, with columns for own metrics."""
+  """Makes a logger that appends rows of progress, own metrics too, to a file."""
   path = os.path.join(run_dir, PROGRESS_FILE)
   return SurvivingLogger(CsvLogger(path, PROGRESS_COLUMNS, own_metrics), path)
 
@@ -246,8 +246,8 @@ def progress_csv_logger(run_dir: str) -> loggers.Logger:
 def cut_after(run_dir: str, file: str, timesteps: float) -> int:
   """Moves rows past a number of timesteps out of a file of a run.
 
-  They go to the file of the same name with `.cut` after it, as does a last row
-  that is not whole.
+  They go to the file of the same name with `.cut` appended, as does an incomplete
+  last row.
 
   Args:
     run_dir: a run's directory.
@@ -268,7 +268,7 @@ def cut_after(run_dir: str, file: str, timesteps: float) -> int:
   try:
     column = next(csv.reader([header])).index('timesteps')
   except (StopIteration, ValueError, csv.Error):
-    return 0  # No file of ours.
+    return 0  # Not one of our files.
   kept: list[str] = [header]
   cut: list[str] = []
   for row in rows:
@@ -308,7 +308,7 @@ class KeptState:
         json.dump(state, f)
       os.replace(f'{self._path}.new', self._path)
     except OSError:
-      pass  # The rows, which go to the same place, have warned of it.
+      pass  # The loggers of rows, which write to the same place, have warned.
 
   def discard(self) -> None:
     """Removes the state, for a run that is resumed from its checkpoint."""
@@ -324,7 +324,7 @@ class KeptState:
 
 
 def read_config(run_dir: str) -> dict[str, Any]:
-  """Returns a run's settings by section and name, or {} without any."""
+  """Returns a run's settings by section and name, or {} if there are none."""
   try:
     with open(os.path.join(run_dir, CONFIG_FILE)) as f:
       return json.load(f)
@@ -333,18 +333,18 @@ def read_config(run_dir: str) -> dict[str, Any]:
 
 
 def read(path: str) -> list[Row]:
-  """Returns the complete rows of a file, or [] without a file.
+  """Returns the complete rows of a file, or [] if there is no file.
 
-  A row that is being written is passed over, and so is what is no row of numbers.
+  It skips a row that is being written, and rows that are not all numbers.
   """
   if not os.path.exists(path):
     return []
   with open(path, newline='') as f:
     text = f.read()
-  # A number that is cut short may be one still, so it is the line's end that tells.
+  # A truncated number may still be a number, so only the line's end tells.
   lines = text[:text.rfind('\n') + 1].splitlines()
   rows = []
-  # A machine that lost its power may have left zeros, which csv refuses.
+  # A power failure may have left zeros, which csv refuses.
   for row in csv.DictReader(line for line in lines if '\0' not in line):
     try:
       rows.append({name: float(value) for name, value in row.items()})

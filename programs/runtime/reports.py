@@ -1,6 +1,6 @@
-"""Reports of nodes to the counter, sent in the background.
+"""Reports of nodes to the counter, sent without waiting for it.
 
-A counter that is away for a while, being restarted, holds nobody up.
+A counter that is being restarted holds nobody up.
 """
 
 from concurrent import futures
@@ -9,13 +9,13 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from acme.utils import loggers
 
-# A last checkpoint must not wait longer for the counter: what has lost its
-# launcher has some seconds only.
+# A last checkpoint must not wait longer for the counter: a node that has lost
+# its launcher has only some seconds.
 _STATE_SECONDS = 1.
 
 
 class Background:
-  """Makes calls in daemon threads."""
+  """Makes calls in daemon threads, which do not delay the end of a process."""
 
   def __init__(self):
     self._call: Optional[futures.Future] = None
@@ -76,7 +76,7 @@ class ActingReporter:
     self._bad_numbers += bad_numbers
 
   def send(self) -> None:
-    """Sends what was added, unless the previous call is still waiting."""
+    """Sends what was added, unless the previous call is unanswered."""
     if self._background.is_busy:
       return
     if self._background.has_failed:
@@ -112,7 +112,7 @@ class EvaluationReporter(loggers.Logger):
 class CounterState:
   """The counter's state for a checkpoint; the last known if it does not answer.
 
-  What Acme's `Saveable` is, for a counter in another process.
+  Like Acme's `Saveable`, for a counter in another process.
   """
 
   def __init__(self, counter):

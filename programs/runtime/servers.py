@@ -1,4 +1,4 @@
-"""Stores the addresses of a run's replay in its directory."""
+"""Stores how to reach a run's replay, in a file of its directory."""
 
 import dataclasses
 import json
@@ -15,13 +15,13 @@ FILE = 'servers.json'
 
 @dataclasses.dataclass(frozen=True)
 class Servers:
-  """The addresses of a run's replay.
+  """How to reach a run's replay.
 
   Attributes:
     replay: 'host:port' of each shard.
-    launcher: of the program, which the servers end with.
-    network: the name of the network of its own that the run is in; None where
-      it is in that of its machine.
+    launcher: of the program; the servers end with it.
+    network: the name of the run's own network; None if it is in that of its
+      machine.
     way_in: the options of `nsenter` that lead into that network.
   """
   replay: tuple[str, ...]
@@ -52,10 +52,10 @@ def read(run_dir: str) -> Servers:
     run_dir: its directory.
 
   Returns:
-    Where its replay is reached from this process.
+    How to reach its replay from this process.
 
   Raises:
-    ValueError: where it cannot be, in one line.
+    ValueError: if it cannot be reached; in one line.
   """
   path = os.path.join(run_dir, FILE)
   try:

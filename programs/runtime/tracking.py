@@ -1,7 +1,7 @@
-"""Sends rows of progress to experiment trackers, which are optional packages.
+"""Sends rows of progress to experiment trackers; each needs its own package.
 
-Both write under the tags of TensorBoard, go on with the same run when training is
-resumed, and are set up by variables of their own: WANDB_MODE, MLFLOW_TRACKING_URI.
+Both use the tags of TensorBoard, continue the same run when training is resumed,
+and are set up by their own variables: WANDB_MODE, MLFLOW_TRACKING_URI.
 """
 
 import hashlib
@@ -31,15 +31,15 @@ class Wandb(loggers.Logger):
     """Makes a logger; the first row begins the run.
 
     Args:
-      run_dir: tells this run from others.
-      settings: returns those of the run, by section and name.
+      run_dir: identifies the run.
+      settings: returns the run's settings, by section and name.
     """
     self._run_dir = run_dir
     self._settings = settings
     self._run: Any = None
 
   def write(self, data: loggers.LoggingData) -> None:
-    import wandb  # Not everybody has it, nor the time that it takes.
+    import wandb  # Not always installed, and slow to import.
     if self._run is None:
       self._run = wandb.init(
           project=_PROJECT, dir=self._run_dir, name=_name(self._run_dir),
@@ -131,7 +131,7 @@ class InBackground(loggers.Logger):
     try:
       self._rows.put_nowait(data)
     except queue.Full:
-      pass  # They do not answer, and what they miss is in the files.
+      pass  # The tracker does not answer; its missing rows are in the files.
 
   def close(self) -> None:
     try:

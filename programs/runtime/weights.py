@@ -1,11 +1,11 @@
 """Weights in memory that the processes of one machine share.
 
 Courier copies weights several times on either side and sends them through the
-network stack, for each actor anew. Here the learner copies them once for all, and
-each actor once more, and only when there are others.
+network stack, again for each actor. Here the learner copies them once for all
+actors, and each actor once more, only when they are new.
 
-On another machine, one process asks the learner for them, and shares what it gets
-in the same way: a mirror. Who comes first is the mirror; when it ends, another
+On another machine, one process, the mirror, asks the learner for weights and shares
+them in the same way. The first process becomes the mirror; when it ends, another
 takes its place.
 """
 
@@ -22,7 +22,7 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence
 from acme import core
 import numpy as np
 
-# A mirror asks this often at most, and is busy with it for this part of its time.
+# A mirror's shortest pause between requests, and the part of its time for them.
 _MIRROR_SECONDS = 0.1
 _MIRROR_PART = 0.2
 # How long a mirror may take to get the first weights.
@@ -35,9 +35,9 @@ class Handle(NamedTuple):
 
   Attributes:
     path: of the memory, while the process that made it lives.
-    token: 32 characters that it begins with, which tell it from anything that
-      may have the same path on another machine.
-    dtype: of all collections in a row: a field for each, of a field for each of
+    token: 32 characters that the memory begins with, which tell it from anything
+      with the same path on another machine.
+    dtype: of all collections together: a field for each, with a field for each of
       its variables.
   """
   path: str
@@ -46,7 +46,7 @@ class Handle(NamedTuple):
 
 
 def _layout(dtype: np.dtype) -> np.dtype:
-  """Returns the dtype of the memory; number n of the variables is in slot n % 2."""
+  """Returns the memory's dtype; variables number n are in slot n % 2."""
   return np.dtype([('token', 'S32'), ('latest', np.int64), ('slots', dtype, 2)],
                   align=True)
 
@@ -85,24 +85,24 @@ class SharedWeights:
     self.publish()
 
   def publish(self) -> None:
-    """Copies the source's variables, without disturbing readers."""
+    """Copies the source's variables, without disturbing readers of the last ones."""
     latest = self._memory['latest'] + 1
     slots = self._memory['slots']
     for name, variables in self._collections().items():
       for field, variable in zip(slots[name].dtype.names, variables):
         slots[name][field][latest % 2] = variable
-    # Last: the order of writes is the order that others see, on x86.
+    # Last: on x86, others see writes in the order in which they were made.
     self._memory['latest'] = latest
 
   def newer(self, number: int) -> tuple[bytes, int, Optional[list]]:
     """Returns weights that a mirror lacks.
 
     Args:
-      number: of the variables that it has.
+      number: of the variables that the mirror has.
 
     Returns:
-      The handle's token, the number of the latest variables, and these, or None
-      if the mirror has them.
+      The handle's token, the number of the latest variables, and the variables
+      (None if the mirror has them).
     """
     latest = int(self._memory['latest'])
     if latest == number:
@@ -123,13 +123,13 @@ class SharedWeightsSource(core.VariableSource):
 
     Args:
       handle: of `SharedWeights`.
-      file: the memory's descriptor, of which this makes one of its own; None
-        opens it by its path.
-      is_served: tells whether the writer is still alive; by default, whether the
+      file: the memory's descriptor, which this duplicates; None opens the memory
+        by its path.
+      is_served: tells whether the writer is still there; by default, whether the
         path exists.
 
     Raises:
-      OSError, ValueError: if it is not there, as on another machine.
+      OSError, ValueError: if the memory is not there, as on another machine.
     """
     # On another machine the path may be that of a pipe: do not wait for it.
     file = (os.dup(file) if file is not None else
@@ -157,7 +157,7 @@ class SharedWeightsSource(core.VariableSource):
       self._collections = {
           name: [copy[name][field][0] for field in copy[name].dtype.names]
           for name in copy.dtype.names}
-      # Once there are others, this slot may have been written to meanwhile.
+      # If there are newer ones, this slot may have been overwritten meanwhile.
       latest = int(self._memory['latest'])
     for name in names:
       if name not in self._collections:
@@ -180,8 +180,8 @@ class _Pulled(core.VariableSource):
 class Mirror:
   """Fetches a learner's weights once for all processes of this machine.
 
-  They find it by a socket that the system forgets with this process, and get the
-  memory's descriptor from it. It lasts as long as that learner does.
+  They find the mirror by a socket, which the system removes with this process, and
+  get the memory's descriptor from it. The mirror lasts as long as that learner.
   """
 
   def __init__(self, learner: Any, handle: Handle):
@@ -213,7 +213,7 @@ class Mirror:
       threading.Thread(target=serve, daemon=True).start()
 
   def source(self) -> SharedWeightsSource:
-    """Returns the source that this process reads."""
+    """Returns the source that this process itself reads."""
     return SharedWeightsSource(self._shared.handle, self._shared.file,
                                lambda: not self._has_ended)
 
@@ -222,15 +222,15 @@ class Mirror:
       try:
         reader, _ = self._socket.accept()
       except OSError:
-        return  # It has ended.
+        return  # The mirror has ended.
       try:
         if not _is_ours(reader):
           raise PermissionError
         socket.send_fds(reader, [b'.'], [self._shared.file])
       except OSError:
-        reader.close()  # Or it has ended meanwhile.
+        reader.close()  # Another user's, or it has ended meanwhile.
         continue
-      # That it is open tells the reader that there is a mirror.
+      # The open socket tells the reader that there is a mirror.
       self._readers.append(reader)
 
   def _pull(self) -> None:
@@ -241,11 +241,11 @@ class Mirror:
       try:
         token, number, variables = self._learner.newer_weights(self._number)
       except Exception:  # pylint: disable=broad-except
-        continue  # It is away for a while; what it had last is good enough.
+        continue  # The learner is away; its last weights are good enough.
       if token == self._handle.token and variables is not None:
         self._number, self._pulled.variables = number, variables
         self._shared.publish()
-      # On a slow wire, or one that many share, it asks less often.
+      # On a slow wire, or one that many share, the mirror asks less often.
       took = time.monotonic() - began
       pause = max(_MIRROR_SECONDS, took / _MIRROR_PART - took)
     self._has_ended = True
@@ -261,7 +261,7 @@ def _name(handle: Handle) -> bytes:
 
 
 def _is_ours(peer: socket.socket) -> bool:
-  """Tells whether the process at the other end is of the same user."""
+  """Tells whether the process at the other end belongs to the same user."""
   size = struct.calcsize('3i')
   _, user, _ = struct.unpack(
       '3i', peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
@@ -293,9 +293,9 @@ def _mirrored(handle: Handle) -> SharedWeightsSource:
 
 
 class NearestSource(core.VariableSource):
-  """Reads weights the fastest way there is, and reconnects after restarts.
+  """Reads a learner's weights the fastest way, and reconnects when it restarts.
 
-  While the learner is away, its last variables are served.
+  While the learner is away, its last variables are returned.
   """
 
   def __init__(self, remote: Any, node: str):
@@ -303,8 +303,8 @@ class NearestSource(core.VariableSource):
 
     Args:
       remote: the learner's worker, or a Courier client of it.
-      node: the name of this node, for the lines that say how it gets weights, and
-        what it waits for.
+      node: the name of the node that asks, for lines that say how it gets weights
+        and what it waits for.
     """
     self._remote = remote
     self._node = node
