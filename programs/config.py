@@ -49,7 +49,7 @@ class RunConfig:
     track: an experiment tracker that also gets the rows; its package has to be
       installed, with the extra of the same name.
     step_timeout: seconds that making, resetting or stepping the environments may
-      take, before their actor or evaluator is restarted.
+      take before their actor or evaluator is restarted.
     restart: whether processes that end by themselves are restarted; threads
       cannot be.
   """

@@ -125,7 +125,7 @@ class Evaluator(core.Worker):
       self._actor.update(wait=True)
       due = self._next_due(timesteps)
       # Made once: environments of ale-py have a thread. When it ends, memory left
-      # in its heap may not be reused, as glibc gives the next another heap.
+      # in its heap may not be reused, as glibc gives the next thread another heap.
       environment = environment or self._environment_factory()
       returns = play_episodes(environment, self._actor, self._num_episodes,
                               self._max_episode_steps, self._should_stop)
