@@ -1,4 +1,4 @@
-"""The agent and its environments; none of it knows how it is run."""
+"""The agent and its environments, independent of how they are run."""
 
 import os
 import socket
@@ -19,8 +19,8 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 cuda.prepare()
 
-# gRPC, on which Reverb and Courier run, would ask a proxy for this machine's own
-# servers too, and wait for ever. It reads this when it connects; nodes inherit it.
+# gRPC, which Reverb and Courier use, would ask a proxy even for this machine's own
+# servers, and wait forever. It reads this when it connects; nodes inherit it.
 _own = {'localhost', socket.gethostname(), *(
     address.address.partition('%')[0]
     for addresses in psutil.net_if_addrs().values() for address in addresses

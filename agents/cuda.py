@@ -1,8 +1,8 @@
 """CUDA for TensorFlow: where its libraries are, and why a GPU cannot be used.
 
-`pip install '.[gpu]'` brings CUDA and cuDNN as wheels, which the loader knows
-nothing of. A library that is loaded already is found again by its name, so those
-of the wheels are loaded by their paths before TensorFlow asks for them.
+`pip install '.[gpu]'` installs CUDA and cuDNN as wheels, where the loader does not
+look. A library that is already loaded is found by its name, so those of the wheels
+are loaded by path before TensorFlow asks for them.
 """
 
 import ctypes
@@ -11,8 +11,8 @@ import importlib.util
 import os
 from typing import Optional
 
-# What TensorFlow 2.8 opens, and cuDNN then, by the wheels' folders, in the order in
-# which they need each other.
+# The libraries that TensorFlow 2.8, and then cuDNN, open, by the wheels' folders;
+# dependencies come first.
 LIBRARIES = {
     'cuda_runtime': ('libcudart.so.11.0',),
     'cublas': ('libcublasLt.so.11', 'libcublas.so.11'),
@@ -24,25 +24,25 @@ LIBRARIES = {
     'cudnn': ('libcudnn.so.8',),
 }
 _DRIVER = 'libcuda.so.1'
-# The driver of CUDA 11.2 is the first that takes what TensorFlow was compiled to.
+# The driver of CUDA 11.2 is the first that accepts TensorFlow's compiled code.
 _OLDEST_DRIVER = (11, 2)
 _NO_DEVICE = 100
 _NVIDIA = '0x10de'
-# The newest GPUs that TensorFlow 2.8 has machine code for are of 7.5; for others
-# the driver compiles.
+# TensorFlow 2.8 has machine code for GPUs of compute capability up to 7.5; for
+# newer ones the driver compiles.
 _NEWEST_COMPILED = (7, 5)
 _CACHE_BYTES = 4 << 30
 
 
 def prepare() -> None:
-  """Sets the variables that CUDA and TensorFlow read, and loads the CUDA wheels.
+  """Sets what CUDA and TensorFlow read when they load, and loads the wheels.
 
-  Call it before TensorFlow is imported, which opens CUDA's runtime then. TensorFlow
-  opens the rest when it first looks for GPUs, and Abseil's `app.run` makes it do so
-  before any of our code runs. Without a driver nothing is loaded.
+  Call this before importing TensorFlow. The import opens CUDA's runtime, and the
+  first request for GPUs the rest; Abseil's `app.run` triggers that before any of
+  our code runs. Without a driver, nothing is loaded.
   """
   os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
-  # Kernels are compiled for a new GPU once, as they are used, and kept.
+  # Kernels are compiled for a new GPU once, when first used, and cached.
   os.environ.setdefault('CUDA_MODULE_LOADING', 'LAZY')
   os.environ.setdefault('CUDA_CACHE_MAXSIZE', str(_CACHE_BYTES))
   if _load(_DRIVER) is not None:
@@ -54,9 +54,9 @@ def prepare() -> None:
 
 
 def why_unusable() -> Optional[str]:
-  """Returns why this machine's GPU cannot be used, or None without a GPU.
+  """Returns why a GPU that is present cannot be used; None if there is none.
 
-  That is also None where nothing is known to be wrong.
+  Also returns None if nothing is known to be wrong.
   """
   driver = _load(_DRIVER)
   if driver is None:
@@ -83,12 +83,12 @@ def why_unusable() -> Optional[str]:
 
 
 def has_to_compile(compute_capability: tuple[int, int]) -> bool:
-  """Tells whether TensorFlow's kernels are yet to be compiled for a GPU."""
+  """Returns whether TensorFlow's kernels must still be compiled for a GPU."""
   return tuple(compute_capability) > _NEWEST_COMPILED
 
 
 def _path(folder: str, name: str) -> Optional[str]:
-  """Returns where a library of the wheels is."""
+  """Returns the path of a library in the wheels, or None."""
   spec = importlib.util.find_spec('nvidia')
   for directory in (spec and spec.submodule_search_locations) or ():
     path = os.path.join(directory, folder, 'lib', name)

@@ -1,7 +1,7 @@
 """Vector environments: E copies of a game, reset and stepped as one.
 
-They are `dm_env`-like: the fields of a `TimeStep` carry a leading axis of
-environments.
+They resemble `dm_env` environments, but the fields of a `TimeStep` have a leading
+axis of environments.
 """
 
 import itertools
@@ -19,39 +19,39 @@ from agents import validation
 _FIRST = int(dm_env.StepType.FIRST)
 _MID = int(dm_env.StepType.MID)
 _LAST = int(dm_env.StepType.LAST)
-# How often an episode is begun again whose first observation is bad.
+# How often an episode with a bad first observation is restarted.
 _MAX_RESETS = 10
 
 OnBadNumber = Literal['stop', 'skip']
 
 
 class BadNumberError(Exception):
-  """An environment returned a number that is not finite; one line says which."""
+  """An environment gave a number that is not finite; one line says which."""
 
 
 def is_experience(next_timestep: dm_env.TimeStep) -> np.ndarray:
-  """Tells, for each environment [E] bool, whether a step was not just a reset."""
+  """Returns which steps, [E] bool, are not resets, given what they led to."""
   return next_timestep.step_type != _FIRST
 
 
 def _is_finite(array: np.ndarray) -> bool:
-  """Tells whether all numbers are finite; squares that overflow count as not.
+  """Returns whether all numbers are finite; False if their squares overflow.
 
-  One call and no temporary: half the time of `np.isfinite` and `all`.
+  One call without a temporary takes half the time of `np.isfinite` and `all`.
   """
   flat = array.reshape(-1)
   return math.isfinite(flat.dot(flat))
 
 
 def bad_copies(timestep: dm_env.TimeStep) -> np.ndarray:
-  """Tells which environments [E] bool returned a number that is not finite."""
+  """Returns which environments, [E] bool, gave a number that is not finite."""
   axes = tuple(range(1, timestep.observation.ndim))
   return ~(np.isfinite(timestep.reward) &
            np.isfinite(timestep.observation).all(axis=axes))
 
 
 def describe_bad_number(timestep: dm_env.TimeStep, copy: int) -> str:
-  """Says which number of an environment is not finite: 'reward is nan'."""
+  """Returns which number of an environment is not finite: 'reward is nan'."""
   if not np.isfinite(timestep.reward[copy]):
     return f'reward is {timestep.reward[copy]}'
   observation = timestep.observation[copy]
@@ -60,7 +60,7 @@ def describe_bad_number(timestep: dm_env.TimeStep, copy: int) -> str:
 
 
 class Playable(Protocol):
-  """The interface of `VectorEnvironment`: E environments, stepped as one."""
+  """E environments that are reset and stepped as one, like `VectorEnvironment`."""
   num_envs: int
 
   def reset(self) -> dm_env.TimeStep:
@@ -80,15 +80,15 @@ class VectorEnvironment(dm_env.Environment):
   float32 (raw), `discount` [E] float32 and `observation` [E, ...]. Specs
   describe a single environment.
 
-  An environment whose step is LAST ignores its next action and answers with
-  the FIRST step of a new episode, reward and discount 0: that transition is
-  no experience. The discount of a LAST step is 0 where the episode terminated
-  and 1 where it was truncated.
+  After a LAST step, an environment ignores its next action and returns the
+  FIRST step of a new episode, with reward and discount 0: that transition is
+  not experience. The discount of a LAST step is 0 if the episode terminated
+  and 1 if it was truncated.
 
-  Rewards and observations are finite. An environment that gives another number
-  is an error, or has its episode cut there: the step is not shown, and a FIRST
-  step of a new episode follows in its place. What was before it bootstraps
-  from its last observation, as if it had been truncated.
+  Rewards and observations are finite. If an environment gives another number,
+  that is an error, or its episode is cut there: the step is dropped, and the
+  FIRST step of a new episode takes its place. The cut episode bootstraps from
+  its last observation, as if it had been truncated.
   """
 
   def __init__(self, env: gymnasium.vector.VectorEnv, seed: int,
@@ -98,10 +98,10 @@ class VectorEnvironment(dm_env.Environment):
 
     Args:
       env: a vector environment with discrete actions.
-      seed: seeds every environment with a seed of its own.
-      frames_first: whether observations are [frames, height, width], to be
-        presented as [height, width, frames]; or channels in place of frames.
-      game: names it in errors.
+      seed: seeds all environments, each differently.
+      frames_first: whether observations are [frames, height, width], or channels
+        instead of frames, and are to be returned as [height, width, frames].
+      game: its name in errors.
       on_bad_number: what to do about a reward or an observation that is not
         finite: 'stop' raises an error, 'skip' cuts the episode.
     """
@@ -114,7 +114,7 @@ class VectorEnvironment(dm_env.Environment):
     self._seeds = (np.random.SeedSequence(seed).generate_state(env.num_envs)
                    & 0x7fffffff).astype(np.int64)
     self._step_type = np.full(env.num_envs, _LAST, np.int32)
-    # The step, of all, with which each environment's episode began.
+    # The step, counted over all episodes, at which each current episode began.
     self._num_steps = 0
     self._began = np.zeros(env.num_envs, np.int64)
     space = env.single_observation_space
@@ -134,7 +134,7 @@ class VectorEnvironment(dm_env.Environment):
     if not isinstance(self._env, vector_env.AtariVectorEnv):
       seeds = seeds.tolist()
     observation, _ = self._env.reset(seed=seeds)
-    # Another reset starts other episodes.
+    # The next reset starts different episodes.
     self._seeds = (self._seeds + self.num_envs) & 0x7fffffff
     self._began[:] = self._num_steps
     zeros = np.zeros(self.num_envs, np.float32)
@@ -152,8 +152,8 @@ class VectorEnvironment(dm_env.Environment):
       The batched time step.
 
     Raises:
-      ValueError: for actions of another shape, or that there are not; ale-py
-        would wait for ever.
+      ValueError: for actions of the wrong shape or outside the action space;
+        ale-py would wait forever.
       BadNumberError: for a reward or an observation that is not finite.
     """
     action = np.asarray(action)
@@ -175,7 +175,7 @@ class VectorEnvironment(dm_env.Environment):
         observation=self._observation(observation)))
 
   def _checked(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
-    """Returns the time step with finite numbers only, and stores its step type."""
+    """Returns the step without bad numbers, and remembers its step type."""
     if not _is_finite(timestep.reward) or (
         self._dtype != np.uint8 and not _is_finite(timestep.observation)):
       timestep = self._without_bad_numbers(timestep)
@@ -202,7 +202,7 @@ class VectorEnvironment(dm_env.Environment):
 
   def _cut(self, timestep: dm_env.TimeStep,
            is_cut: np.ndarray) -> dm_env.TimeStep:
-    """Begins new episodes in some of the environments, [E] bool."""
+    """Begins new episodes in the environments where `is_cut`, [E] bool, is true."""
     observation, _ = self._env.reset(options={'reset_mask': is_cut})
     observation = self._observation(observation)
     self._began[is_cut] = self._num_steps
@@ -239,7 +239,7 @@ class VectorEnvironment(dm_env.Environment):
 
 
 class SingleEnvironment(dm_env.Environment):
-  """Presents a vector environment with E = 1 as a plain dm_env environment."""
+  """Presents a vector environment of size 1 as a plain dm_env environment."""
 
   def __init__(self, environment: VectorEnvironment):
     if environment.num_envs != 1:
@@ -281,5 +281,8 @@ class SingleEnvironment(dm_env.Environment):
 
 
 def is_channels_first(shape: Sequence[int]) -> bool:
-  """Tells whether pixels are [channels, height, width], assuming few channels."""
+  """Returns whether a shape is [channels, height, width].
+
+  The usual order has channels last. Channels are assumed to be few.
+  """
   return len(shape) == 3 and shape[0] < min(shape[1:])

@@ -1,4 +1,4 @@
-"""Makes vector environments of ALE games and Gymnasium ids."""
+"""Makes environments from the names of ALE games and Gymnasium ids."""
 
 import contextlib
 import dataclasses
@@ -21,26 +21,26 @@ from agents import environments
 from agents import validation
 
 ATARI_FRAME_STACK = 4
-# Arguments of ale-py's that this project's own parts rely on.
+# Arguments of ale-py that --env_arg must not set: other parts rely on them.
 _NOT_GIVEN = frozenset({'num_envs', 'batch_size', 'stack_num', 'autoreset_mode'})
 
 
 @dataclasses.dataclass
 class EnvironmentConfig:
-  """Which environments to make; a factory that can be pickled.
+  """Which environments to make; a factory that can be sent to a process.
 
   Attributes:
     game: an ALE game name, or a Gymnasium id with discrete actions.
     frame_size: height and width of an Atari frame, in pixels.
     repeat_action_probability: stickiness of Atari actions.
     on_bad_number: what to do about a reward or an observation that is not
-      finite: 'stop' ends the run, saying which it was; 'skip' cuts the episode
-      before it, and counts it as one of `bad_numbers` in the progress.
-    env_wrapper: a function module:name that is given each copy of the game and
-      returns what to play in its place, such as a Gymnasium wrapper; an Atari game
-      then is a plain ALE environment, and preprocessing is the function's.
-    env_arg: arguments of the game, such as difficulty=1 mode=2, with values in
-      JSON or else as texts.
+      finite: 'stop' ends the run and says which it was; 'skip' cuts the episode
+      before it, and counts it under `bad_numbers` in the progress.
+    env_wrapper: a function module:name that takes each copy of the game and
+      returns the environment to play instead, such as a Gymnasium wrapper; an Atari
+      game is then a plain ALE environment, and the function does the preprocessing.
+    env_arg: arguments of the game, such as difficulty=1 mode=2; values that are
+      not JSON are taken as text.
   """
   game: str = 'pong'
   frame_size: Annotated[int, Field(ge=16, le=1024)] = 42
@@ -55,22 +55,22 @@ class EnvironmentConfig:
   def make(self, num_envs: int, seed: int) -> environments.VectorEnvironment:
     """Makes copies of the game.
 
-    Atari is a full-game episode of up to 108,000 emulator frames, begun with up
-    to 30 no-ops, frame skip 4 with max-pooling, grey, 4 frames stacked, the
-    minimal action set and no fire on reset. Where `env_wrapper` is given, Atari
-    is as Gymnasium makes it.
+    An Atari episode is a full game of up to 108,000 emulator frames that starts
+    with up to 30 no-ops. Frame skip is 4 with max-pooling, frames are grey and
+    stacked by 4, the action set is minimal, and there is no fire on reset. With
+    `env_wrapper`, Atari is as Gymnasium makes it.
 
     Args:
       num_envs: number of environments.
-      seed: seeds them all, each differently.
+      seed: seeds all environments, each differently.
 
     Returns:
       The vector environment.
 
     Raises:
-      ValueError: for an unknown game or one that cannot be made, a non-discrete
-        action space, observations that are neither pixels nor a vector, or a bad
-        count; in one line.
+      ValueError: if the game is unknown or cannot be made, its action space is
+        not discrete, its observations are neither pixels nor a vector, or the
+        count is bad; in one line.
     """
     if num_envs < 1:
       raise ValueError(f'num_envs must be a positive integer, not {num_envs}.')
@@ -79,22 +79,22 @@ class EnvironmentConfig:
     env = make(self, num_envs)
     _check_spaces(self.game, env)
     shape = env.single_observation_space.shape
-    assert shape is not None  # As it is a box's.
+    assert shape is not None  # It is a box's.
     return environments.VectorEnvironment(
         env, seed, environments.is_channels_first(shape), self.game,
         self.on_bad_number)
 
   def try_out(self, seed: int) -> specs.EnvironmentSpec:
-    """Makes an environment and takes a step in it.
+    """Makes an environment and takes its first step.
 
     Args:
-      seed: of the environment.
+      seed: seeds the environment.
 
     Returns:
-      Its specs.
+      Its spec.
 
     Raises:
-      ValueError: where it cannot be made or played, in one line.
+      ValueError: if it cannot be made or played, in one line.
     """
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Actors will show them.
@@ -184,7 +184,7 @@ def _make_from_gymnasium(config: EnvironmentConfig,
 
 @contextlib.contextmanager
 def _cannot_be(done: str, game: str) -> Iterator[None]:
-  """Turns exceptions of a game into a ValueError of one line."""
+  """Turns exceptions that games raise into ValueErrors of one line."""
   try:
     yield
   except Exception as e:  # pylint: disable=broad-except
@@ -206,7 +206,7 @@ def _check_spaces(game: str, env: gymnasium.vector.VectorEnv) -> None:
 
 
 class _WithoutInfo(gymnasium.Wrapper):
-  """Drops infos: they are not used, and some cannot be batched."""
+  """Drops infos: nothing reads them, and some do not batch over copies."""
 
   def reset(self, **kwargs: Any) -> Any:
     return self.env.reset(**kwargs)[0], {}
@@ -217,11 +217,11 @@ class _WithoutInfo(gymnasium.Wrapper):
 
 @dataclasses.dataclass(frozen=True)
 class GymnasiumGame:
-  """The arguments with which Gymnasium makes a game.
+  """What Gymnasium needs to make a game.
 
   Attributes:
-    spec: of the game.
-    arguments: of the game.
+    spec: the game's spec.
+    arguments: the game's arguments.
     wrappers: functions from environment to environment, the innermost first.
   """
   spec: gymnasium.envs.registration.EnvSpec
@@ -230,7 +230,7 @@ class GymnasiumGame:
 
 
 def gymnasium_game(config: EnvironmentConfig) -> GymnasiumGame:
-  """Returns how Gymnasium makes a game; raises ValueError in one line."""
+  """Returns what Gymnasium needs to make a game; raises one-line ValueErrors."""
   arguments = _arguments(config.env_arg)
   rom = atari_rom(config.game)
   if rom is None:
@@ -266,7 +266,7 @@ def gymnasium_spec(game: str) -> gymnasium.envs.registration.EnvSpec:
 
 
 def _arguments(assignments: Sequence[str]) -> dict[str, Any]:
-  """Parses 'name=value' assignments; raises ValueError in one line."""
+  """Parses 'name=value' texts into a dict; raises one-line ValueErrors."""
   values: dict[str, Any] = {}
   for assignment in assignments:
     name, equals, text = assignment.partition('=')
@@ -281,7 +281,7 @@ def _arguments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _imported(what: str, name: str) -> Any:
-  """Imports 'module:name'; raises ValueError in one line."""
+  """Imports an object given as 'module:name'; raises one-line ValueErrors."""
   module, colon, attribute = name.partition(':')
   if not colon:
     raise ValueError(f'{what} must be such as module:function, not '

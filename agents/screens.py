@@ -1,4 +1,4 @@
-"""An environment that also keeps its screens, in colour and every frame."""
+"""An environment as people see it: in colour, and with every frame."""
 
 from typing import Any, Optional
 
@@ -18,21 +18,21 @@ _MAX_FRAMES = 108_000
 
 
 class Screens(gymnasium.Wrapper):
-  """Keeps the frames that an environment renders.
+  """Keeps the frames that an environment shows.
 
   Attributes:
-    rate: frames a second.
+    rate: frames per second.
     why_not: why the environment shows nothing, in one line, or None.
-    action_names: of each action.
+    action_names: the name of each action.
   """
 
   def __init__(self, env: gymnasium.Env, rate: float, why_not: Optional[str]):
     """Wraps an environment.
 
     Args:
-      env: one whose `render` returns [H, W, 3] uint8, unless `why_not`.
-      rate: frames a second.
-      why_not: why it cannot be rendered.
+      env: its `render` returns [H, W, 3] uint8, unless `why_not` is given.
+      rate: frames per second.
+      why_not: why it cannot be rendered, or None.
     """
     super().__init__(env)
     self.rate = rate
@@ -53,7 +53,7 @@ class Screens(gymnasium.Wrapper):
   def take(self) -> list[Optional[np.ndarray]]:
     """Returns the frames [H, W, 3] uint8 since the last call, in order.
 
-    Where the environment shows nothing, None stands for each frame.
+    If the environment shows nothing, None stands for each frame.
     """
     frames, self._frames = self._frames, []
     return frames
@@ -64,9 +64,9 @@ class Screens(gymnasium.Wrapper):
 
 
 class AtariScreens(Screens):
-  """Atari as `AtariVectorEnv` presents it, to one grey level, with its screens.
+  """Atari as `AtariVectorEnv` presents it, within one grey level, with screens.
 
-  That gives neither colour nor the frames that are skipped. Observations are
+  `AtariVectorEnv` gives neither colour nor the skipped frames. Observations are
   [4, size, size] uint8.
   """
   def __init__(self, rom: str, frame_size: int, repeat_action_probability: float):
@@ -137,7 +137,7 @@ def _action_names(env: gymnasium.Env) -> list[str]:
 
 def action_names(config: games.EnvironmentConfig) -> list[str]:
   """Returns the names of a game's actions, or their numbers."""
-  if config.is_preprocessed_atari and config.env_arg:  # Which may ask for others.
+  if config.is_preprocessed_atari and config.env_arg:  # It may select others.
     return [f'action {i}' for i in range(config.try_out(0).actions.num_values)]
   environment, screens = make(config, 0)
   environment.close()
@@ -150,13 +150,13 @@ def make(config: games.EnvironmentConfig,
 
   Args:
     config: which game.
-    seed: seeds it.
+    seed: seeds the environment.
 
   Returns:
-    The environment, E being 1, as `config.make` makes it; and what it shows.
+    The environment, with E = 1, as `config.make` makes it; and its screens.
 
   Raises:
-    ValueError: where it cannot be made, in one line.
+    ValueError: if it cannot be made, in one line.
   """
   rom = games.atari_rom(config.game)
   if rom is not None and config.is_preprocessed_atari:

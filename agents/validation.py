@@ -1,4 +1,4 @@
-"""Checks settings against their types, which include their ranges.
+"""Checks settings against their types, which fully define the valid values.
 
 The fields of a config are `bool`, `str`, a `Literal` of texts,
 `Annotated[int, Field(ge=1, le=64)]`, `Annotated[float, Field(gt=0, le=1)]`, an
@@ -21,7 +21,7 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 @functools.lru_cache(maxsize=None)
 def fields(config_class: type) -> Mapping[str, pydantic.TypeAdapter]:
-  """Returns a type adapter for each field of a dataclass, in order."""
+  """Returns the validator of each field of a dataclass, by name and in order."""
   hints = typing.get_type_hints(config_class, include_extras=True)
   return {field.name: pydantic.TypeAdapter(hints[field.name],
                                            config={'strict': True})
@@ -29,16 +29,16 @@ def fields(config_class: type) -> Mapping[str, pydantic.TypeAdapter]:
 
 
 def check(config: Any) -> None:
-  """Checks every field of a dataclass, and converts it to its type.
+  """Checks every field of a dataclass and converts it to its type.
 
   NumPy's numbers become Python's, integers become floats where a float is
-  wanted, and lists tuples.
+  expected, and lists become tuples.
 
   Args:
     config: an instance of a dataclass, which is changed in place.
 
   Raises:
-    ValueError: for a bad value, in one line that names it.
+    ValueError: for a bad value, in one line that names its field.
   """
   for name, field in fields(config.__class__).items():
     setattr(config, name, checked(name, field, getattr(config, name)))
@@ -76,10 +76,10 @@ def _described(schema: Mapping[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-  """Formats a value for an error message: short, and on one line."""
+  """Returns a value as errors show it: short, and in one line."""
   if value is None or isinstance(value, (bool, np.bool_)):
     return str(value).lower()
   try:
     return ' '.join(_SHORT.repr(value).split())
-  except ValueError:  # Python writes no integers of thousands of digits.
+  except ValueError:  # Python refuses to print integers of thousands of digits.
     return 'a number of very many digits'

@@ -15,7 +15,7 @@ _MODULES = {'ImpalaPPOBuilder': 'builder', 'SingleEnvironmentActor': 'acting'}
 
 
 def __getattr__(name: str) -> Any:
-  # Loads TensorFlow, which code that only reads settings does not need.
+  # Lazy: code that only reads settings need not wait for TensorFlow to load.
   if name in _MODULES:
     return getattr(importlib.import_module(f'{__name__}.{_MODULES[name]}'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -21,7 +21,7 @@ VERSION = 'version'
 
 
 class Policy:
-  """The part of the networks that acts: encoder and heads, without the decoder.
+  """What an actor needs to act: the encoder and heads, without a decoder.
 
   Attributes:
     variables: the collections `POLICY` and `VERSION`.
@@ -49,7 +49,7 @@ class Policy:
       else:
         action = tf.random.stateless_categorical(
             logits, 1, seed, dtype=tf.int32)[:, 0]
-      # With the step, so that no other call has to read it.
+      # Returned with the step, so that no other call has to read it.
       return action, logits, tf.identity(version)
 
     self._step = ops.caller(
@@ -75,7 +75,7 @@ class Policy:
 
 
 class VariableClient(variable_utils.VariableClient):
-  """Acme's client, which copies each version of a policy's variables only once."""
+  """Acme's client; copies each version of a policy's variables only once."""
 
   def __init__(self, source: core.VariableSource, policy: Policy,
                update_period: int):
@@ -83,7 +83,7 @@ class VariableClient(variable_utils.VariableClient):
 
     Args:
       source: serves the collections `POLICY` and `VERSION`.
-      policy: whose variables to update.
+      policy: the policy whose variables to update.
       update_period: calls of `update` between two requests.
     """
     super().__init__(source, policy.variables, update_period)
@@ -109,7 +109,7 @@ class VariableClient(variable_utils.VariableClient):
 class ImpalaPPOActor(core.Actor):
   """Acts with one policy call for all E environments, [E, ...] in each field.
 
-  `SingleEnvironmentActor` makes it an actor of one plain environment.
+  `SingleEnvironmentActor` adapts it to one plain environment.
 
   Attributes:
     observation_spec: of one environment.
@@ -141,7 +141,7 @@ class ImpalaPPOActor(core.Actor):
     """Returns actions [E] int32 for observations [E, ...].
 
     Raises:
-      ValueError: for the observation of one environment alone.
+      ValueError: for an observation without the axis of environments.
     """
     if observation.ndim != self._policy.observation_spec.shape.rank + 1:
       raise ValueError(
@@ -162,11 +162,11 @@ class ImpalaPPOActor(core.Actor):
       self._adder.add(action, next_timestep, self._extras)
 
   def update(self, wait: bool = False) -> None:
-    """Requests new weights periodically, and copies those that have arrived.
+    """Requests new weights periodically, and takes those that have arrived.
 
     Args:
-      wait: ask now, and wait for them. Acme's client would only do so every
-        `update_period` calls, which evaluators do not make.
+      wait: request them now, and wait for them. Acme's client would only do so
+        every `update_period` calls, and evaluators do not make that many.
     """
     if not self._variable_client:
       return
@@ -177,10 +177,10 @@ class ImpalaPPOActor(core.Actor):
 
 
 class SingleEnvironmentActor(core.Actor):
-  """Adapts an actor of [E, ...] to a single environment, as in Acme's own loop.
+  """Adapts an actor of [E, ...] to one environment, as in Acme's own loop.
 
-  Observations become of the dtype that the environment's spec has, rewards and
-  discounts single numbers; what would not be the same then is a ValueError.
+  Observations are converted to the dtype of the environment's spec, rewards and
+  discounts to single numbers; what cannot be converted raises ValueError.
   """
 
   def __init__(self, actor: ImpalaPPOActor):

@@ -16,22 +16,21 @@ from agents.impala_ppo import trajectories
 
 # How long a blocked write waits before it lets Python handle signals.
 _FLUSH_TIMEOUT_MS = 500
-# How long it waits before it says what for, and then again.
+# How long it waits before it logs, and logs again, what it waits for.
 _SAY_SECONDS = 30.
 
 
 class ImpalaPPOAdder(adders.Adder):
   """Cuts experience into successive trajectories of fixed length.
 
-  One append carries all E environments of the actor, so that an item is one
+  One append carries all E environments of the actor, so an item is one
   trajectory of each: a call to Reverb for each environment would cost nine
-  times as much. Trajectories follow each other without a gap and run on across
-  episodes.
+  times as much. Trajectories follow each other without a gap and continue
+  across episodes.
 
-  Frames are written once: where observations are stacks, only the newest
-  channel is stored, and an item reaches back to the frames before it. All
-  columns of an item have the same length, so that plain Reverb clients can
-  sample them, step by step.
+  Frames are written once: if observations are stacks, only the newest channel
+  is stored, and an item reaches back to earlier frames. All columns of an item
+  have the same length, so plain Reverb clients can sample them step by step.
   """
 
   def __init__(self, client: reverb.Client, sequence_length: int,
@@ -39,7 +38,7 @@ class ImpalaPPOAdder(adders.Adder):
     """Makes an adder.
 
     Args:
-      client: of the Reverb server that gets everything from this adder.
+      client: for the Reverb server that this adder writes to.
       sequence_length: timesteps in a trajectory.
       frame_stack: how many channels of an observation are frames; 1 to store
         observations as they are.
@@ -52,7 +51,7 @@ class ImpalaPPOAdder(adders.Adder):
     self._tables = [replay.QUEUE_TABLE]
     if replay_table:
       self._tables.append(replay.REPLAY_TABLE)
-    # Made by the first step: by then there is a server.
+    # Made at the first step: by then there is a server.
     self._writer: Any = None
     self._timestep: Optional[dm_env.TimeStep] = None
     self._extras: types.NestedArray = None
@@ -62,11 +61,11 @@ class ImpalaPPOAdder(adders.Adder):
     """Begins an episode in every environment.
 
     Args:
-      timestep: a FIRST step, [E, ...] in each field. After other steps, the
-        pair is written as a reset.
+      timestep: a FIRST step, [E, ...] in each field. If it follows other
+        steps, the transition to it is written as a reset.
 
     Raises:
-      ValueError: where stacked frames do not start from zeros.
+      ValueError: if stacked frames do not start from zeros.
     """
     self._check_stacks(timestep)
     if self._writer is None:
@@ -83,11 +82,11 @@ class ImpalaPPOAdder(adders.Adder):
 
     Args:
       action: [E] int32.
-      next_timestep: what it led to, [E, ...] in each field.
+      next_timestep: what the action led to, [E, ...] in each field.
       extras: `behaviour_logits` [E, A] float32 and `policy_version` [] int64.
 
     Raises:
-      ValueError: where a FIRST step's stacked frames do not start from zeros.
+      ValueError: if a FIRST step's stacked frames do not start from zeros.
     """
     self._check_stacks(next_timestep)
     self._append(action, next_timestep, extras)
@@ -95,7 +94,7 @@ class ImpalaPPOAdder(adders.Adder):
     self._extras = extras
 
   def reset(self) -> None:
-    """Drops the rows of an unfinished trajectory, and starts afresh."""
+    """Drops the unfinished trajectory and starts afresh."""
     if self._writer is not None:
       self._writer.close()
     self._writer = self._timestep = self._extras = None
@@ -124,9 +123,9 @@ class ImpalaPPOAdder(adders.Adder):
       self._create_items()
 
   def _begin(self, row: dict[str, np.ndarray]) -> None:
-    """Writes blank rows for the older frames of the first stack."""
-    # Chunks that items begin and end on: nothing is sent or kept twice, and an
-    # item is complete, and on its way, the moment that it is made.
+    """Writes the blank frames that precede the first one in its stack."""
+    # Items begin and end at the bounds of chunks: nothing is sent or kept twice,
+    # and an item is complete, and being sent, as soon as it is made.
     for column in row:
       self._writer.configure(
           (column,), num_keep_alive_refs=self._num_rows,
@@ -140,14 +139,14 @@ class ImpalaPPOAdder(adders.Adder):
                   for name, column in self._writer.history.items()}
     for table in self._tables:
       self._writer.create_item(table, priority=1.0, trajectory=trajectory)
-    # Waits until the server has accepted the items, so that actors cannot run ahead.
+    # Waits until the server has accepted everything, so as not to run ahead.
     start = said = time.monotonic()
     while True:
       try:
         self._writer.flush(timeout_ms=_FLUSH_TIMEOUT_MS)
         return
       except reverb.errors.DeadlineExceededError:
-        # Held up by a rate limiter: a normal state, as long as it ends.
+        # Blocked by a rate limiter, which is normal as long as it ends.
         if time.monotonic() - said > _SAY_SECONDS:
           said = time.monotonic()
           logging.warning(

@@ -1,4 +1,4 @@
-"""The builder, which makes the parts of the PPO-IMPALA agent."""
+"""The builder: Acme's names for the parts of the PPO-IMPALA agent."""
 
 import copy
 from typing import Iterator, Optional, Sequence, Union
@@ -22,11 +22,11 @@ Clients = Union[reverb.Client, Sequence[reverb.Client]]
 
 
 class ImpalaPPOBuilder:
-  """Makes the parts of the agent; where they run is up to the caller.
+  """Makes each part of the agent; the caller decides who runs them, and where.
 
-  Methods have the names and arguments of Acme's builders, `random_key` being
-  an integer seed. Where Acme passes one Reverb client, a sequence of them
-  stands for the shards of a distributed replay.
+  Methods have the names and arguments of Acme's builders; `random_key` is an
+  integer seed. Where Acme passes one Reverb client, a sequence of clients can
+  be passed, for the shards of a distributed replay.
   """
 
   def __init__(self, config: config_lib.ImpalaPPOConfig,
@@ -42,9 +42,9 @@ class ImpalaPPOBuilder:
         `losses.impala_ppo_loss`, which it may call.
 
     Raises:
-      ValueError: if batches cannot be split evenly over the devices. Where they
-        are all GPUs, that is known, and raised, once the learner or its batches
-        are made.
+      ValueError: if batches cannot be split evenly over the devices. By default
+        the devices are known, and this is raised, only when the learner or its
+        batches are made.
     """
     self._config = config
     self._check_split(len(devices or ()))
@@ -55,7 +55,7 @@ class ImpalaPPOBuilder:
   def make_networks(
       self,
       environment_spec: specs.EnvironmentSpec) -> networks_lib.ImpalaPPONetworks:
-    """Makes the networks; raises ValueError if they do not fit the environment."""
+    """Makes the networks; raises ValueError if none fits the environment."""
     return networks_lib.make_networks(environment_spec, self._config)
 
   def make_replay_tables(
@@ -84,9 +84,9 @@ class ImpalaPPOBuilder:
                   evaluation: bool = False) -> acting.Policy:
     """Makes a policy that samples, or takes the best action in evaluation.
 
-    It acts with a copy of the networks' weights of now. A learner in the same
-    process may be training these; what it learns comes by the `variable_source` of
-    `make_actor`, with its version.
+    It acts with a copy of the networks' current weights, since a learner in the
+    same process may be training the originals. New weights come, with their
+    version, through the `variable_source` of `make_actor`.
     """
     observation = environment_spec.observations
     actor_critic = copy.deepcopy(networks.actor_critic)
@@ -102,13 +102,13 @@ class ImpalaPPOBuilder:
       adder: Optional[adders.ImpalaPPOAdder] = None,
       variable_source: Optional[core.VariableSource] = None,
   ) -> acting.ImpalaPPOActor:
-    """Makes an actor of E environments at once.
+    """Makes an actor for E environments at once.
 
     Args:
       random_key: seeds the choice of actions.
       policy_network: from `make_policy`.
       adder: takes the experience; None to drop it.
-      variable_source: brings weights; the first are waited for.
+      variable_source: provides weights; this call waits for the first.
 
     Returns:
       An actor of [E, ...]; for Acme's own loop, or any plain environment, wrap
@@ -137,7 +137,7 @@ class ImpalaPPOBuilder:
       random_key: seeds the networks' initial weights.
       networks: the networks to train, without variables yet.
       dataset: from `make_dataset_iterator`.
-      replay_client: to update priorities with.
+      replay_client: used to update priorities.
       counter: counts learner steps.
       update: see `learning.ImpalaPPOLearner`.
     """
@@ -148,7 +148,7 @@ class ImpalaPPOBuilder:
         update, self._loss)
 
   def _get_strategy(self) -> tf.distribute.Strategy:
-    # Made late, in the process of the learner: it claims the devices.
+    # Made late, in the learner's process: it claims the devices.
     if self._strategy is None:
       strategy = learning.make_strategy(self._devices)
       self._check_split(strategy.num_replicas_in_sync)

@@ -23,38 +23,38 @@ _StepSize = Annotated[float, Field(gt=0, le=1)]
 
 @dataclasses.dataclass
 class ImpalaPPOConfig:
-  """Every setting of the algorithm; the defaults are those that learn Atari.
+  """Every setting of the algorithm; the defaults learn Atari.
 
-  But for `frame_stack`, which is the environment's: `EnvironmentConfig.frame_stack`.
+  The exception is `frame_stack`: it comes from `EnvironmentConfig.frame_stack`.
 
   `timesteps` are agent actions summed over all actors. A `trajectory` is
-  `sequence_length` of them from one environment.
+  `sequence_length` timesteps of one environment.
 
   Attributes:
     loss: 'ppo' is the clipped surrogate on V-trace advantages, 'vtrace' the
-      policy gradient of IMPALA, 'a3c' that of A3C, which takes all experience to
-      be the current policy's own.
-    discount: reward discount per timestep. Where rewards come hundreds of timesteps
-      after what earns them, nearer to 1.
+      policy gradient of IMPALA, 'a3c' that of A3C, which treats all experience
+      as the current policy's own.
+    discount: reward discount per timestep; should be nearer to 1 if rewards come
+      hundreds of timesteps after the actions that earn them.
     vtrace_lambda: scales V-trace's trace coefficients; below 1 it trades
       variance for bias, as in TD(lambda).
     clip_epsilon: the PPO ratio is clipped to [1 - eps, 1 + eps].
     normalize_advantages: whether advantages are standardised over the batch
       ('ppo' only).
-    value_loss: 'hl_gauss' makes a value a distribution over returns, taught by
+    value_loss: 'hl_gauss' makes a value a distribution over returns, trained by
       the cross-entropy to a smoothed target, whose gradient does not shrink with
-      returns; 'squared' makes it a number, taught by half its squared error.
+      returns; 'squared' makes it a number, trained by half its squared error.
     baseline_cost: weight of the value loss. Standardising makes advantages
-      several times as large, and with a weight too small the policy's gradient
-      leaves the values little of the encoder they share. 'squared' needs some
-      four times that of 'hl_gauss'.
+      several times as large, and if the weight is too small, the policy's gradient
+      leaves the values little of the encoder that both share. 'squared' needs about
+      four times the weight of 'hl_gauss'.
     entropy_cost: weight of the entropy bonus.
-    max_abs_reward: rewards are clipped to this magnitude in the losses only; values
-      are predicted for returns of as much in every timestep.
+    max_abs_reward: rewards are clipped to this magnitude in the losses only; the
+      predicted values cover this much reward in every timestep.
     autoencoder: whether the latent is also trained to reconstruct the newest
       frame.
     reconstruction_cost: weight of the reconstruction loss.
-    reconstruction_period: every how many timesteps of a trajectory one is
+    reconstruction_period: one in this many timesteps of a trajectory is
       reconstructed, and counts towards the normalisation of observations;
       neighbouring frames differ little, and decoding costs as much as
       encoding.
@@ -78,17 +78,17 @@ class ImpalaPPOConfig:
     min_replay_size: items in a shard's replay table before it is sampled.
     priority_exponent: exponent of the priorities ('prioritized' only).
     queue_capacity: items that wait in a shard's online queue before actors
-      are held up; small keeps the policy lag small.
+      block; a small queue keeps the policy lag small.
     learning_rate: initial step size of Adam.
     learning_rate_decay_timesteps: timesteps over which the step size falls
-      linearly to `final_learning_rate`; a longer run goes on at that.
-    final_learning_rate: step size from then on.
+      linearly to `final_learning_rate`; longer runs continue at that.
+    final_learning_rate: step size after the decay.
     adam_epsilon: Adam's denominator offset.
     max_gradient_norm: gradients are clipped to this global norm.
-    compute_dtype: what the learner's encoder and decoder compute in. Weights,
+    compute_dtype: type in which the learner's encoder and decoder compute. Weights,
       heads and losses stay float32.
-    variable_update_period: actor steps between two requests for weights; more
-      pay where many actors ask a learner on another machine.
+    variable_update_period: actor steps between two requests for weights; a larger
+      period pays off if many actors ask a learner on another machine.
     prefetch_size: batches kept ready for the learner; 0 makes each one when
       the learner asks for it.
     num_fetch_workers: Reverb streams that fetch from each replay table.
@@ -145,7 +145,7 @@ class ImpalaPPOConfig:
                        f'not {self.samples_per_insert}.')
     if (self.replay_sampler == 'fifo' and self.uses_replay and
         self.replay_capacity < 2):
-      # Reverb's rate limiter would hold up both sides.
+      # Reverb's rate limiter would block both sides.
       raise ValueError('replay_sampler fifo needs a replay_capacity of at least '
                        f'2, not {self.replay_capacity}.')
     if self.uses_replay and self.min_replay_size > self.replay_capacity:
@@ -154,7 +154,7 @@ class ImpalaPPOConfig:
           f'replay_capacity ({self.replay_capacity}).')
     if self.uses_replay and self.min_replay_size > self.queue_capacity:
       # The learner starts once both tables can be sampled; a full queue would
-      # hold the actors up before the replay table gets there.
+      # block the actors before the replay table holds enough.
       raise ValueError(
           f'min_replay_size ({self.min_replay_size}) must not exceed '
           f'queue_capacity ({self.queue_capacity}), or nothing could start.')

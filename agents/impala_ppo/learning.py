@@ -22,12 +22,12 @@ from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories
 
 _SLOWEST_STATISTICS_RATE = 1e-3
-# By compute_dtype: what float16 is called in Sonnet, and the loss's scale. A mean
-# over 10,000 timesteps has gradients of 1e-7 each, too small for float16, and one
+# By compute_dtype: Sonnet's mixed-precision type, and the scale of the loss. A mean
+# over 10,000 timesteps has gradients of 1e-7 each, too small for float16, while one
 # weight's can be 10.
 _PRECISIONS = {'float32': (None, 1.), 'float16': (tf.float16, 1024.)}
 
-# From a replica's part of a batch to metrics, and to priorities [B] or None.
+# Maps a replica's part of a batch to metrics, and to priorities [B] or None.
 Update = Callable[[trajectories.Trajectories],
                   tuple[dict[str, tf.Tensor], Optional[tf.Tensor]]]
 
@@ -37,11 +37,11 @@ def make_strategy(
   """Makes the strategy that replicates the learner.
 
   Args:
-    devices: TensorFlow device names, one a replica; by default all GPUs that
+    devices: TensorFlow device names, one per replica; by default all GPUs that
       TensorFlow sees, or else the CPU.
 
   Raises:
-    ValueError: if GPUs are missing. TensorFlow would use the CPU in silence.
+    ValueError: if GPUs are missing; TensorFlow would silently use the CPU.
   """
   num_gpus = len(tf.config.list_logical_devices('GPU'))
   if devices is None:
@@ -64,7 +64,7 @@ def total_over_replicas(x: tf.Tensor) -> tf.Tensor:
 
 def learning_rate(num_steps: tf.Tensor,
                   config: config_lib.ImpalaPPOConfig) -> tf.Tensor:
-  """Returns the step size after so many steps, falling linearly."""
+  """Returns the step size after `num_steps`, which falls linearly."""
   progress = (tf.cast(num_steps, tf.float32) *
               config.timesteps_per_learner_step /
               config.learning_rate_decay_timesteps)
@@ -76,7 +76,7 @@ class ImpalaPPOLearner(core.Learner):
   """Learns from batches of `trajectories.Trajectories`.
 
   Serves two collections of variables, always of the same step: `policy`, the
-  weights that act, and `version`, the number of learner steps that made them.
+  actors' weights, and `version`, the number of learner steps that made them.
   """
 
   def __init__(
@@ -97,12 +97,12 @@ class ImpalaPPOLearner(core.Learner):
       config: the agent's settings.
       iterator: batches, split over the replicas of `strategy`.
       strategy: where to compute.
-      replay_clients: one a shard, to update priorities with; needed only for
+      replay_clients: one per shard, to update priorities; needed only for
         prioritised replay.
       counter: counts `steps`.
       update: what each replica does with its part of a batch; by default it
         learns from it.
-      loss: what is minimised.
+      loss: the loss to minimise.
     """
     self._config = config
     self._iterator = iterator
@@ -111,7 +111,7 @@ class ImpalaPPOLearner(core.Learner):
     self._counter = counter
     self._networks = networks
     self._dtype, self._loss_scale = _PRECISIONS[config.compute_dtype]
-    # Sonnet computes in float32 the first time, for variables to be that.
+    # Sonnet's first call computes in float32, so that variables are float32.
     with strategy.scope(), snt.mixed_precision.scope(self._dtype):
       networks.create_variables()
       self._num_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -119,7 +119,7 @@ class ImpalaPPOLearner(core.Learner):
       self._skipped_updates = tf.Variable(0, dtype=tf.int64, trainable=False)
       self._optimizer = ops.adam(self._learning_rate,
                                  epsilon=config.adam_epsilon)
-      # Its moments have to exist before a checkpoint can be restored.
+      # Its moments must exist before a checkpoint can be restored.
       self._optimizer._initialize(networks.trainable_variables)  # pylint: disable=protected-access
     self._loss = loss
     self._update = update or self._learn
@@ -147,7 +147,7 @@ class ImpalaPPOLearner(core.Learner):
       self._publish(served)
       if self._counter is not None:
         self._counter.increment(steps=1)
-    # Without the lock: only `step` waits for a shard that does not answer.
+    # Without the lock: if a shard does not answer, only this thread waits.
     if priorities is not None:
       self._update_priorities(batch, priorities)
     with self._updating:
@@ -163,7 +163,7 @@ class ImpalaPPOLearner(core.Learner):
     if self._config.replay_sampler != 'prioritized':
       priorities = None
     self._num_steps.assign_add(1)
-    # Read in here: outside, each variable takes a call through the strategy.
+    # Read here: outside, each variable takes a call through the strategy.
     return metrics, priorities, self._served()
 
   def _learn(self, batch: trajectories.Trajectories):
@@ -197,7 +197,7 @@ class ImpalaPPOLearner(core.Learner):
   def _apply(self, gradients: Sequence[tf.Tensor], norm: tf.Tensor) -> None:
     """Updates the networks, unless the gradients' norm is not finite.
 
-    Such gradients would leave weights, and so gradients, that never are again.
+    Such gradients would leave weights, and so gradients, that stay non-finite.
     """
     def update():
       self._optimizer.apply(gradients, self._networks.trainable_variables)
@@ -210,7 +210,7 @@ class ImpalaPPOLearner(core.Learner):
         tf.cond(tf.math.is_finite(norm), update, skip))
 
   def _update_normalizer(self, observation: tf.Tensor, num_steps: tf.Tensor):
-    """Updates the mean over all batches so far, and later over recent ones."""
+    """Updates statistics over all batches so far, and later over recent ones."""
     context = tf.distribute.get_replica_context()
     normalizer = self._networks.actor_critic.encoder.normalizer
     some = networks_lib.merge_time(
@@ -239,7 +239,7 @@ class ImpalaPPOLearner(core.Learner):
           v.numpy() for v in self._strategy.experimental_local_results(values)])
 
     keys, shards = gather(batch.key), gather(batch.shard)
-    # Reverb takes no other than finite ones. With 0 it is not drawn again.
+    # Reverb takes only finite priorities. With 0, an item is not drawn again.
     priorities = np.nan_to_num(gather(priorities), nan=0., posinf=0.)
     replayed = slice(self._config.online_batch_size, None)
     sums: dict[tuple, list[float]] = {}
@@ -253,7 +253,7 @@ class ImpalaPPOLearner(core.Learner):
         told.update(updates)
 
   def _served(self) -> dict[str, list[tf.Tensor]]:
-    """Reads the variables that are served to actors."""
+    """Reads the variables that actors get."""
     return {
         acting.POLICY: [
             v.read_value() for v in self._networks.actor_critic.variables],
@@ -261,13 +261,13 @@ class ImpalaPPOLearner(core.Learner):
     }
 
   def _publish(self, served: Mapping[str, Sequence[tf.Tensor]]):
-    """Copies variables to NumPy, so that `get_variables` costs nothing."""
+    """Copies variables for `get_variables`, so that serving them is free."""
     # One assignment, since other threads read it.
     self._published = {name: [variable.numpy() for variable in variables]
                        for name, variables in served.items()}
 
   def get_variables(self, names: Sequence[str]) -> list[list[np.ndarray]]:
-    """Returns collections of variables, all from the latest step."""
+    """Returns collections of variables, all of the latest step."""
     published = self._published
     for name in names:
       if name not in published:
@@ -277,17 +277,17 @@ class ImpalaPPOLearner(core.Learner):
 
   @property
   def num_steps(self) -> int:
-    """The number of steps that made the weights."""
+    """Steps that the weights have been trained for."""
     return int(self._published[acting.VERSION][0])
 
   def metrics(self) -> dict[str, float]:
     """Returns the latest losses, and rates since the previous call.
 
-    `skipped_updates` counts the gradients so far that were not finite, and so
-    not applied. `wait_fraction` is the part of the learner's time spent waiting
-    for data, `timesteps_per_second` counts timesteps learned from, replayed ones
-    too, and `policy_lag` the learner steps between acting and learning, over the
-    batch's online part.
+    `skipped_updates` counts the gradients so far that were not applied because
+    they were not finite. `wait_fraction` is the fraction of the learner's time
+    spent waiting for data. `timesteps_per_second` counts timesteps learned from,
+    including replayed ones. `policy_lag` is the mean number of learner steps
+    between acting and learning, over the batch's online part.
     """
     with self._updating:
       if not self._steps_since_metrics:
@@ -305,11 +305,11 @@ class ImpalaPPOLearner(core.Learner):
     """Draws frames of the latest batch, each beside its reconstruction.
 
     Args:
-      most: frames to draw, one below the other.
+      most: how many frames to draw at most, one below the other.
 
     Returns:
-      [most * height, 2 * width, 1] uint8, with 3 channels where observations are in
-      colour; None without a step yet, or where no frames are reconstructed.
+      [most * height, 2 * width, 1] uint8, with 3 channels if observations are in
+      colour; None before the first step, or if no frames are reconstructed.
     """
     networks = self._networks
     *size, channels = networks.observation_spec.shape
@@ -321,7 +321,7 @@ class ImpalaPPOLearner(core.Learner):
       observation = part[:most, 0]
       encoder = networks.actor_critic.encoder
       drawn = networks.decoder(encoder(observation))
-      if drawn.shape[-1] != channels:  # Of stacked frames, the newest.
+      if drawn.shape[-1] != channels:  # Only the newest of stacked frames.
         drawn = tf.repeat(drawn, channels, axis=-1)
       drawn = encoder.normalizer.denormalize(drawn)
     pairs = np.concatenate([observation, np.clip(drawn, 0, 255)], axis=2)
@@ -331,7 +331,7 @@ class ImpalaPPOLearner(core.Learner):
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Keeps variables from changing; waits for a step that has begun."""
+    """Keeps variables from changing; waits for a step that is changing them."""
     with self._updating:
       yield
 
@@ -348,5 +348,5 @@ class ImpalaPPOLearner(core.Learner):
     return state
 
   def on_restore(self) -> None:
-    """Has to be called after `state` was restored from a checkpoint."""
+    """Call this after restoring `state` from a checkpoint."""
     self._publish(self._served())

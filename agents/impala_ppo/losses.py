@@ -1,8 +1,8 @@
 """Losses of the PPO-IMPALA agent: small pure functions.
 
-The terms take [T, B] tensors, T being time and B the batch, and return a loss
-for each element. `impala_ppo_loss` is what is trained on: it composes them, and
-takes the means.
+The terms take [T, B] tensors, for time T and batch B, and return a loss for each
+element. `impala_ppo_loss` is the training loss: it combines the terms and takes
+the means.
 
 References:
   [1] Espeholt et al., IMPALA, arXiv:1802.01561.
@@ -27,10 +27,10 @@ class VTrace(NamedTuple):
   """V-trace estimates, all [T, B] float32 and without gradient.
 
   Attributes:
-    targets: v_s of [1, eq. 1], what values are regressed on.
+    targets: v_s of [1, eq. 1], the regression targets of the values.
     advantages: r_s + discount_s (V(x_{s+1}) + lambda (v_{s+1} - V(x_{s+1})))
-      - V(x_s), unweighted, since the surrogate's own ratio weighs them. On
-      policy this is generalised advantage estimation [3, eq. 16].
+      - V(x_s), unweighted, since the surrogate's own ratio weights them. On
+      policy, this is generalised advantage estimation [3, eq. 16].
     pg_advantages: the same times min(1, rho_s), for the policy gradient of
       [1, section 4.2].
   """
@@ -40,7 +40,7 @@ class VTrace(NamedTuple):
 
 
 class Loss(NamedTuple):
-  """The loss of a batch, or of one replica's part of it.
+  """What a batch, or a replica's part of one, adds to the loss.
 
   Attributes:
     loss: [] float32; the sum over replicas is a mean over the batch.
@@ -53,7 +53,7 @@ class Loss(NamedTuple):
   priorities: tf.Tensor
 
 
-# With the arguments and results of `impala_ppo_loss`.
+# Has the arguments and results of `impala_ppo_loss`.
 LossFunction = Callable[
     [networks_lib.NetworkOutputs, trajectories.Trajectories,
      config_lib.ImpalaPPOConfig, Callable[[tf.Tensor], tf.Tensor]], Loss]
@@ -65,15 +65,15 @@ def impala_ppo_loss(
     config: config_lib.ImpalaPPOConfig,
     total: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_sum,
 ) -> Loss:
-  """The loss of the agent: PPO's surrogate, or the gradient of IMPALA or A3C.
+  """The agent's loss: PPO's surrogate, or the policy gradient of IMPALA or A3C.
 
   Args:
-    outputs: of the networks for `batch.observation`.
-    batch: of B trajectories, perhaps one replica's part of it.
+    outputs: the networks' outputs for `batch.observation`.
+    batch: B trajectories, perhaps one replica's part of the batch.
     config: the agent's settings.
-    total: sums a tensor over all its elements, and over all replicas. So that
-      replicas together compute exactly what one would alone, every mean is
-      over all of them.
+    total: sums a tensor over all its elements and all replicas. Every mean is
+      over all replicas, so that together they compute exactly what one would
+      alone.
 
   Returns:
     The `Loss`.
@@ -127,7 +127,7 @@ def impala_ppo_loss(
     if config.frame_stack > 1:
       target, weight = newest_frame_and_motion(target)
     errors = reconstruction_loss(outputs.reconstruction, target, weight)
-    num_replicas = total(tf.ones([]))  # Which share batches evenly.
+    num_replicas = total(tf.ones([]))  # They share batches evenly.
     reconstruction = tf.reduce_mean(errors) / num_replicas
     loss += config.reconstruction_cost * reconstruction
 
@@ -143,7 +143,7 @@ def impala_ppo_loss(
       'approximate_kl': mean(ratios - 1. - log_rhos),
       'rho_mean': mean(tf.minimum(1., ratios)),
       'rho_clipped_fraction': mean(tf.cast(ratios > 1., tf.float32)),
-      # Of which every replica has the whole.
+      # Every replica computes all of it.
       'explained_variance': explained_variance(
           values, estimates.targets, mask, total) / total(tf.ones([])),
   }
@@ -167,10 +167,10 @@ def vtrace(
     mask: tf.Tensor,
     lambda_: float = 1.,
 ) -> VTrace:
-  """V-trace targets and advantages over sequences that may cross episodes.
+  """Computes V-trace targets and advantages; sequences may cross episodes.
 
   A step with mask 0 (the environment's reset) gets importance weight 0: its
-  target is its value, so that nothing flows back across it, and a truncated
+  target is its value, so nothing flows back across it, and a truncated
   episode bootstraps from the value of its last observation.
 
   Args:
@@ -184,7 +184,7 @@ def vtrace(
       [1, remark 2].
 
   Returns:
-    The `VTrace` estimates; where mask is 0 the advantages mean nothing.
+    The `VTrace` estimates; advantages are meaningless where mask is 0.
   """
   rhos = tf.where(mask > 0, tf.minimum(1., tf.exp(log_rhos)), 0.)
   next_values = tf.concat([values[1:], bootstrap_value[None]], axis=0)
@@ -227,7 +227,7 @@ def explained_variance(
     mask: tf.Tensor,
     total: Callable[[tf.Tensor], tf.Tensor] = tf.reduce_sum,
 ) -> tf.Tensor:
-  """Returns the fraction of the targets' variance that values explain, [] <= 1.
+  """Returns the fraction of the targets' variance that values explain, [].
 
   Args:
     values: [T, B].
@@ -236,7 +236,7 @@ def explained_variance(
     total: sums over all elements, and all replicas.
 
   Returns:
-    1 where they agree, 0 where a constant would do as well, or where targets do
+    At most 1: 1 if they agree, 0 if a constant would do as well, or if targets do
     not vary.
   """
   num_timesteps = tf.maximum(total(mask), 1.)
@@ -255,11 +255,11 @@ def clipped_surrogate_loss(
     advantages: tf.Tensor,
     clip_epsilon: float,
 ) -> tf.Tensor:
-  """PPO's clipped surrogate [2, eq. 7], with the behaviour policy below.
+  """PPO's clipped surrogate [2, eq. 7], with a ratio to the behaviour policy.
 
   Args:
     log_rhos: [T, B], log pi(a|x) - log mu(a|x), with gradient.
-    advantages: [T, B], without.
+    advantages: [T, B], without gradient.
     clip_epsilon: width of the trust region of the ratio.
 
   Returns:
@@ -290,13 +290,13 @@ def hl_gauss_loss(
 ) -> tf.Tensor:
   """Divergence of predicted distributions from smoothed targets [5, eq. 3.1].
 
-  It is the cross-entropy, less that of a perfect prediction: 0 where there is
-  nothing to learn, with the same gradient.
+  This is the cross-entropy minus that of a perfect prediction: 0 if there is
+  nothing to learn, and with the same gradient.
 
   Args:
     value_logits: [T, B, K].
     targets: [T, B].
-    bins: that both are over, K of them.
+    bins: the K bins of both.
 
   Returns:
     The loss, [T, B].
@@ -314,13 +314,13 @@ def entropy(logits: tf.Tensor) -> tf.Tensor:
 
 def newest_frame_and_motion(
     frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns the reconstruction target of a stack of frames, and its weight.
+  """Returns what to reconstruct of a stack of frames, and where it moves.
 
   Args:
     frames: [N, H, W, C] float32, successive frames in the channels.
 
   Returns:
-    The newest frame and its absolute difference to the one before, both
+    The newest frame and its absolute difference from the one before, both
     [N, H, W, 1].
   """
   frame, change = ops.newest_and_change(frames)
@@ -332,11 +332,11 @@ def reconstruction_loss(
     target: tf.Tensor,
     weight: tf.Tensor,
 ) -> tf.Tensor:
-  """Squared error, half of it unweighted and half weighted by motion.
+  """Squared error, half of it for the whole and half for what moves.
 
-  A ball is a handful among thousands of pixels: the plain mean all but
+  A ball is a handful of pixels among thousands: the plain mean all but
   ignores it. The second half is a mean weighted by `weight`, in which the
-  moving pixels count for the same however few they are.
+  moving pixels count the same however few they are.
 
   Args:
     reconstruction: [N, ...].

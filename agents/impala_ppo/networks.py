@@ -17,15 +17,15 @@ _RELU_GAIN = math.sqrt(2.)
 _MLP_SIZES = (64, 64)
 _SMALLEST_IMAGE = 8
 _MAX_NORMALIZED = 10.
-# Decorates what runs in `snt.mixed_precision`'s type, from float32 to float32.
+# Runs a function in `snt.mixed_precision`'s type, from float32 to float32.
 _mixed_precision = snt.mixed_precision.modes([tf.float32, tf.float16])
 
 
 def _convolutions(image_size: int, num_layers: int) -> Sequence[tuple[int, int]]:
   """Returns (kernel, stride) of each convolution for square-ish images.
 
-  The first layer brings 84 and 42 pixels to the same 20, and every further
-  one halves; a third is 3x3 with stride 1, as in the Nature DQN network.
+  The first layer maps both 84 and 42 pixels to 20, and the second halves that;
+  further ones are 3x3 with stride 1, as in the Nature DQN network.
   """
   if image_size >= 64:
     first = (8, 4)
@@ -39,13 +39,13 @@ def _convolutions(image_size: int, num_layers: int) -> Sequence[tuple[int, int]]
 class Normalizer(snt.Module):
   """Centres observations on their running mean and scales them to unit size.
 
-  Most of a frame is the same background in every state. Uncentred, it makes
-  the latents of all states nearly equal, and the gradient of the policy all
-  but blind to what differs between them.
+  Most of a frame is the same background in every state. Without centring, the
+  latents of all states are nearly equal, and the gradient of the policy all but
+  ignores what differs between them.
 
-  Pixels have a mean each and share one scale; the elements of a vector have
-  one of each. The statistics are variables, so that actors get them along
-  with the weights; only the learner updates them.
+  Each pixel has its own mean, and all share one scale; each element of a vector
+  has its own mean and scale. The statistics are variables, so that actors get
+  them with the weights; only the learner updates them.
   """
 
   def __init__(self, observation_shape: Sequence[int],
@@ -84,14 +84,14 @@ class Normalizer(snt.Module):
       self, observation: tf.Tensor,
       average: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns mean and variance of a batch, both shaped as `self.mean`.
+    """Returns mean and variance of a batch, both shaped like `self.mean`.
 
-    Both are made of differences: in sums of large numbers, and of their squares,
-    float32 would lose what varies little.
+    Both are computed from differences: in sums of large numbers, and of their
+    squares, float32 would lose small variations.
 
     Args:
       observation: [N, ...], perhaps one replica's part.
-      average: over replicas, of parts of the same size.
+      average: averages over replicas, whose parts have the same size.
     """
     observation = tf.cast(observation, tf.float32)
     mean = self.mean + average(tf.reduce_mean(observation - self.mean, axis=0))
@@ -102,10 +102,10 @@ class Normalizer(snt.Module):
              rate: tf.Tensor) -> None:
     """Moves the statistics by `rate` in [0, 1] towards a batch's `moments`.
 
-    They become those of a mixture that has a weight of `rate` on the batch.
-    Those that would not be finite stay as they are.
+    They become those of a mixture in which the batch has weight `rate`.
+    Statistics that would not be finite stay as they are.
     """
-    # Read once: the assignments below must not change what they are made of.
+    # Read once: the assignments below must not change their own inputs.
     old_mean = tf.identity(self.mean)
     old_variance = tf.identity(self.variance)
     difference = mean - old_mean
@@ -113,7 +113,7 @@ class Normalizer(snt.Module):
     if self._is_image:
       variance, between = tf.reduce_mean(variance), tf.reduce_mean(between)
     new_variance = (1. - rate) * old_variance + rate * variance + between
-    # A mean that is not finite makes its variance so, too.
+    # If a mean is not finite, its variance is not finite either.
     is_finite = tf.math.is_finite(new_variance)
     self.mean.assign(tf.where(is_finite, old_mean + rate * difference, old_mean))
     self.variance.assign(tf.where(is_finite, new_variance, old_variance))
@@ -154,11 +154,11 @@ class Encoder(snt.Module):
 
 
 class Decoder(snt.Module):
-  """Maps latents [N, latent_size] back to the newest frame of the observation.
+  """Maps latents [N, latent_size] back to the newest part of the observation.
 
-  For pixels that is the last `target_channels` channels, [N, H, W,
-  target_channels] float32, for vectors the vector itself, [N, D] float32;
-  both as the encoder's `Normalizer` gives them.
+  For pixels, that is the last `target_channels` channels, [N, H, W,
+  target_channels] float32; for vectors, the vector itself, [N, D] float32.
+  Both are normalised, as by the encoder's `Normalizer`.
   """
 
   def __init__(self, observation_shape: Sequence[int], target_channels: int,
@@ -198,12 +198,12 @@ class ActorCritic(snt.Module):
   def __init__(self, encoder: snt.Module, num_actions: int,
                bins: Optional[values_lib.Bins] = None,
                name: str = 'actor_critic'):
-    """Makes it; with `bins` the value head predicts a distribution over them."""
+    """Makes a network; with `bins`, values are distributions over them."""
     super().__init__(name=name)
     self.encoder = encoder
     self._bins = bins
-    # A small initial policy head starts training from near-uniform actions, as a
-    # small value head does from values of 0.
+    # A small initial policy head starts training from near-uniform actions, and a
+    # small value head from values of 0.
     self._policy_head = snt.Linear(
         num_actions, w_init=snt.initializers.Orthogonal(0.01),
         name='policy_head')
@@ -220,7 +220,7 @@ class ActorCritic(snt.Module):
   def heads_with_value_logits(
       self, latent: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, Optional[tf.Tensor]]:
-    """Like `heads`, but also returns the values' logits [N, K], or None."""
+    """Returns the results of `heads`, and the values' logits [N, K] or None."""
     logits, predicted = self._policy_head(latent), self._value_head(latent)
     if self._bins is None:
       return logits, tf.squeeze(predicted, -1), None
@@ -232,17 +232,17 @@ class ActorCritic(snt.Module):
 
 
 class NetworkOutputs(NamedTuple):
-  """The outputs of the networks for B trajectories of T timesteps.
+  """The networks' outputs for B trajectories of T timesteps.
 
   Attributes:
     logits: [B, T + 1, A] float32.
     values: [B, T + 1] float32.
-    reconstruction: [N, ...] float32, of every so many observations; None
-      without the auto-encoder.
-    normalized_observation: [N, ...] float32, what the decoder was to
+    reconstruction: [N, ...] float32, of one in `reconstruction_period`
+      observations; None without the auto-encoder.
+    normalized_observation: [N, ...] float32, what the decoder should
       reconstruct; None without the auto-encoder.
-    value_logits: [B, T + 1, K] float32, what values are made of; None where they
-      are numbers.
+    value_logits: [B, T + 1, K] float32, which the values are computed from; None
+      if values are predicted as numbers.
   """
   logits: tf.Tensor
   values: tf.Tensor
@@ -257,7 +257,7 @@ class ImpalaPPONetworks:
 
   Attributes:
     observation_spec: of one environment.
-    actor_critic: what acts.
+    actor_critic: the network that acts.
     decoder: reconstructs from the latent; None without the auto-encoder.
   """
   observation_spec: specs.Array
@@ -270,7 +270,7 @@ class ImpalaPPONetworks:
 
     Args:
       observation: [B, T + 1, ...].
-      reconstruction_period: every how many timesteps one is reconstructed.
+      reconstruction_period: one in this many timesteps is reconstructed.
     """
     batch_shape = tf.unstack(tf.shape(observation)[:2])
 
@@ -329,7 +329,7 @@ def make_networks(
     The networks, without variables yet.
 
   Raises:
-    ValueError: where no network fits the environment.
+    ValueError: if no network fits the environment.
   """
   observations, actions = environment_spec.observations, environment_spec.actions
   if not isinstance(observations, specs.Array):

@@ -1,8 +1,8 @@
-"""Fast paths for processors, each next to the plain form that it replaces.
+"""Fast paths for processors, each beside the plain form that it replaces.
 
-A fast path computes what its plain form does, in less time; tests hold the two
-together. With IMPALA_PPO_PLAIN_OPS=1 in the environment only plain forms run,
-for debugging. The times named are of two cores of an AMD EPYC or Intel Xeon.
+A fast path computes the same as its plain form, in less time; tests compare the
+two. With IMPALA_PPO_PLAIN_OPS=1 in the environment, only plain forms run, for
+debugging. The times given are for two cores of an AMD EPYC or Intel Xeon.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _Function = TypeVar('_Function', bound=Callable[..., Any])
 
 @contextlib.contextmanager
 def plain_forms() -> Iterator[None]:
-  """Uses plain forms only, for functions that are exported."""
+  """Uses only plain forms, for functions traced here but used elsewhere."""
   before = os.environ.get(PLAIN_VARIABLE)
   os.environ[PLAIN_VARIABLE] = '1'
   try:
@@ -33,7 +33,7 @@ def plain_forms() -> Iterator[None]:
 
 
 def _fast_path_of(plain: _Function) -> Callable[[_Function], _Function]:
-  """Decorates a fast path, with attributes `plain` and `fast`."""
+  """Decorates a fast path, which gets attributes `plain` and `fast`."""
 
   def decorate(fast: _Function) -> _Function:
     @functools.wraps(fast)
@@ -48,11 +48,11 @@ def _fast_path_of(plain: _Function) -> Callable[[_Function], _Function]:
 
 
 def graph_function(function: Callable[..., Any], **kwargs: Any) -> Any:
-  """Makes a `tf.function` that is traced without AutoGraph.
+  """Makes a `tf.function` that is traced as it is, without AutoGraph.
 
-  AutoGraph rewrites all code that is called, in search of branches on what tensors
-  hold, which takes five seconds at a learner's first step. There are none here:
-  those are `tf.cond` and `tf.where`.
+  AutoGraph rewrites all code that is called, to find branches on the values of
+  tensors, which takes five seconds at a learner's first step. There are none here:
+  the code branches with `tf.cond` and `tf.where`.
   """
   return tf.function(function, autograph=False, **kwargs)
 
@@ -67,11 +67,11 @@ def _call(function: Callable[..., tf.Tensor], *tensors: tf.Tensor) -> tf.Tensor:
 @_fast_path_of(_call)
 def elementwise(function: Callable[..., tf.Tensor],
                 *tensors: tf.Tensor) -> tf.Tensor:
-  """Calls a function of element-wise operations, fused to one loop on CPUs.
+  """Calls a function of element-wise operations, on a CPU as one loop.
 
-  TensorFlow passes over memory for each operation, and some of its loops, from
-  uint8 to float32 or in the gradient of `relu`, use no vector instructions:
-  compiled by XLA they take a quarter to half of the time. On GPUs XLA would
+  TensorFlow passes over memory once per operation, and some of its loops, from
+  uint8 to float32 or in the gradient of `relu`, use no vector instructions.
+  Compiled by XLA, they take a quarter to half of the time. On GPUs, XLA would
   need more of CUDA than TensorFlow itself does.
   """
   if tf.executing_eagerly() or may_use_gpus():
@@ -80,7 +80,7 @@ def elementwise(function: Callable[..., tf.Tensor],
 
 
 def may_use_gpus() -> bool:
-  """Tells whether TensorFlow sees GPUs, without initialising devices."""
+  """Returns whether TensorFlow sees GPUs, without initialising a device."""
   return bool(tf.config.get_visible_devices('GPU'))
 
 
@@ -98,7 +98,7 @@ def _relu(x: tf.Tensor):
 def relu(x: tf.Tensor) -> tf.Tensor:
   """`tf.nn.relu`, whose gradient is one vectorised loop.
 
-  On GPUs it is TensorFlow's own, which its optimiser of memory layouts knows.
+  On GPUs it is TensorFlow's own, which its memory layout optimiser knows.
   """
   return tf.nn.relu(x) if may_use_gpus() else _relu(x)
 
@@ -115,12 +115,12 @@ def _recurrence_by_scan(x: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
 def backward_recurrence(x: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
   """Computes y_t = x_t + decay_t y_{t+1}, with y_T = 0.
 
-  In log2(T) rounds, each of which doubles how far every step looks ahead; a loop
-  of T rounds takes GPUs most of the learner's step.
+  It takes log2(T) rounds, each of which doubles how far every step looks ahead.
+  On GPUs, a loop of T rounds takes most of the learner's step.
 
   Args:
     x: [T, ...] float32.
-    decay: likewise.
+    decay: [T, ...] float32.
 
   Returns:
     y, [T, ...] float32.
@@ -142,9 +142,9 @@ def backward_recurrence(x: tf.Tensor, decay: tf.Tensor) -> tf.Tensor:
 
 
 class FusedAdam(snt.optimizers.Adam):
-  """Sonnet's Adam, with the same rule and state, by TensorFlow's fused kernel.
+  """Sonnet's Adam, with the same rule and state, as a single TensorFlow kernel.
 
-  Sonnet's own update passes over memory some fourteen times, and takes four
+  Sonnet's own update passes over memory about fourteen times, and takes four
   times as long on a CPU.
   """
 
@@ -159,8 +159,8 @@ class FusedAdam(snt.optimizers.Adam):
     self._initialize(parameters)
     step = tf.cast(self.step.assign_add(1), tf.float32)
     beta1_power, beta2_power = self.beta1 ** step, self.beta2 ** step
-    # The kernel adds epsilon before it corrects the second moment's bias, and
-    # Sonnet, like the paper (arXiv:1412.6980, algorithm 1), after.
+    # The kernel adds epsilon before it corrects the second moment's bias. Sonnet,
+    # like the paper (arXiv:1412.6980, algorithm 1), adds it after.
     epsilon = self.epsilon * tf.sqrt(1. - beta2_power)
     for update, parameter, m, v in zip(updates, parameters, self.m, self.v):
       tf.raw_ops.ResourceApplyAdam(
@@ -191,9 +191,9 @@ def _checked_call(function: Callable[..., Any],
 def _shares_rendezvous(function: Callable[..., Any]) -> Any:
   """Makes a TensorFlow function whose calls may share one rendezvous.
 
-  TensorFlow 2.8 never frees some 400 bytes of each call (its issue 50765), a
-  rendezvous, unless calls share one, as those by `PartitionedCall` can. Nothing
-  goes through it where there is one device.
+  TensorFlow 2.8 leaks a rendezvous of about 400 bytes at each call (its issue
+  50765), unless calls share one, as those by `PartitionedCall` can. With one
+  device, nothing goes through it.
   """
   traced = graph_function(function)
   traced._shared_rendezvous = True  # pylint: disable=protected-access
@@ -202,18 +202,18 @@ def _shares_rendezvous(function: Callable[..., Any]) -> Any:
 
 @_fast_path_of(_checked_call)
 def caller(function: Callable[..., Any], *signature: tf.TensorSpec) -> _Call:
-  """Traces a function for one device, and returns a caller that takes arrays.
+  """Traces a function for one device, and returns a callable that takes arrays.
 
-  The checks of an ordinary call are Python, which environments have driven out
-  of the caches since the last one: they would cost half of it. And it would
-  leave memory behind.
+  The checks of an ordinary call are Python code, which environments have evicted
+  from the caches since the last call: they would take half of the call's time.
+  And an ordinary call would leak memory.
 
   Args:
-    function: of tensors; returns a flat tuple of tensors.
-    signature: its arguments.
+    function: takes tensors; returns a flat tuple of tensors.
+    signature: the specs of its arguments.
   """
   traced = _shares_rendezvous(function).get_concrete_function(*signature)
-  # Looked up once: the property flattens them anew each time.
+  # Looked up once: the property flattens them again at each access.
   captured = traced.captured_inputs
   dtypes = [output.dtype for output in traced.outputs]
   return lambda *args: tf.raw_ops.PartitionedCall(
@@ -229,7 +229,7 @@ def function(python_function: Callable[..., Any]) -> Callable[..., Any]:
   """Makes a `graph_function` for one device, whose calls leak no memory.
 
   Args:
-    python_function: of nests of tensors; returns one of tensors and None.
+    python_function: takes nests of tensors; returns a nest of tensors and None.
   """
   made = _shares_rendezvous(python_function)
 
@@ -269,7 +269,7 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
 def contiguous(array: np.ndarray) -> np.ndarray:
   """Copies [..., C] to C order if it is a view of C planes, as Atari's is.
 
-  Plane by plane, which is twice as fast as pixel by pixel.
+  It copies plane by plane, which is twice as fast as pixel by pixel.
   """
   if array.flags.c_contiguous:
     return array
@@ -288,9 +288,9 @@ def _every_by_slicing(x: tf.Tensor, period: int) -> tf.Tensor:
 
 @_fast_path_of(_every_by_slicing)
 def every(x: tf.Tensor, period: int) -> tf.Tensor:
-  """Picks [:, ::period] of a tensor.
+  """Returns `x[:, ::period]`.
 
-  Slicing with a stride copies pixel by pixel, twenty times as slowly.
+  Slicing with a stride copies pixel by pixel, and takes twenty times as long.
   """
   return tf.gather(x, tf.range(0, x.shape[1], period), axis=1)
 
@@ -303,9 +303,9 @@ def _newest_and_change_by_slicing(
 
 @_fast_path_of(_newest_and_change_by_slicing)
 def newest_and_change(frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns the last of the channels [..., C], and it less the one before.
+  """Returns the last channel of [..., C], and its change from the one before.
 
-  As one matrix product; slicing the innermost axis takes ten times as long.
+  This is one matrix product; slicing the innermost axis takes ten times as long.
   """
   num_frames = frames.shape[-1]
   newest = tf.one_hot(num_frames - 1, num_frames)
@@ -333,9 +333,9 @@ def stack_frames(frames: tf.Tensor, is_first: tf.Tensor,
                  frame_stack: int) -> tf.Tensor:
   """Rebuilds stacked observations from single frames.
 
-  Gathering whole frames, and a blank one for those of another episode, is
-  three times as fast as masking and stacking pixels; and a transposed matrix
-  takes half the time of five transposed dimensions.
+  Gathering whole frames, with a blank one for those of another episode, is three
+  times as fast as masking and stacking pixels. Transposing a matrix takes half
+  the time of transposing five dimensions.
 
   Args:
     frames: [B, T + S, H, W], beginning S - 1 frames before the first
@@ -344,7 +344,7 @@ def stack_frames(frames: tf.Tensor, is_first: tf.Tensor,
     frame_stack: S.
 
   Returns:
-    [B, T + 1, H, W, S], newest frame last, zero before an episode's first.
+    [B, T + 1, H, W, S], newest frame last, zeros before an episode's first.
   """
   num_frames, *image_shape = frames.shape[1:]
   rows = (tf.range(num_frames - frame_stack + 1)[:, None] +

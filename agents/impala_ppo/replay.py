@@ -1,7 +1,7 @@
 """Reverb tables, and the data pipeline from them to the learner.
 
-Each shard has two tables of the same items (see `trajectories`): `queue`,
-through which every one passes once in order, and `replay`, sampled at random.
+Each shard has two tables of the same items (see `trajectories`): `queue` passes
+on every item once, in order, and `replay` is sampled at random.
 """
 
 import collections
@@ -21,7 +21,7 @@ QUEUE_TABLE = 'queue'
 REPLAY_TABLE = 'replay'
 _ANSWER_SECONDS = 5
 _WAIT_SECONDS = 30
-# What its calls raise, by what went wrong.
+# What Reverb's calls raise, depending on what went wrong.
 _ERRORS = (reverb.errors.ReverbError, RuntimeError)
 
 
@@ -33,11 +33,11 @@ def make_tables(environment_spec: specs.EnvironmentSpec,
                                signature=signature)]
   if not config.uses_replay:
     return tables
-  # The queue passes every item once, so what is left is the replay table's.
+  # The queue delivers every item once; the other samples come from replay.
   replays_per_insert = config.samples_per_insert - 1
-  # What the pipeline fetches ahead of the learner counts as sampled, and a batch
-  # gets its online part first; the margin has to exceed both, or actors and learner
-  # wait for each other.
+  # Items that the pipeline fetches ahead of the learner count as sampled, and a
+  # batch gets its online part first. The margin must exceed both, or actors and
+  # learner deadlock.
   in_flight = (config.num_fetch_workers + max(1, config.prefetch_size) *
                config.batch_size + config.queue_capacity + 1)
   margin: Union[float, tuple[float, float]] = (
@@ -62,7 +62,7 @@ def make_tables(environment_spec: specs.EnvironmentSpec,
 
 
 def why_full(client: reverb.Client, tables: Sequence[str]) -> str:
-  """Says which tables of a shard block inserts, and why."""
+  """Returns which of a shard's tables accept no items now, and why."""
   try:
     info = client.server_info(timeout=_ANSWER_SECONDS)
   except _ERRORS as e:
@@ -82,8 +82,8 @@ def why_full(client: reverb.Client, tables: Sequence[str]) -> str:
 class Priorities:
   """Sets the priorities of a shard's replayed items.
 
-  A shard that does not answer holds nobody up: its items keep their priorities
-  meanwhile.
+  A shard that does not answer does not block the learner: meanwhile its items
+  keep their priorities.
   """
 
   def __init__(self, client: reverb.Client):
@@ -136,12 +136,12 @@ def statistics(clients: Sequence[reverb.Client]) -> dict[str, float]:
   """Asks the shards how full they are and how often items are sampled.
 
   Args:
-    clients: one a shard.
+    clients: one per shard.
 
   Returns:
-    `queue_fill` and `replay_fill`, the part of their capacity that tables hold,
-    and `samples_per_insert`, so far and of both tables together; nothing where
-    shards do not answer.
+    `queue_fill` and `replay_fill`, the fractions of the tables' capacity in use,
+    and `samples_per_insert` so far, over both tables; empty if a shard does not
+    answer.
   """
   sizes: collections.Counter = collections.Counter()
   room: collections.Counter = collections.Counter()
@@ -196,8 +196,8 @@ def _table_dataset(addresses: Sequence[str], table: str, num_workers: int,
   dtypes = {k: v.dtype for k, v in table_signature.items()}
   if len(addresses) == 1:
     return of_shard(tf.constant(0), addresses[0])
-  # Shards are read as their data comes: one without any must not hold up the
-  # others, which a deterministic order would let it.
+  # Shards are read as their data arrives: in a deterministic order, a shard without
+  # data would block the others.
   shards = tf.data.Dataset.from_tensor_slices(
       (tf.range(len(addresses)), list(addresses)))
   return shards.interleave(
@@ -210,8 +210,8 @@ def make_dataset(addresses: Sequence[str],
   """Makes the dataset of learner batches.
 
   Every batch has `online_batch_size` trajectories from the queues and
-  `replay_batch_size` from the replay tables of all shards, which are fetched,
-  decoded, batched and prefetched in parallel to the learner.
+  `replay_batch_size` from the replay tables of all shards. They are fetched,
+  decoded, batched and prefetched in parallel with the learner.
 
   Args:
     addresses: 'host:port' of each Reverb shard.
@@ -221,7 +221,7 @@ def make_dataset(addresses: Sequence[str],
     A dataset of `trajectories.Trajectories` with a static batch size.
   """
   ahead = config.prefetch_size > 0
-  # A queue is read by one worker, or its order would be lost.
+  # One worker reads a queue: several would lose its order.
   streams = [_table_dataset(addresses, QUEUE_TABLE, 1, ahead).batch(
       config.online_batch_size, drop_remainder=True)]
   if config.uses_replay:
@@ -239,7 +239,7 @@ def make_dataset(addresses: Sequence[str],
   dataset = tf.data.Dataset.zip(tuple(streams)).map(
       join, num_parallel_calls=config.prefetch_size or None)
   options = tf.data.Options()
-  # tf.data would make any map parallel, and so read ahead where told not to.
+  # tf.data would parallelise any map, and so read ahead even if told not to.
   options.experimental_optimization.map_parallelization = False
   return dataset.prefetch(config.prefetch_size).with_options(options)
 
@@ -247,9 +247,9 @@ def make_dataset(addresses: Sequence[str],
 def distribute(
     dataset: tf.data.Dataset,
     strategy: tf.distribute.Strategy) -> Iterator[trajectories.Trajectories]:
-  """Splits each batch over the strategy's replicas and fetches it there.
+  """Splits each batch over the strategy's replicas and copies the parts there.
 
-  A GPU gets the next batch while it computes on this one.
+  A GPU gets the next batch while it computes on the current one.
   """
   options = tf.data.Options()
   # Replicas share each batch.

@@ -1,4 +1,4 @@
-"""The layout of a replay item, shared by adder, tables and learner.
+"""The format of replay items, which adder, tables and learner share.
 
 An item is one trajectory of each of an actor's E environments, in columns of
 S - 1 + T + 1 rows, for stacks of S frames and T timesteps:
@@ -7,9 +7,9 @@ S - 1 + T + 1 rows, for stacks of S frames and T timesteps:
     rows S - 1 to S - 1 + T - 1 the T timesteps
     row S - 1 + T               the observation that they bootstrap from
 
-Trajectories run on across episodes. The step from an episode's last
-observation to the next one's first is a row too: no experience, so its mask,
-reward and discount are 0.
+Trajectories continue across episodes. The step from an episode's last
+observation to the first of the next is a row too. It is not experience, so its
+mask, reward and discount are 0.
 """
 
 from typing import NamedTuple
@@ -26,17 +26,17 @@ from agents.impala_ppo import ops
 
 
 class Trajectories(NamedTuple):
-  """A learner batch: B trajectories of T timesteps, the online ones first.
+  """A learner batch; B trajectories of T timesteps, the online ones first.
 
   Attributes:
-    observation: [B, T + 1, ...], the last being bootstrapped from.
+    observation: [B, T + 1, ...]; the last one is for bootstrapping.
     action: [B, T] int32.
     reward: [B, T] float32, raw.
     discount: [B, T] float32, the environment's: 0 where an episode ended.
     mask: [B, T] bool, false where the environment was resetting.
     behaviour_logits: [B, T, A] float32.
     policy_version: [B, T] int64, the learner steps that made the policy.
-    key: [B] uint64, the item in its table.
+    key: [B] uint64, the item's key in its table.
     shard: [B] int32, the shard of that table.
   """
   observation: tf.Tensor
@@ -51,7 +51,7 @@ class Trajectories(NamedTuple):
 
 
 def num_rows(sequence_length: int, frame_stack: int) -> int:
-  """Returns the rows of an item."""
+  """Returns the number of rows of an item."""
   return frame_stack - 1 + sequence_length + 1
 
 
@@ -84,7 +84,7 @@ def row(timestep: dm_env.TimeStep, action: np.ndarray,
   Args:
     timestep: what was acted on, [E, ...] in each field.
     action: [E].
-    next_timestep: what it led to.
+    next_timestep: what the action led to.
     extras: `behaviour_logits` [E, A] and `policy_version` [].
     frame_stack: how many channels of an observation are frames; only the
       newest is kept.
@@ -115,10 +115,10 @@ def by_environment(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def is_sound(columns: dict[str, tf.Tensor]) -> tf.Tensor:
-  """Tells whether a trajectory, in columns [rows, ...], can be learned from.
+  """Returns whether a trajectory, in columns [rows, ...], can be learned from.
 
-  All its numbers are finite, and its actions are those of the game. That holds
-  for all that actors write; but any client can insert items.
+  All its numbers must be finite, and its actions must exist in the game. That
+  holds for everything that actors write, but any client can insert items.
   """
   num_actions = columns['behaviour_logits'].shape[-1]
   action = columns['action']
@@ -129,7 +129,7 @@ def is_sound(columns: dict[str, tf.Tensor]) -> tf.Tensor:
 
 
 def from_rows(columns: dict[str, tf.Tensor], frame_stack: int) -> Trajectories:
-  """Makes a batch of columns [B, rows, ...], and of `key` and `shard` [B]."""
+  """Makes a batch from columns [B, rows, ...], and `key` and `shard` [B]."""
   columns = dict(columns)
   frames, is_first = columns.pop('frame'), columns.pop('is_first')
   key, shard = columns.pop('key'), columns.pop('shard')
