@@ -96,7 +96,7 @@ class CsvLogger(loggers.Logger):
     else:
       missing = [name for name in further if name not in header]
       if missing:
-        _add_columns(self._path, missing)
+        _add_columns(self._path, header, missing)
         header += missing
     writer = csv.DictWriter(text, header, restval='nan', extrasaction='ignore')
     writer.writerow({name: _rounded(data[name]) for name in data
@@ -127,12 +127,11 @@ def _append(path: str, row: bytes) -> None:
       raise
 
 
-def _add_columns(path: str, names: Sequence[str]) -> None:
-  """Adds columns at the end of a file's rows, with nan in existing rows."""
+def _add_columns(path: str, header: Sequence[str], names: Sequence[str]) -> None:
+  """Adds columns to a file with this header, with nan in existing rows."""
   text = io.StringIO()
   writer = csv.writer(text)
-  with open(path, newline='') as f:
-    header, *rows = csv.reader(line for line in f if '\0' not in line)
+  rows = list(csv.reader(_whole_lines(path)))[1:]
   writer.writerow([*header, *names])
   for row in rows:
     # A broken row must not become a valid one.
@@ -141,6 +140,16 @@ def _add_columns(path: str, names: Sequence[str]) -> None:
   with open(f'{path}.new', 'w', newline='') as f:
     f.write(text.getvalue())
   os.replace(f'{path}.new', path)
+
+
+def _whole_lines(path: str) -> list[str]:
+  """Returns the lines of a file, except one that is being written."""
+  with open(path, newline='') as f:
+    text = f.read()
+  # A truncated number may still be a number, so only the line's end tells.
+  lines = text[:text.rfind('\n') + 1].splitlines()
+  # A power failure may have left zeros, which csv refuses.
+  return [line for line in lines if '\0' not in line]
 
 
 def _rounded(value: Any) -> Any:
@@ -339,13 +348,8 @@ def read(path: str) -> list[Row]:
   """
   if not os.path.exists(path):
     return []
-  with open(path, newline='') as f:
-    text = f.read()
-  # A truncated number may still be a number, so only the line's end tells.
-  lines = text[:text.rfind('\n') + 1].splitlines()
   rows = []
-  # A power failure may have left zeros, which csv refuses.
-  for row in csv.DictReader(line for line in lines if '\0' not in line):
+  for row in csv.DictReader(_whole_lines(path)):
     try:
       rows.append({name: float(value) for name, value in row.items()})
     except (TypeError, ValueError):  # It has too few columns, or too many.

@@ -66,6 +66,25 @@ def test_columns_are_added_as_rows_come_that_have_them(path):
       [5, nan, nan, nan, 1]])
 
 
+def test_columns_that_are_added_complete_no_row_that_was_cut_short(path):
+  rows = [{'timesteps': 71, 'loss': 1.25e-09, 'episodes': 11},
+          {'timesteps': 82, 'loss': 2.25e-10, 'episodes': 22}]
+  logger = records.CsvLogger(path, COLUMNS)
+  for row in rows:
+    logger.write(row)
+  content = pathlib.Path(path).read_bytes()
+  first_row = content.index(b'\n') + 1
+  for size in range(first_row, len(content) + 1):
+    pathlib.Path(path).write_bytes(content[:size])
+    whole = content[:size].count(b'\n') - 1
+    records.CsvLogger(path, COLUMNS, records.own_metrics).write(
+        {'timesteps': 93, 'my_loss': 4.})
+    found = records.read(path)
+    assert [row['timesteps'] for row in found] == [71, 82][:whole] + [93], size
+    assert [row['loss'] for row in found[:-1]] == [
+        row['loss'] for row in rows[:whole]]
+
+
 def test_columns_that_there_is_no_room_for_take_no_row_away(path):
   logger = records.CsvLogger(path, COLUMNS, records.own_metrics)
   row = {'timesteps': 1, 'loss': 0.5, 'episodes': 3}
