@@ -127,14 +127,13 @@ def terminate(process):
   process.terminate()
 
 
-def write_policy(path, *flags):
+def write_policy(path, *flags, make_builder=builder_lib.ImpalaPPOBuilder):
   """Writes what a run leaves whose weights are random; returns its directory."""
   settings = settings_lib.from_train_flags([
       *flags, '--run_dir', str(path), '--latent_size', '16'])
   settings_lib.save(settings)
   spec = settings.environment.try_out(0)
-  builder = builder_lib.ImpalaPPOBuilder(settings.agent)
-  networks = builder.make_networks(spec)
+  networks = make_builder(settings.agent).make_networks(spec)
   networks.create_variables()
   random = np.random.default_rng(1)
   for variable in networks.actor_critic.variables:

@@ -15,7 +15,6 @@ from agents import environments
 from agents.impala_ppo import builder as builder_lib
 import launch
 from launch import export
-from launch import policies
 from launch import settings as settings_lib
 from tests import fresh
 from tests.commands import runs
@@ -188,16 +187,11 @@ class NarrowBuilder(builder_lib.ImpalaPPOBuilder):
 
 
 def test_networks_of_ones_own_are_made_by_their_builder(tmp_path):
-  settings = settings_lib.from_train_flags(
-      ['--game', 'CartPole-v1', '--run_dir', str(tmp_path)])
-  settings_lib.save(settings)
-  networks = NarrowBuilder(settings.agent).make_networks(
-      settings.environment.try_out(0))
-  networks.create_variables()
-  policies.save_weights(networks.actor_critic, 7, str(tmp_path))
+  run_dir = runs.write_policy(
+      tmp_path / 'run', '--game', 'CartPole-v1', make_builder=NarrowBuilder)
   with pytest.raises(ValueError, match='another network'):
-    launch.load_policy(str(tmp_path))
-  policy = launch.load_policy(str(tmp_path), make_builder=NarrowBuilder)
+    launch.load_policy(run_dir)
+  policy = launch.load_policy(run_dir, make_builder=NarrowBuilder)
   assert policy.networks.actor_critic.encoder(np.ones([1, 4])).shape == [1, 5]
   assert policy(np.zeros(4)) in (0, 1)
 
