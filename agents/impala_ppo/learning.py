@@ -33,8 +33,8 @@ Update = Callable[[trajectories.Trajectories],
 
 
 def make_strategy(
-    devices: Optional[Sequence[str]] = None) -> snt.distribute.Replicator:
-  """Makes the strategy that replicates the learner.
+    devices: Optional[Sequence[str]] = None) -> tf.distribute.Strategy:
+  """Makes the strategy that replicates the learner, if there is more than the CPU.
 
   Args:
     devices: TensorFlow device names, one per replica; by default all GPUs that
@@ -50,6 +50,10 @@ def make_strategy(
     raise ValueError(
         f'the learner is to compute on {", ".join(devices)}, but TensorFlow finds '
         f'{num_gpus} GPUs here.')
+  if list(devices) == ['/cpu:0']:
+    # It computes there anyway; Sonnet's strategy would wait a second for the end of
+    # the thread that traces the step.
+    return tf.distribute.get_strategy()
   # Reducing to one device works on any of them, unlike NCCL.
   return snt.distribute.Replicator(
       list(devices),

@@ -256,6 +256,8 @@ def distribute(
   options.experimental_distribute.auto_shard_policy = (
       tf.data.experimental.AutoShardPolicy.OFF)
   dataset = dataset.with_options(options)
+  if not isinstance(strategy, tf.distribute.MirroredStrategy):
+    return iter(dataset)  # The CPU's.
   if strategy.num_replicas_in_sync == 1:
     device, = strategy.extended.worker_devices
     if 'GPU' in device:

@@ -107,6 +107,21 @@ def test_two_replicas_are_one_with_the_same_batch(loss, autoencoder):
 
 
 @pytest.mark.slow
+def test_one_replica_is_as_good_as_no_strategy():
+  batches = [make_batch(seed) for seed in range(3)]
+  config = make_config()
+  learners = [make_learner(config, batches, devices=[device])
+              for device in ('/cpu:0', '/cpu:1')]
+  assert [isinstance(learner._strategy, tf.distribute.MirroredStrategy)
+          for learner in learners] == [False, True]
+  for learner in learners:
+    for _ in range(3):
+      learner.step()
+  for x, y in zip(*map(weights, learners)):
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_steps_leave_no_memory_behind():
   learner = make_learner(make_config(), [make_batch()])
 
