@@ -10,8 +10,9 @@ GPU_ENV := .venv/.stamp-gpu
 PYTHON := .venv/bin/python
 # A file's tests share what they train; -n 0 in ARGS is for debuggers.
 BOTH_CORES := -n 2 --dist loadfile
-# What starts processes waits for them much of the time: twice as many as cores.
-WAITING := -n 4 --dist loadfile
+# What starts processes waits for them much of the time: twice as many as cores. The
+# files with the slowest tests come first, which tests/conftest.py sees to.
+WAITING := -n 4 --dist loadfile --no-loadscope-reorder
 # Actors are nicer by 10 than the rest. From 15 on they cannot be by more than 4,
 # so that a run of one test is not starved by those of the others.
 NICE := nice -n 15

@@ -3,7 +3,6 @@
 import agents  # noqa: F401, I001  Sets TensorFlow's variables; has to come first.
 
 import os
-import pathlib
 import signal
 
 import pytest
@@ -52,12 +51,22 @@ def doors_as_they_were():
 def pytest_collection_modifyitems(items):
   """Fast tests first, and among them the layer that points closest to a fault.
 
-  Of slow ones the longest come first, for workers to end at the same time.
+  Where workers share the files, those with slow tests come first, of the layer that
+  takes longest, for workers to end at the same time.
   """
+  def place(item):
+    layer = item.path.parent.name
+    return _LAYERS.index(layer) if layer in _LAYERS else len(_LAYERS)
+
+  def is_slow(item):
+    return item.get_closest_marker('slow') is not None
+
+  slow_files = {item.path for item in items if is_slow(item)} if (
+      'PYTEST_XDIST_WORKER' in os.environ) else set()
+
   def order(item):
-    layer = pathlib.Path(item.fspath).parent.name
-    place = _LAYERS.index(layer) if layer in _LAYERS else len(_LAYERS)
-    is_slow = item.get_closest_marker('slow') is not None
-    return is_slow, -place if is_slow else place
+    if item.path in slow_files:
+      return 0, -place(item), item.path, is_slow(item)
+    return 1, is_slow(item), -place(item) if is_slow(item) else place(item)
 
   items.sort(key=order)

@@ -46,7 +46,8 @@ class Case(absltest.TestCase):
 
 def make_config(**settings):
   return ImpalaPPOConfig(**{**dict(
-      batch_size=24, sequence_length=16, latent_size=64), **settings})
+      batch_size=24, sequence_length=16, latent_size=64,
+      learning_rate=2e-3), **settings})
 
 
 def loss_with_own_metric(*args):

@@ -69,13 +69,13 @@ def ball_contrasts(observations, reconstructions):
 @pytest.mark.slow
 def test_the_ball_survives_reconstruction_on_frames_never_seen():
   config = config_lib.ImpalaPPOConfig(
-      frame_stack=4, sequence_length=T, batch_size=32, samples_per_insert=1.,
+      frame_stack=4, sequence_length=T, batch_size=16, samples_per_insert=1.,
       reconstruction_cost=1., reconstruction_period=1, learning_rate=1e-3)
   observations, spec = play(700, seed=0)
   builder = builder_lib.ImpalaPPOBuilder(config, devices=('/cpu:0',))
   networks = builder.make_networks(spec)
-  learner = builder.make_learner(0, networks, batches(observations, 32))
-  for _ in range(220):
+  learner = builder.make_learner(0, networks, batches(observations, 16))
+  for _ in range(200):
     learner.step()
 
   held_out = play(160, seed=1)[0].reshape(-1, FRAME_SIZE, FRAME_SIZE, 4)
