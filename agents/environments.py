@@ -89,24 +89,27 @@ class VectorEnvironment(dm_env.Environment):
   that is an error, or its episode is cut there: the step is dropped, and the
   FIRST step of a new episode takes its place. The cut episode bootstraps from
   its last observation, as if it had been truncated.
+
+  Attributes:
+    num_envs: E.
+    frames_first: whether the vector environment's observations are [frames, height,
+      width], or channels in place of frames. They are returned as [height, width,
+      frames].
   """
 
   def __init__(self, env: gymnasium.vector.VectorEnv, seed: int,
-               frames_first: bool, game: str = 'the environment',
+               game: str = 'the environment',
                on_bad_number: OnBadNumber = 'stop'):
     """Wraps a vector environment.
 
     Args:
       env: a vector environment with discrete actions.
       seed: seeds all environments, each differently.
-      frames_first: whether observations are [frames, height, width], or channels
-        instead of frames, and are to be returned as [height, width, frames].
       game: its name in errors.
       on_bad_number: what to do about a reward or an observation that is not
         finite: 'stop' raises an error, 'skip' cuts the episode.
     """
     self._env = env
-    self.frames_first = frames_first
     self._game = game
     self._on_bad_number = on_bad_number
     self.num_envs = env.num_envs
@@ -118,6 +121,7 @@ class VectorEnvironment(dm_env.Environment):
     self._num_steps = 0
     self._began = np.zeros(env.num_envs, np.int64)
     space = env.single_observation_space
+    self.frames_first = _is_channels_first(space.shape or ())
     self._dtype = np.uint8 if space.dtype == np.uint8 else np.float32
     action_space = env.single_action_space
     assert isinstance(action_space, gymnasium.spaces.Discrete)
@@ -280,7 +284,7 @@ class SingleEnvironment(dm_env.Environment):
     self._environment.close()
 
 
-def is_channels_first(shape: Sequence[int]) -> bool:
+def _is_channels_first(shape: Sequence[int]) -> bool:
   """Returns whether a shape is [channels, height, width].
 
   The usual order has channels last. Channels are assumed to be few.

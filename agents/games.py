@@ -78,11 +78,7 @@ class EnvironmentConfig:
     make = _make_atari if self.is_preprocessed_atari else _make_from_gymnasium
     env = make(self, num_envs)
     _check_spaces(self.game, env)
-    shape = env.single_observation_space.shape
-    assert shape is not None  # It is a box's.
-    return environments.VectorEnvironment(
-        env, seed, environments.is_channels_first(shape), self.game,
-        self.on_bad_number)
+    return environments.VectorEnvironment(env, seed, self.game, self.on_bad_number)
 
   def try_out(self, seed: int) -> specs.EnvironmentSpec:
     """Makes an environment and takes its first step.

@@ -167,12 +167,10 @@ def make(config: games.EnvironmentConfig,
                                     config.repeat_action_probability)
   else:
     screens = _gymnasium_screens(config)
-  space = screens.observation_space
   vector = gymnasium.vector.SyncVectorEnv(
       [lambda: screens], autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP)
   return environments.VectorEnvironment(
-      vector, seed, environments.is_channels_first(space.shape or ()), config.game,
-      config.on_bad_number), screens
+      vector, seed, config.game, config.on_bad_number), screens
 
 
 def _gymnasium_screens(config: games.EnvironmentConfig) -> Screens:

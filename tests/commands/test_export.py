@@ -59,7 +59,7 @@ def play(num_steps, rom='pong'):
   environment = environments.VectorEnvironment(vector_env.AtariVectorEnv(
       rom, 1, img_height=42, img_width=42, stack_num=4, noop_max=0,
       repeat_action_probability=0., reward_clipping=False, use_fire_reset=False),
-      seed=0, frames_first=True)
+      seed=0)
   environment.reset()
   emulator = ale_py.ALEInterface()
   emulator.setFloat('repeat_action_probability', 0.)

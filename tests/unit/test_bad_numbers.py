@@ -35,7 +35,7 @@ def make(bad_steps, on_bad_number, kind='NanReward', copies=3):
   envs[1] = bad_readings.Misbehaving(bad_steps, **bad_readings.KINDS[kind])
   vector = gymnasium.vector.SyncVectorEnv([lambda env=env: env for env in envs])
   return environments.VectorEnvironment(
-      vector, 0, frames_first=False, game='Seven-v0',
+      vector, 0, game='Seven-v0',
       on_bad_number=on_bad_number), envs[1]
 
 
@@ -71,7 +71,7 @@ def test_stop_names_elements_of_images():
       return image, 1.
 
   environment = environments.VectorEnvironment(
-      gymnasium.vector.SyncVectorEnv([Image]), 0, frames_first=False)
+      gymnasium.vector.SyncVectorEnv([Image]), 0)
   with pytest.raises(environments.BadNumberError,
                      match=r'copy 0, step 0 .*observation\[2, 3, 1\] is nan'):
     environment.reset()
@@ -85,8 +85,7 @@ def test_rewards_are_checked_where_observations_are_bytes():
       return np.zeros((8, 8, 1), np.uint8), super()._next()[1]
 
   environment = environments.VectorEnvironment(
-      gymnasium.vector.SyncVectorEnv([lambda: Pixels([2], reward=np.nan)]), 0,
-      frames_first=False)
+      gymnasium.vector.SyncVectorEnv([lambda: Pixels([2], reward=np.nan)]), 0)
   with pytest.raises(environments.BadNumberError, match='step 2 .* reward is nan'):
     act(environment, 3)
 
@@ -144,7 +143,7 @@ def test_finite_numbers_pass_whatever_their_size():
   largest = float(np.finfo(np.float32).max)
   envs = [lambda: bad_readings.Misbehaving(range(100), largest, -largest)] * 2
   environment = environments.VectorEnvironment(
-      gymnasium.vector.SyncVectorEnv(envs), 0, frames_first=False)
+      gymnasium.vector.SyncVectorEnv(envs), 0)
   last = act(environment, 2)[-1]
   np.testing.assert_array_equal(last.reward, np.float32(largest))
   np.testing.assert_array_equal(last.observation[:, 2], np.float32(-largest))
