@@ -1,7 +1,9 @@
 """A node's process on this machine; imports nothing slow."""
 
+import contextlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import Iterator, Mapping, Optional, Sequence
@@ -18,6 +20,22 @@ _STOP_VARIABLE = 'IMPALA_PPO_STOP_FD'
 def import_path() -> str:
   """Returns a PYTHONPATH with this package, wherever it was imported from."""
   return os.pathsep.join(filter(None, [ROOT, os.environ.get('PYTHONPATH')]))
+
+
+def end_group_of_ended(pid: int, options: int = os.WNOHANG) -> None:
+  """Kills what a child that has ended leaves behind in its process group.
+
+  That may be a simulator that an environment has started. The child is not reaped,
+  so that its number cannot be that of another group yet.
+
+  Args:
+    pid: the child's process id, and that of its group.
+    options: for `os.waitid`; 0 waits until the child has ended.
+  """
+  # Another thread may have reaped it, and has then done the same before.
+  with contextlib.suppress(ChildProcessError, ProcessLookupError):
+    if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | options) is not None:
+      os.killpg(pid, signal.SIGKILL)
 
 
 class Child:
@@ -46,10 +64,12 @@ class Child:
 
   def code(self) -> Optional[int]:
     """Returns the return code as in `subprocess`, or None while it runs."""
+    end_group_of_ended(self._process.pid)
     return self._process.poll()
 
   def wait(self) -> int:
     """Waits until it has ended; returns the return code."""
+    end_group_of_ended(self._process.pid, options=0)
     return self._process.wait()
 
   def signal(self, number: int) -> None:

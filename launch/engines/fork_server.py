@@ -50,6 +50,7 @@ class Forked:
   def code(self) -> Optional[int]:
     """Returns the return code as in `subprocess`, or None while it runs."""
     if self._code is None:
+      child.end_group_of_ended(self._pid)
       pid, status = os.waitpid(self._pid, os.WNOHANG)
       if pid:
         self._code = os.waitstatus_to_exitcode(status)

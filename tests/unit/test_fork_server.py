@@ -10,18 +10,20 @@ import psutil
 import pytest
 
 from launch.engines import fork_server
+from programs.runtime import processes as node_processes
 from tests import processes
 
 # Prints what the process is, and ends with a code.
 SCRIPT = """
-import json, os, sys
+import json, os, subprocess, sys
 numpy = sys.modules['numpy']
 print(json.dumps({
     'arguments': sys.argv[1:], 'variable': os.environ.get('OF_THIS_ONE'),
     'parent': os.getppid(), 'group': os.getpgrp() == os.getpid(),
     'session': os.getsid(0),
     'drawn': float(numpy.random.random()), 'input': sys.stdin.read(),
-    'descriptors': len(os.listdir('/proc/self/fd'))}))
+    'descriptors': len(os.listdir('/proc/self/fd')),
+    'helper': '--helped' in sys.argv and subprocess.Popen(['sleep', '1000']).pid}))
 print('an error', file=sys.stderr)
 if '--wait' in sys.argv:
   import signal
@@ -89,6 +91,16 @@ def test_a_signal_ends_it_and_is_its_code(server, script):
   process.signal(signal.SIGKILL)
   assert code(process) == -signal.SIGKILL
   process.signal(signal.SIGKILL)  # Nobody is there to be hit.
+
+
+def test_what_it_has_started_ends_with_it(server, script):
+  process = fork(server, script, '--helped', '--wait')
+  lines = process.lines()
+  helper = psutil.Process(json.loads(next(lines))['helper'])
+  assert process.code() is None and node_processes.lives(helper)
+  process.signal(signal.SIGKILL)
+  assert code(process) == -signal.SIGKILL
+  processes.wait_for(lambda: not node_processes.lives(helper), 'the end', 10.)
 
 
 def test_a_server_that_was_killed_is_replaced_and_what_it_forked_lives(script):
