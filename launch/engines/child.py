@@ -64,12 +64,14 @@ class Child:
 
   def code(self) -> Optional[int]:
     """Returns the return code as in `subprocess`, or None while it runs."""
-    end_group_of_ended(self._process.pid)
+    if self._process.returncode is None:
+      end_group_of_ended(self._process.pid)
     return self._process.poll()
 
   def wait(self) -> int:
     """Waits until it has ended; returns the return code."""
-    end_group_of_ended(self._process.pid, options=0)
+    if self._process.returncode is None:
+      end_group_of_ended(self._process.pid, options=0)
     return self._process.wait()
 
   def signal(self, number: int) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 
 import psutil
+import pytest
 
 from launch.engines import child
 from programs.runtime import processes as node_processes
@@ -35,18 +36,17 @@ def test_lines_come_as_they_are_printed_and_then_the_return_code():
   assert process.wait() == process.code() == 3
 
 
-def test_what_a_child_has_started_ends_with_it():
-  for wait in (lambda process: process.wait(), lambda process: processes.wait_for(
-      lambda: process.code() is not None, 'its end')):
-    process = python('import subprocess\n'
-                     'print(subprocess.Popen(["sleep", "1000"]).pid)')
-    lines = process.lines()
-    helper = psutil.Process(int(next(lines)))
-    wait(process)
-    assert process.code() == 0
-    processes.wait_for(
-        lambda: not node_processes.lives(helper), 'the end', 10.)  # noqa: B023
-    assert list(lines) == []  # Nobody holds its output any more.
+@pytest.mark.parametrize('wait', [child.Child.wait, lambda process: (
+    processes.wait_for(lambda: process.code() is not None, 'its end'))])
+def test_what_a_child_has_started_ends_with_it(wait):
+  process = python('import subprocess\n'
+                   'print(subprocess.Popen(["sleep", "1000"]).pid)')
+  lines = process.lines()
+  helper = psutil.Process(int(next(lines)))
+  wait(process)
+  assert process.code() == 0
+  processes.wait_for(lambda: not node_processes.lives(helper), 'the end', 10.)
+  assert list(lines) == []  # Nobody holds its output any more.
 
 
 def test_a_child_asks_for_the_end_or_does_not():
