@@ -17,6 +17,7 @@ from typing import Annotated, Any, Optional, Sequence
 from pydantic import Field
 
 from agents import validation
+from launch import errors
 from launch import flags
 from launch import settings as settings_lib
 from programs import config as run_config
@@ -101,7 +102,7 @@ def parse(argv: Sequence[str]) -> EvaluateCommand:
 
 if __name__ == '__main__':
   # Neither --help nor a bad flag waits for the imports below.
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     parse(sys.argv[1:])
 
 import numpy as np
@@ -248,7 +249,7 @@ def _table(results: Sequence[dict[str, Any]]) -> rich_table.Table:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Plays episodes of each run and prints the results; returns the exit code."""
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
     with contextlib.redirect_stdout(sys.stderr):  # Games print to stdout, too.
       runs = [_Run(run_dir, command) for run_dir in command.run_dir]
@@ -276,7 +277,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   except KeyboardInterrupt:
     _say('stopped; the video ends there.')
     return 130
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     if command.json:
       print(json.dumps(results))
     elif len(results) == 1:

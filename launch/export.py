@@ -10,6 +10,7 @@ from typing import Annotated, Any, Optional, Sequence
 from pydantic import Field
 
 from agents import validation
+from launch import errors
 from launch import flags
 from launch import settings as settings_lib
 from programs import config as run_config
@@ -65,7 +66,7 @@ def parse(argv: Sequence[str]) -> ExportCommand:
 
 if __name__ == '__main__':
   # Neither --help nor a bad flag waits for the imports below.
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     parse(sys.argv[1:])
 
 import tensorflow as tf
@@ -218,10 +219,10 @@ def export_onnx(out: str) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Exports, and returns the exit code."""
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
     if command.onnx:
-      with flags.extra('onnx'):  # Fails before anything is written.
+      with errors.extra('onnx'):  # Fails before anything is written.
         importlib.import_module('tf2onnx')
     policy = policies.load(command.run_dir)
     out = os.path.expanduser(command.out)

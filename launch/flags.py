@@ -1,4 +1,4 @@
-"""Flags made from the fields of dataclasses, and one-line errors.
+"""Flags made from the fields of dataclasses.
 
 The dataclasses are those of the configs and of the commands: a field's type and
 range come from its annotation, its help from the class's docstring.
@@ -6,14 +6,10 @@ range come from its annotation, its help from the class's docstring.
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import io
 import itertools
-import os
 import re
-import signal
-import sys
 import types
 import typing
 from typing import (
@@ -21,9 +17,7 @@ from typing import (
   Any,
   Container,
   Iterable,
-  Iterator,
   Mapping,
-  NoReturn,
   Optional,
   Sequence,
   TypedDict,
@@ -34,6 +28,7 @@ import tyro
 from tyro import constructors
 
 from agents import validation
+from launch import errors
 
 # Follows from the game.
 _NO_FLAG = ('frame_stack',)
@@ -101,9 +96,9 @@ class Flags:
                       f'all {number}.')
     for config_class in self.sections.values():
       _refuse_repeated_words(config_class, argv)
-    errors = io.StringIO()
+    box = io.StringIO()
     try:
-      with contextlib.redirect_stderr(errors):
+      with contextlib.redirect_stderr(box):
         values, unknown = tyro.cli(
             _optional_keys('Flags', groups), prog=self.prog,
             description=description, use_underscores=True,
@@ -112,7 +107,7 @@ class Flags:
     except SystemExit as e:
       if not e.code:
         raise
-      raise ValueError(_unboxed(errors.getvalue())) from None
+      raise ValueError(_unboxed(box.getvalue())) from None
     if unknown:
       raise ValueError(_unknown_flag(unknown[0], groups.values()))
     return values
@@ -285,59 +280,6 @@ def _unknown_flag(token: str, groups: Iterable[Any]) -> str:
       if typing.get_args(annotation)[0] is bool:
         known.append(f'--no_{name}')
   flag = token.partition('=')[0]
-  hint = nearest(flag.replace('-', '_').replace('__', '--', 1), known)
+  hint = errors.nearest(flag.replace('-', '_').replace('__', '--', 1), known)
   return f'unknown flag {validation.shown(flag)}; ' + (
       f'did you mean {hint}?' if hint else 'see --help.')
-
-
-def nearest(name: str, known: Iterable[str]) -> Optional[str]:
-  """Returns the known name that was probably meant, if any is close."""
-  known = list(known)
-  begun = [candidate for candidate in known if candidate.startswith(name)]
-  close = difflib.get_close_matches(name, known, n=1)
-  return next(iter(close + begun), None)
-
-
-@contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
-  """Turns errors that a user can fix into one line and an exit with code 2.
-
-  If the reader of the output has gone, as in `| head`, it exits silently.
-  """
-  try:
-    try:
-      yield
-    finally:
-      sys.stdout.flush()
-  except BrokenPipeError:
-    _end_unread()
-  except SystemExit as e:
-    if isinstance(e.__context__, BrokenPipeError):  # Rich exits this way.
-      _end_unread()
-    raise
-  except (ValueError, OSError) as e:
-    fail(str(e))
-
-
-def _end_unread() -> NoReturn:
-  # Or Python would complain about unflushed output.
-  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  sys.exit(128 + signal.SIGPIPE)
-
-
-@contextlib.contextmanager
-def extra(name: str) -> Iterator[None]:
-  """Turns a missing module into a ValueError that names our extra to install."""
-  try:
-    yield
-  except ModuleNotFoundError as e:
-    raise ValueError(f'{e.name} is missing; `pip install "impala-ppo[{name}]"` '
-                     'installs it.') from None
-
-
-def fail(message: str) -> NoReturn:
-  """Prints one line and exits with code 2."""
-  program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-  message = ' '.join(message.splitlines())
-  print(f'{program}: error: {message}', file=sys.stderr)
-  sys.exit(2)

@@ -18,6 +18,7 @@ from typing import Annotated, Optional, Sequence
 from pydantic import Field
 
 from agents import validation
+from launch import errors
 from launch import flags
 from programs import config as run_config
 
@@ -91,7 +92,7 @@ def parse(argv: Sequence[str]) -> InspectCommand:
 
 if __name__ == '__main__':
   # Neither --help nor a bad flag waits for the imports below.
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     parse(sys.argv[1:])
 
 import reverb
@@ -165,7 +166,7 @@ def _draw(command: InspectCommand, clients: Sequence[reverb.Client]) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Prints the tables, or draws trajectories; returns the exit code."""
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
     clients = _clients(command)
     if command.sample is not None:

@@ -13,7 +13,7 @@ import runpy
 import sys
 from typing import Optional, Sequence
 
-from launch import flags
+from launch import errors
 
 _COMPLETION = '--completion'
 _SHELLS = ('bash', 'zsh', 'fish')
@@ -45,7 +45,7 @@ def _help() -> str:
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Runs a command's module as `python -m` does, and returns the exit code."""
   name, *rest = (sys.argv[1:] if argv is None else argv) or ['--help']
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     if name in ('--help', '-h'):
       print(_help())
       return 0
@@ -53,12 +53,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
       if len(rest) != 1 or rest[0] not in _SHELLS:
         raise ValueError(f'{_COMPLETION} takes a shell: {", ".join(_SHELLS)}.')
       # This imports every command, which takes seconds.
+      flags = importlib.import_module('launch.flags')
       flags.print_completion('impala-ppo', {
           name: importlib.import_module(f'launch.{name}').FLAGS
           for name in commands()}, rest[0])
       return 0
     if name not in commands():
-      hint = flags.nearest(name, commands())
+      hint = errors.nearest(name, commands())
       raise ValueError(f'there is no command {name!r}; ' + (
           f'did you mean {hint}?' if hint else
           f'there are {", ".join(commands())}.'))

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from agents import validation
 from launch import cells as cells_lib
+from launch import errors
 from launch import flags
 from launch import presets
 from launch import settings as settings_lib
@@ -184,7 +185,7 @@ def split(assignment: str) -> tuple[str, str]:
     raise ValueError('give settings as NAME=VALUE,VALUE, not '
                      f'{validation.shown(assignment)}.')
   if name not in fields():
-    hint = flags.nearest(name, fields())
+    hint = errors.nearest(name, fields())
     raise ValueError(f'there is no setting {validation.shown(name)}' + (
         f'; did you mean {hint}?' if hint else ' to sweep over.'))
   return name, text

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Optional, Sequence
 from pydantic import Field
 
 from agents import validation
+from launch import errors
 from launch import flags
 from programs import config as run_config
 
@@ -67,7 +68,7 @@ def parse(argv: Sequence[str]) -> PlotCommand:
 
 if __name__ == '__main__':
   # Neither --help nor a bad flag waits for the imports below.
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     parse(sys.argv[1:])
 
 import matplotlib
@@ -203,7 +204,7 @@ def _write_csv(panels: Sequence[Panel], path: str, y: str,
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Draws the curves, prints their final values, and returns the exit code."""
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
     panels = by_game([curves.read(os.path.expanduser(run)) for run in command.runs],
                      command.x)

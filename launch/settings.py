@@ -20,6 +20,7 @@ from pydantic import Field
 from agents import games
 from agents import validation
 from agents.impala_ppo import config as agent_config
+from launch import errors
 from launch import files
 from launch import flags
 from launch import presets
@@ -179,7 +180,7 @@ def _check_fit(command: TrainCommand, run: run_config.RunConfig) -> None:
 
 def from_train_flags(argv: Sequence[str]) -> Settings:
   """Returns the training command's settings; exits on a bad flag."""
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     return parse_train(argv)[1]
 
 
@@ -319,7 +320,7 @@ def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
     if section in _RECORDED:
       continue
     if section not in SECTIONS:
-      hint = flags.nearest(str(section), [*SECTIONS, *places])
+      hint = errors.nearest(str(section), [*SECTIONS, *places])
       raise ValueError(
           f'{path}: unknown section {validation.shown(section)}; ' + (
               f'did you mean {places.get(hint, hint)}?' if hint else
@@ -330,7 +331,7 @@ def _checked_sections(path: str, content: Any) -> dict[str, dict[str, Any]]:
     known = validation.fields(SECTIONS[section])
     for name in given:
       if name not in known:
-        hint = flags.nearest(str(name), [*known, *places])
+        hint = errors.nearest(str(name), [*known, *places])
         raise ValueError(
             f'{path}: unknown setting {validation.shown(name)} in {section}' + (
                 f'; did you mean {places[hint]}?' if hint else '.'))

@@ -6,12 +6,12 @@ import sys
 from typing import Optional, Sequence
 
 from launch import cells as cells_lib
-from launch import flags
+from launch import errors
 from launch import plans
 
 if __name__ == '__main__':
   # Neither --help nor a bad flag waits for the imports below.
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     plans.parse(sys.argv[1:])
 
 from launch import plot
@@ -68,12 +68,12 @@ def report(cells: Sequence[cells_lib.Cell], out: str) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains the missing runs, reports on all, and returns the exit code."""
   cells_lib.end_on_signals()
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     plan = plans.parse(sys.argv[1:] if argv is None else argv)
     os.makedirs(plan.command.out, exist_ok=True)
     try:
       if plan.command.search:
-        with flags.extra('search'):
+        with errors.extra('search'):
           from launch import search
         cells, num_failed = search.run(plan, _say)
       else:
@@ -84,7 +84,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if plan.command.ray_address is None or not left:
           num_failed = train_all(cells)
         else:
-          with flags.extra('ray'):
+          with errors.extra('ray'):
             from launch.engines import side_by_side
           num_failed = side_by_side.train_all(left, plan.command.ray_address, _say)
     except KeyboardInterrupt:

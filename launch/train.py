@@ -8,18 +8,21 @@ if __name__ == '__main__':
   # Nothing is running yet that must be stopped; the imports take seconds.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from programs.runtime import doors
+
+if __name__ == '__main__':
+  doors.preload()  # Nodes will be forks of this process, or its threads.
+
 import contextlib
 import importlib.util
 import os
 import socket
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
-from launch import flags
+from launch import errors
 from launch import settings as settings_lib
-from launch.engines import fork_server
 from launch.views import printing
 from launch.views import watching
-from programs.runtime import doors
 from programs.runtime import locks
 from programs.runtime import servers
 
@@ -30,12 +33,9 @@ class _Prepared(NamedTuple):
   Attributes:
     command: what to do.
     settings: the settings of the run.
-    server: has begun to import what nodes need; None if nodes are threads, or
-      Ray's processes.
   """
   command: settings_lib.TrainCommand
   settings: settings_lib.Settings
-  server: Optional[fork_server.ForkServer]
 
 
 def _prepare(argv: Sequence[str]) -> _Prepared:
@@ -52,22 +52,19 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
   if track is not None and importlib.util.find_spec(track) is None:
     raise ValueError(f"track '{track}' needs a package that is not installed; "
                      f"install it by `pip install '.[{track}]'`.")
-  launch_type = command.lp_launch_type
   if not command.on_cluster:
     # May restart this command, in a network of its own.
-    doors.enter(settings.run.listen, settings.run.isolate,
-                threads=launch_type == 'local_mt')
+    doors.enter(settings.run.listen, settings.run.isolate)
   if not command.quiet:
     printing.print_line(
         f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
         'to start.', sys.stdout)
-  server = fork_server.ForkServer() if launch_type == 'local_mp' else None
-  return _Prepared(command, settings, server)
+  return _Prepared(command, settings)
 
 
 if __name__ == '__main__':
-  # --help, bad flags and the server do not wait for the imports below.
-  with flags.errors_in_one_line():
+  # --help and bad flags do not wait for the imports below.
+  with errors.in_one_line():
     _prepared = _prepare(sys.argv[1:])
 
 from acme import specs
@@ -75,6 +72,7 @@ import tensorflow as tf
 
 from agents import cuda
 from agents.impala_ppo import builder as builder_lib
+from launch.engines import fork_server
 from launch.engines import local
 from programs import config as run_config
 from programs import impala_ppo
@@ -205,16 +203,17 @@ def _go_back_to(run_dir: str, progress: Mapping[str, Any]) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains until done or told to stop; returns the exit code."""
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     prepared = _prepare(sys.argv[1:] if argv is None else argv)
   return _train(prepared)
 
 
-def _train(prepared: _Prepared) -> int:
+def _train(prepared: _Prepared,
+           server: Optional[fork_server.ForkServer] = None) -> int:
   with contextlib.ExitStack() as stack:
-    if prepared.server is not None:
-      stack.enter_context(contextlib.closing(prepared.server))
-    code, retry = _train_holding(*prepared, stack)
+    if server is not None:
+      stack.enter_context(contextlib.closing(server))
+    code, retry = _train_holding(*prepared, server, stack)
   if retry:
     # Restarts with nothing left over from the failed attempt.
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *retry])
@@ -234,7 +233,7 @@ def _train_holding(command: settings_lib.TrainCommand,
     # Warnings do not go there. Nodes that are threads print to it themselves.
     nowhere = stack.enter_context(open(os.devnull, 'w'))
     stack.enter_context(contextlib.redirect_stdout(nowhere))
-  with flags.errors_in_one_line():
+  with errors.in_one_line():
     run_dir = settings.run.run_dir
     if command.resume:
       lock = stack.enter_context(locks.held(run_dir))
@@ -289,7 +288,7 @@ def _train_holding(command: settings_lib.TrainCommand,
   screen = watching.make(f'{settings.environment.game} → {run_dir}',
                         settings.run.max_timesteps, command.plain, command.quiet)
   if cluster is not None:
-    with flags.errors_in_one_line():
+    with errors.in_one_line():
       code = cluster.run_program(program, run_dir, settings.run.restart, screen)
   else:
     code = local.run_program(program, command.lp_launch_type, run_dir,
@@ -304,4 +303,7 @@ def _train_holding(command: settings_lib.TrainCommand,
 
 
 if __name__ == '__main__':
-  sys.exit(_train(_prepared))
+  # All is imported and nothing used, so nodes are forks of what this process is now.
+  _server = fork_server.ForkServer(is_fork=True) if (
+      _prepared.command.lp_launch_type == 'local_mp') else None
+  sys.exit(_train(_prepared, _server))

@@ -1,7 +1,7 @@
-"""A process that imports everything once, and forks nodes from then on.
+"""A process that has imported everything, and forks nodes from then on.
 
 TensorFlow, Reverb and Launchpad take seconds to import, in every node. Here one
-process imports them, while the launcher is still preparing. It runs no threads and
+process imports them, or is a fork of one that has. It runs no threads of ours and
 does not use TensorFlow, so its forks are as good as new processes.
 
 Nodes are still children of the launcher, which waits for them and outlives the
@@ -12,15 +12,15 @@ nearest ancestor that asks for them.
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
 import signal
 import socket
-import subprocess
 import sys
 import time
-from typing import Iterator, Mapping, Optional, Sequence
+from typing import Iterator, Mapping, NoReturn, Optional, Sequence
 
 from launch.engines import child
 from programs.runtime import parents
@@ -64,26 +64,42 @@ class Forked:
 class ForkServer:
   """Starts Python scripts in processes that have already imported modules."""
 
-  def __init__(self, modules: Sequence[str] = ('programs.impala_ppo',)):
-    """Starts a server, which begins to import.
+  def __init__(self, modules: Sequence[str] = ('programs.impala_ppo',),
+               is_fork: bool = False):
+    """Starts a server.
 
     Args:
-      modules: what to import; none of them may start a thread.
+      modules: what a server imports that is a new process; none of them may start
+        a thread.
+      is_fork: whether the first server is a fork of this process, with all that it
+        has imported; one that replaces it is a new process. Each script then runs,
+        and exits, where this is called: call it from the main module, with nothing
+        around it that would catch a script's errors.
     """
     self._modules = modules
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    self._start()
+    self._start(is_fork)
 
-  def _start(self) -> None:
+  def _start(self, is_fork: bool = False) -> None:
     self._channel, theirs = socket.socketpair(socket.AF_UNIX,
                                               socket.SOCK_SEQPACKET)
+    env = {**parents.of_children(), 'PYTHONPATH': child.import_path(),
+           'PYTHONUNBUFFERED': '1'}
     with theirs:
-      self._process = subprocess.Popen(
-          [sys.executable, '-m', 'launch.engines.fork_server',
-           str(theirs.fileno()), *self._modules],
-          stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
-          env={**os.environ, **parents.of_children(),
-               'PYTHONPATH': child.import_path(), 'PYTHONUNBUFFERED': '1'})
+      if not is_fork:
+        theirs.set_inheritable(True)
+        self._pid = os.posix_spawn(
+            sys.executable, [sys.executable, '-m', 'launch.engines.fork_server',
+                             str(theirs.fileno()), *self._modules],
+            {**os.environ, **env},
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)])
+        return
+      sys.stdout.flush()  # Or each of them would print what is waiting there.
+      self._pid = os.fork()
+      if not self._pid:
+        self._channel.close()
+        _leave_command(env)
+        _run(theirs)
 
   def fork(self, command: Sequence[str], env: Mapping[str, str],
            keep_open: Sequence[int] = ()) -> tuple[int, int]:
@@ -120,8 +136,10 @@ class ForkServer:
   def close(self) -> None:
     """Ends the server; the processes that it forked go on."""
     self._channel.close()
-    self._process.kill()
-    self._process.wait()
+    if self._pid:
+      os.kill(self._pid, signal.SIGKILL)
+      os.waitpid(self._pid, 0)
+      self._pid = 0
 
 
 def _prctl(option: int, value: int) -> None:
@@ -190,16 +208,39 @@ def _settle(env: Mapping[str, str], output: int) -> None:
   importlib.import_module('numpy').random.seed()
 
 
-def main() -> None:
-  channel, *modules = sys.argv[1:]
-  # Ctrl-C in a terminal is for the launcher; this process ends with it.
+def _leave_command(env: Mapping[str, str]) -> None:
+  """Makes a fork of a command like a new Python process."""
+  _follow_launcher()
+  with open(os.devnull) as nothing:
+    os.dup2(nothing.fileno(), 0)
+  os.environ.update(env)
+  # This one holds nothing back, as PYTHONUNBUFFERED says.
+  sys.stdout = io.TextIOWrapper(
+      io.FileIO(1, 'w', closefd=False), encoding=sys.stdout.encoding,
+      errors=sys.stdout.errors, write_through=True)
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _follow_launcher() -> None:
+  """Lets this process end with the launcher, and Ctrl-C be for that alone."""
   os.setpgrp()
   _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _run(channel: socket.socket) -> NoReturn:
+  """Serves; in each process forked, runs its script."""
+  gc.freeze()  # Pages of what is imported stay shared.
+  sys.argv = _serve(channel)
+  runpy.run_path(sys.argv[0], run_name='__main__')
+  sys.exit()
+
+
+def main() -> None:
+  channel, *modules = sys.argv[1:]
+  _follow_launcher()
   for module in modules:
     importlib.import_module(module)
-  gc.freeze()  # Pages of these modules stay shared.
-  sys.argv = _serve(socket.socket(fileno=int(channel)))
-  runpy.run_path(sys.argv[0], run_name='__main__')
+  _run(socket.socket(fileno=int(channel)))
 
 
 if __name__ == '__main__':

@@ -34,6 +34,8 @@ ALL = 'all'
 CLUSTER = 'cluster'
 # Read by the library.
 _LISTEN_VARIABLE = 'IMPALA_PPO_LISTEN'
+# The process that `preload` has restarted.
+_RESTARTED_VARIABLE = 'IMPALA_PPO_RESTARTED'
 # A process's own network, if it was started in one, and the way there.
 _NETWORK_VARIABLE = 'IMPALA_PPO_NETWORK'
 _WAY_IN_VARIABLE = 'IMPALA_PPO_WAY_IN'
@@ -123,16 +125,40 @@ def closed(listen: str) -> dict[str, str]:
     except OSError as e:
       raise ValueError(f'cannot listen on {listen} ({e.strerror}); give '
                        'an address of this machine.') from None
-  preloaded = re.split('[ :]+', os.environ.get('LD_PRELOAD', ''))
-  variables = {_LISTEN_VARIABLE: address,
-               'LD_PRELOAD': ':'.join(filter(None, dict.fromkeys(
-                   [str(_LIBRARY), *preloaded])))}
+  variables = {_LISTEN_VARIABLE: address, 'LD_PRELOAD': _preloaded()}
   probed = subprocess.run(
       [sys.executable, '-I', '-c', _PROBE, str(int(_family(listen)))],
       env={**os.environ, **variables}, capture_output=True, text=True)
   if probed.stdout.strip() != address:
     raise ValueError(_why_not_loaded())
   return variables
+
+
+def _preloaded() -> str:
+  """Returns LD_PRELOAD with the library first."""
+  others = re.split('[ :]+', os.environ.get('LD_PRELOAD', ''))
+  return ':'.join(filter(None, dict.fromkeys([str(_LIBRARY), *others])))
+
+
+def preload() -> None:
+  """Restarts this process with the library, so that `close` closes it and its forks.
+
+  Until `close` is called, it listens as without. Nothing happens if this process has
+  the library, or if that does not load, which `close` reports. Call it before all
+  else, as everything up to here is done again.
+  """
+  restarted = os.environ.get(_RESTARTED_VARIABLE) == str(os.getpid())
+  if restarted or _preloaded() == os.environ.get('LD_PRELOAD'):
+    return
+  try:
+    ctypes.CDLL(str(_LIBRARY))
+  except OSError:
+    return
+  # An id that lasts, or a system that drops LD_PRELOAD would restart it for ever.
+  os.environ[_RESTARTED_VARIABLE] = str(os.getpid())
+  os.environ['LD_PRELOAD'] = _preloaded()
+  os.environ.setdefault(_LISTEN_VARIABLE, ALL)
+  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _why_not_loaded() -> str:
@@ -146,24 +172,22 @@ def _why_not_loaded() -> str:
           'and lets everybody in.')
 
 
-def enter(listen: str, isolate: bool, threads: bool) -> None:
+def enter(listen: str, isolate: bool) -> None:
   """Limits the addresses of future nodes, restarting this process if needed.
 
   Args:
     listen: as `close` takes it.
     isolate: whether this process has to be in a network of its own.
-    threads: whether nodes will be threads of this process.
 
   Raises:
     ValueError: as `close` does.
   """
   close(listen)
-  if ((isolate and own_network() is None) or
-      (threads and not is_closed(listen))):
-    # Both are settled when a process starts, before TensorFlow has threads.
+  if isolate and own_network() is None:
+    # A process moves there before it has threads.
     os.execv(sys.executable, [
         sys.executable, '-m', 'programs.runtime.doors', '--listen', listen,
-        *(['--isolate'] if isolate else []), sys.executable, *sys.orig_argv[1:]])
+        '--isolate', sys.executable, *sys.orig_argv[1:]])
 
 
 def network() -> str:

@@ -163,13 +163,17 @@ def test_what_is_preloaded_already_stays(monkeypatch):
 
 @pytest.mark.parametrize('content, why', [
     (None, 'is missing'), ('not a library', 'does not load')])
-def test_without_the_library_nothing_starts(doors_elsewhere, content, why):
+def test_without_the_library_nothing_starts(doors_elsewhere, tmp_path, content, why):
   if content is not None:
     library = pathlib.Path(doors_elsewhere).with_name(doors._LIBRARY.name)
     library.write_text(content)
   assert why in refusal(sys.executable, doors_elsewhere, 'echo')
   opened = run([sys.executable, doors_elsewhere, '--listen', 'all', 'echo', 'in'])
   assert (opened.returncode, opened.stdout) == (0, 'in\n')
+  # Nor does a process wait for it, or complain.
+  preloading = run([sys.executable, '-c', 'import doors; doors.preload(); print(1)'],
+                   env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+  assert (preloading.stdout, preloading.stderr) == ('1\n', '')
 
 
 def test_a_path_that_cannot_be_preloaded_gets_one_line(tmp_path):
@@ -178,6 +182,38 @@ def test_a_path_that_cannot_be_preloaded_gets_one_line(tmp_path):
   shutil.copy(doors.__file__, there / 'doors.py')
   shutil.copy(doors._LIBRARY, there)
   assert 'has a space' in refusal(sys.executable, str(there / 'doors.py'), 'echo')
+
+
+def test_a_process_preloads_the_library_once(tmp_path):
+  script = tmp_path / 'script.py'
+  script.write_text(
+      'import os, sys\n'
+      'from programs.runtime import doors\n'
+      'print("begun", os.getpid(), sys.argv[1:], flush=True)\n'
+      'doors.preload()\n'
+      'closed = [doors.is_closed("loopback")]\n'
+      'doors.close()\n'
+      'doors.preload()\n'
+      'print(*closed, doors.is_closed("loopback"), os.environ["LD_PRELOAD"])\n')
+  env = {**os.environ, 'PYTHONPATH': str(ROOT), 'LD_PRELOAD': ''}
+  env.pop(doors._LISTEN_VARIABLE, None)
+
+  def lines(command, **variables):
+    result = run(command, env={**env, **variables})
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+  command = [sys.executable, str(script), 'é', '--a b']
+  begun, again, preloaded = lines(command)
+  assert begun == again and begun.endswith("['é', '--a b']")
+  assert preloaded == f'False True {doors._LIBRARY}'
+  # By what started it, or for a process of its own.
+  assert len(lines(command, LD_PRELOAD=str(doors._LIBRARY))) == 2
+  assert len(lines(command, **{doors._RESTARTED_VARIABLE: '1'})) == 3
+  # A system that drops it from a process's environment.
+  dropped = ['sh', '-c', f'{doors._RESTARTED_VARIABLE}=$$ exec "$@"', '-', *command]
+  _, open_yet = lines(dropped)
+  assert open_yet.startswith('False False')
 
 
 def test_a_process_that_others_could_reach_refuses_to_serve():

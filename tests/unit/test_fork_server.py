@@ -4,31 +4,57 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import psutil
 import pytest
 
+from launch.engines import child
 from launch.engines import fork_server
 from programs.runtime import processes as node_processes
 from tests import processes
 
 # Prints what the process is, and ends with a code.
 SCRIPT = """
-import json, os, subprocess, sys
+import json, os, signal, subprocess, sys
 numpy = sys.modules['numpy']
 print(json.dumps({
     'arguments': sys.argv[1:], 'variable': os.environ.get('OF_THIS_ONE'),
     'parent': os.getppid(), 'group': os.getpgrp() == os.getpid(),
     'session': os.getsid(0),
     'drawn': float(numpy.random.random()), 'input': sys.stdin.read(),
+    'interrupt': signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+    'python': {k: v for k, v in os.environ.items() if k.startswith('PYTHON')},
     'descriptors': len(os.listdir('/proc/self/fd')),
     'helper': '--helped' in sys.argv and subprocess.Popen(['sleep', '1000']).pid}))
 print('an error', file=sys.stderr)
 if '--wait' in sys.argv:
-  import signal
   signal.pause()
 sys.exit(7)
+"""
+# A command that is forked: starts its first argument twice, the second time after
+# the server has been killed, and prints what these say.
+COMMAND = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.environ['OF_THE_COMMAND'] = 'kept'
+import numpy
+from launch.engines import fork_server
+print('waits in a buffer', end=' ')
+server = fork_server.ForkServer(['numpy'], is_fork=True)
+for _ in range(2):
+  process = fork_server.Forked(*server.fork(
+      [sys.executable, sys.argv[1], '--wait'], {'OF_THIS_ONE': 'é'}))
+  lines = process.lines()
+  print(next(lines), next(lines), sep='; ')  # Nothing is held back.
+  process.signal(signal.SIGTERM)
+  while process.code() is None:
+    pass
+  print(os.getpid(), process.code())
+  os.kill(server._pid, signal.SIGKILL)
+server.close()
+server.close()
 """
 
 
@@ -75,6 +101,26 @@ def test_it_is_what_a_new_process_would_be(server, script):
   other = told(fork(server, script))
   assert other['drawn'] != is_so['drawn']
   assert other['descriptors'] == is_so['descriptors']
+
+
+def test_a_fork_of_a_command_is_what_a_new_process_would_be(script, tmp_path):
+  command = tmp_path / 'command.py'
+  command.write_text(COMMAND)
+  ended = subprocess.run(
+      [sys.executable, str(command), script], stdout=subprocess.PIPE, text=True,
+      env={**os.environ, 'PYTHONPATH': child.ROOT}, timeout=60, check=True)
+  assert ended.stdout.startswith('waits in a buffer {')
+  first, first_end, second, second_end = ended.stdout.removeprefix(
+      'waits in a buffer ').splitlines()
+  assert first_end == second_end
+  pid, code = map(int, first_end.split())
+  assert code == -signal.SIGTERM
+  forked, of_new_server = (json.loads(line.removesuffix('; an error'))
+                           for line in (first, second))
+  assert forked.pop('drawn') != of_new_server.pop('drawn')
+  assert forked == of_new_server
+  assert forked['parent'] == pid and forked['group']
+  assert forked['arguments'] == ['--wait'] and forked['interrupt']
 
 
 def test_what_is_to_be_kept_open_is(server, script, tmp_path):
