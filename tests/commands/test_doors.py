@@ -14,6 +14,7 @@ from launch import train
 from programs.runtime import doors
 from programs.runtime import servers
 from tests import networks
+from tests import processes
 from tests.commands import runs
 
 HERE, THERE = '10.77.0.1', '10.77.0.2'
@@ -88,6 +89,15 @@ def running(command, run_dir):
     process.communicate(timeout=30)
 
 
+def ports_of(process):
+  """Returns what is open once replay, counter and learner serve."""
+  def found():
+    ports = networks.open_ports(process.pid)
+    return len(ports) >= 3 and ports
+  # The learner learns in a thread, while another starts its server.
+  return processes.wait_for(found, 'three ports', 60.)
+
+
 def knock(network, ports):
   """Returns how many addresses answered in which way."""
   doors_there = [(host, port) for host in (HERE, HERE_IPV6) for port in ports]
@@ -107,7 +117,7 @@ def test_a_stranger_gets_in_where_told_only(
   command = here.command(*train_command(
       tmp_path, *(['--listen', listen] if listen else [])))
   with running(command, tmp_path) as process:
-    ports = networks.open_ports(process.pid)
+    ports = ports_of(process)
     assert set(ports.values()) <= {'tcp', 'tcp6'}
     assert len(ports) == 3  # Replay, counter and learner.
     answers = knock(there, [port for _, port in ports])
@@ -121,7 +131,7 @@ def test_a_stranger_gets_in_where_told_only(
 def test_threads_listen_on_loopback(tmp_path):
   with running(train_command(tmp_path, '--lp_launch_type', 'local_mt'),
                tmp_path) as process:
-    ports = networks.open_ports(process.pid)
+    ports = ports_of(process)
   assert [address for address, _ in ports] == 3 * [LOOPBACK]
 
 
@@ -133,7 +143,7 @@ def test_the_program_of_an_own_script_listens_on_loopback(tmp_path):
   command = ['env', f'PYTHONPATH={runs.ROOT}', sys.executable, str(script),
              str(tmp_path)]
   with running(command, tmp_path) as process:
-    ports = networks.open_ports(process.pid)
+    ports = ports_of(process)
   assert [address for address, _ in ports] == 3 * [LOOPBACK]
 
 
@@ -145,7 +155,7 @@ def test_an_isolated_run_is_reached_by_the_way_in_only(networks_side_by_side,
   with running(here.command(*train_command(tmp_path, '--isolate')),
                tmp_path) as process:
     said = process.stdout.readline().decode()
-    ports = networks.open_ports(process.pid)
+    ports = ports_of(process)
     assert [address for address, _ in ports] == 3 * [LOOPBACK]
     nearby = json.dumps([('127.0.0.1', port) for _, port in ports])
     refused = json.loads(here.run(sys.executable, '-c', KNOCK, nearby))
