@@ -203,6 +203,7 @@ def _settle(env: Mapping[str, str], output: int) -> None:
   os.dup2(output, 1)
   os.dup2(output, 2)
   os.close(output)
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   os.environ.update(env)
   # Or all would draw the same numbers from NumPy's global generator.
   importlib.import_module('numpy').random.seed()
@@ -218,12 +219,12 @@ def _leave_command(env: Mapping[str, str]) -> None:
   sys.stdout = io.TextIOWrapper(
       io.FileIO(1, 'w', closefd=False), encoding=sys.stdout.encoding,
       errors=sys.stdout.errors, write_through=True)
-  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _follow_launcher() -> None:
   """Lets this process end with the launcher, and Ctrl-C be for that alone."""
   os.setpgrp()
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -48,6 +48,7 @@ for _ in range(2):
       [sys.executable, sys.argv[1], '--wait'], {'OF_THIS_ONE': 'é'}))
   lines = process.lines()
   print(next(lines), next(lines), sep='; ')  # Nothing is held back.
+  os.kill(server._pid, signal.SIGINT)  # As by `pkill -INT -f COMMAND`.
   process.signal(signal.SIGTERM)
   while process.code() is None:
     pass
