@@ -259,7 +259,9 @@ def _train_holding(command: settings_lib.TrainCommand,
     if command.lp_launch_type != 'local_mt':
       processes.use_no_gpus()
     builder.make_networks(environment_spec)
-    sizes.check(settings.agent, settings.run, environment_spec,
+    variable_bytes, trained_bytes = sizes.of_variables(
+        settings.agent, environment_spec)
+    sizes.check(settings.agent, settings.run, environment_spec, trained_bytes,
                 threads=command.lp_launch_type == 'local_mt',
                 **(cluster.sizes() if command.on_cluster else {}))
     if cluster is not None:
@@ -271,8 +273,7 @@ def _train_holding(command: settings_lib.TrainCommand,
       os.makedirs(run_dir, exist_ok=True)
       if not command.resume:
         lock = stack.enter_context(locks.held(run_dir))
-      checkpoints.check_space(
-          run_dir, *sizes.of_variables(settings.agent, environment_spec))
+      checkpoints.check_space(run_dir, variable_bytes, trained_bytes)
       if cluster is not None:
         cluster.check_home(run_dir)
       settings_lib.save(settings)

@@ -22,14 +22,16 @@ _COMPRESSION = 10
 
 
 def check(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
-          environment_spec: specs.EnvironmentSpec, threads: bool = False,
-          cores: Optional[int] = None, memory: Optional[int] = None) -> None:
+          environment_spec: specs.EnvironmentSpec, trained_bytes: int,
+          threads: bool = False, cores: Optional[int] = None,
+          memory: Optional[int] = None) -> None:
   """Refuses a run that cannot fit its machines, even if they do nothing else.
 
   Args:
     agent: the agent's settings.
     run: how to run it.
     environment_spec: of one environment.
+    trained_bytes: the size of the trained variables.
     threads: whether nodes are threads of this process.
     cores: of all hosts; by default those that this process may use.
     memory: bytes, of all hosts; by default what this process may use.
@@ -44,7 +46,7 @@ def check(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
       raise ValueError(
           f'{name} must be at most {_PER_CORE * cores}, that is {_PER_CORE} for '
           f'each core that may be used, not {value}.')
-  needs = estimate(agent, run, environment_spec)
+  needs = estimate(agent, run, environment_spec, trained_bytes)
   if threads:
     del needs[_PROCESSES]
   total, limit = sum(needs.values()), memory or machine.memory()
@@ -57,8 +59,12 @@ def check(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
 
 
 def estimate(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
-             environment_spec: specs.EnvironmentSpec) -> dict[str, int]:
-  """Returns lower bounds of the bytes that a run needs, by purpose."""
+             environment_spec: specs.EnvironmentSpec,
+             trained_bytes: int) -> dict[str, int]:
+  """Returns lower bounds of the bytes that a run needs, by purpose.
+
+  Arguments are those of `check`.
+  """
   observation = environment_spec.observations
   observation_size = math.prod(observation.shape)
   # Of one environment, in one item.
@@ -74,7 +80,6 @@ def estimate(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
   batch = agent.batch_size * (agent.sequence_length + 1) * observation_size
   # Raw in each batch, and once as the floats that the networks take.
   batches = batch * ((1 + agent.prefetch_size) * observation.dtype.itemsize + 4)
-  _, weights = of_variables(agent, environment_spec)
   return {
       _PROCESSES:
           (run.num_actors + run.num_replay_shards + 3) * _PROCESS,
@@ -87,7 +92,7 @@ def estimate(agent: agent_config.ImpalaPPOConfig, run: run_config.RunConfig,
       'batches (batch_size, sequence_length, prefetch_size)': batches,
       # Adam keeps two moments; each actor and the evaluator have a copy.
       'weights (latent_size, conv_channels, num_actors)':
-          weights * (3 + run.num_actors + 1),
+          trained_bytes * (3 + run.num_actors + 1),
   }
 
 

@@ -192,7 +192,7 @@ def _write_index(run_dir: str) -> None:
   os.replace(f'{path}.new', path)
 
 
-def check_space(run_dir: str, variable_bytes: int, trainable_bytes: int) -> None:
+def check_space(run_dir: str, variable_bytes: int, trained_bytes: int) -> None:
   """Checks that there is room for the checkpoints of a run.
 
   That is room for those that are kept, and for one that is being written.
@@ -200,13 +200,13 @@ def check_space(run_dir: str, variable_bytes: int, trainable_bytes: int) -> None
   Args:
     run_dir: the run's directory, which may already have checkpoints.
     variable_bytes: the size of all variables of the networks.
-    trainable_bytes: the size of the trained ones, which have two moments in the
+    trained_bytes: the size of the trained ones, which have two moments in the
       optimiser.
 
   Raises:
     ValueError: if there is not; in one line.
   """
-  needed = (_KEPT + 1) * (variable_bytes + 2 * trainable_bytes) + _SPARE_BYTES
+  needed = (_KEPT + 1) * (variable_bytes + 2 * trained_bytes) + _SPARE_BYTES
   needed -= sum(os.path.getsize(file) for number in _numbers(run_dir)
                 for file in _files(_path(run_dir, number)))
   free = shutil.disk_usage(run_dir).free

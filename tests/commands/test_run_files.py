@@ -176,8 +176,8 @@ def test_too_full_a_disk_is_refused(copied, tmp_path, monkeypatch, capsys):
 def test_the_space_that_is_asked_for_is_what_checkpoints_take(finished):
   asked = []
 
-  def check_space(run_dir, variable_bytes, trainable_bytes):
-    asked.append(variable_bytes + 2 * trainable_bytes)
+  def check_space(run_dir, variable_bytes, trained_bytes):
+    asked.append(variable_bytes + 2 * trained_bytes)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(checkpoints, 'check_space', check_space)

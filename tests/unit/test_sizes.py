@@ -33,8 +33,13 @@ def part_of(needs, name):
 
 
 def estimate(spec=VECTOR, run=None, **agent):
-  return sizes.estimate(agent_config.ImpalaPPOConfig(**agent),
-                        run_config.RunConfig('x', **(run or {})), spec)
+  agent = agent_config.ImpalaPPOConfig(**agent)
+  return sizes.estimate(agent, run_config.RunConfig('x', **(run or {})), spec,
+                        sizes.of_variables(agent, spec)[1])
+
+
+def check(agent, run, spec, **kwargs):
+  sizes.check(agent, run, spec, sizes.of_variables(agent, spec)[1], **kwargs)
 
 
 def test_replay_of_vectors_takes_what_its_items_hold():
@@ -78,8 +83,8 @@ def test_weights(spec, autoencoder):
 
 
 def test_defaults_fit():
-  sizes.check(agent_config.ImpalaPPOConfig(frame_stack=4),
-              run_config.RunConfig('x', num_actors=2), PIXELS)
+  check(agent_config.ImpalaPPOConfig(frame_stack=4),
+        run_config.RunConfig('x', num_actors=2), PIXELS)
 
 
 @pytest.mark.parametrize('run, agent, told', [
@@ -103,7 +108,7 @@ def test_what_does_not_fit_is_refused(run, agent, told):
   agent = agent_config.ImpalaPPOConfig(**{'frame_stack': 4, **agent})
   run = run_config.RunConfig('x', **{'num_actors': 2, **run})
   with pytest.raises(ValueError) as error:
-    sizes.check(agent, run, PIXELS)
+    check(agent, run, PIXELS)
   message = str(error.value)
   assert told in message and '\n' not in message
   if 'GiB' in message:
@@ -116,26 +121,26 @@ def test_threads_need_no_processes():
   run = run_config.RunConfig('x', num_actors=150)
   agent = agent_config.ImpalaPPOConfig()
   with pytest.raises(ValueError, match='processes'):
-    sizes.check(agent, run, VECTOR)
-  sizes.check(agent, run, VECTOR, threads=True)
+    check(agent, run, VECTOR)
+  check(agent, run, VECTOR, threads=True)
 
 
 def test_the_largest_frames_are_refused(monkeypatch):
   config = games.EnvironmentConfig(frame_size=1024)
   agent = agent_config.ImpalaPPOConfig(frame_stack=4)
   spec = config.try_out(0)
-  needs = sizes.estimate(agent, run_config.RunConfig('x', num_actors=2), spec)
+  needs = estimate(spec, {'num_actors': 2}, frame_stack=4)
   assert part_of(needs, 'batches') == 6 * 33 * math.prod((1024, 1024, 4)) * 6
   monkeypatch.setattr(machine, 'memory', lambda: 4 * GIB)
   with pytest.raises(ValueError, match='GiB'):
-    sizes.check(agent, run_config.RunConfig('x', num_actors=2), spec)
+    check(agent, run_config.RunConfig('x', num_actors=2), spec)
 
 
 def test_a_cluster_has_the_cores_and_the_memory_of_all_its_hosts():
   agent = agent_config.ImpalaPPOConfig()
   run = run_config.RunConfig('x', num_actors=300)
   with pytest.raises(ValueError, match='num_actors must be at most 200'):
-    sizes.check(agent, run, VECTOR)
-  sizes.check(agent, run, VECTOR, cores=4, memory=200 * GIB)
+    check(agent, run, VECTOR)
+  check(agent, run, VECTOR, cores=4, memory=200 * GIB)
   with pytest.raises(ValueError, match='of memory would be needed'):
-    sizes.check(agent, run, VECTOR, cores=4, memory=1 * GIB)
+    check(agent, run, VECTOR, cores=4, memory=1 * GIB)
