@@ -20,7 +20,6 @@ CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = CHECKOUT / 'benchmarks' / 'results'
 # The mean return of the last 100 training episodes that solves a game.
 TARGET_RETURNS = {'pong': 18.}
-_EPISODES_IN_MEAN = 100
 _ROWS_KEPT = 300
 
 Row = dict[str, float]
@@ -107,7 +106,7 @@ def keep_rows(game: str, variant: str, seed: int,
 def solved_row(rows: Sequence[Row], game: str) -> Optional[Row]:
   """Returns the first row whose last 100 episodes solve the game, or None."""
   for row in rows:
-    if (row['episodes'] >= _EPISODES_IN_MEAN and
+    if (row['episodes'] >= records.EPISODES_IN_MEAN and
         row['episode_return_mean_100'] >= TARGET_RETURNS.get(game, math.inf)):
       return row
   return None

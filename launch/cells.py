@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import dataclasses
-import math
 import os
 import pathlib
 import shutil
@@ -13,6 +12,7 @@ import sys
 from typing import Callable, Mapping, Optional, Sequence
 
 from launch import settings as settings_lib
+from programs.nodes import limiter
 from programs.runtime import locks
 from programs.runtime import records
 
@@ -121,13 +121,14 @@ class Cell:
 
   def _has_ended(self) -> bool:
     """Tells a run that reached its budget or target from one told to stop."""
-    run, rows = self.settings().run, self.rows()
-    if not rows:
-      return False
-    target = run.target_return
-    return (rows[-1]['timesteps'] >= run.max_timesteps or
-            target is not None and
-            rows[-1].get('episode_return_mean_100', -math.inf) >= target)
+    run = self.settings().run
+    return any(
+        limiter.has_budget_spent({'actor_steps': row['timesteps']},
+                                 run.max_timesteps) or
+        row['episodes'] >= records.EPISODES_IN_MEAN and
+        limiter.has_target_reached(row['episode_return_mean_100'],
+                                   run.target_return)
+        for row in self.rows())
 
 
 def _empty(folder: pathlib.Path) -> None:

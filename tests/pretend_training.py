@@ -24,9 +24,10 @@ def main():
   rate = settings.agent.learning_rate
   with open(run_dir / 'progress.csv', 'a') as f:
     if not command.resume:
-      f.write('timesteps,walltime_seconds,learner_steps,episode_return_mean_100\n')
+      f.write('timesteps,walltime_seconds,learner_steps,episodes,'
+              'episode_return_mean_100\n')
     for i in range(5 if command.resume else 0, 11):
-      f.write(f'{i * 100},{i},{i},{100 * rate * i + settings.run.seed}\n')
+      f.write(f'{i * 100},{i},{i},{10 * i},{100 * rate * i + settings.run.seed}\n')
       f.flush()
       if i == 4:
         (run_dir / 'checkpoints' / 'ckpt-1.index').touch()

@@ -40,7 +40,7 @@ def _tell_nobody(waits_for: Mapping[str, str]) -> None:
 class ReturnsWindow:
   """The raw returns of the last finished training episodes."""
 
-  def __init__(self, size: int = 100):
+  def __init__(self, size: int = records.EPISODES_IN_MEAN):
     self._returns: collections.deque[float] = collections.deque(maxlen=size)
 
   def extend(self, returns: Iterable[float]) -> None:
@@ -60,6 +60,13 @@ class ReturnsWindow:
   def full_mean(self) -> Optional[float]:
     """Returns the mean of a full window, or None while it is not full."""
     return self.mean() if self.is_full else None
+
+
+def _window(state: Mapping[str, Any]) -> ReturnsWindow:
+  """Returns the window of a counter's state."""
+  window = ReturnsWindow()
+  window.extend(state['returns'])
+  return window
 
 
 class RunCounter(core.Worker, core.Saveable):
@@ -197,16 +204,15 @@ class RunCounter(core.Worker, core.Saveable):
         next_word += _START_SECONDS
     next_row = self._last_row[0] + self._period_seconds
     while not self._should_stop.wait(_POLL_SECONDS):
-      if time.monotonic() >= next_row:
-        state = self._state()
+      state = self._state()
+      # What ends a run has its row: the mean may fall again until the run has ended.
+      ends = self._limiter.check(state['counts'], _window(state).full_mean())
+      if ends or time.monotonic() >= next_row:
         self._logger.write(self._row(state))
         self._keep(state)
         # After a standstill there is one row, not one for each that was missed.
         next_row = max(next_row, time.monotonic() - self._period_seconds)
         next_row += self._period_seconds
-      with self._lock:
-        mean = self._returns.full_mean()
-      self._limiter.check(self._counter.get_counts(), mean)
     if not self._is_starting():
       is_done = self._learner_done.wait(_FAREWELL_SECONDS)
       state = self._state()
@@ -237,8 +243,6 @@ class RunCounter(core.Worker, core.Saveable):
   def _row(self, state: Mapping[str, Any]) -> dict[str, Any]:
     counts = state['counts']
     timesteps = counts.get('actor_steps', 0)
-    returns = ReturnsWindow()
-    returns.extend(state['returns'])
     now = time.monotonic()
     last_time, last_timesteps = self._last_row
     self._last_row = (now, timesteps)
@@ -253,7 +257,7 @@ class RunCounter(core.Worker, core.Saveable):
         'timesteps': timesteps,
         'walltime_seconds': round(state['walltime'], 2),
         'episodes': counts.get('actor_episodes', 0),
-        'episode_return_mean_100': round(returns.mean(), 4),
+        'episode_return_mean_100': round(_window(state).mean(), 4),
         'timesteps_per_second': round(
             (timesteps - last_timesteps) / max(now - last_time, 1e-6), 1),
         'learner_steps': counts.get('learner_steps', 0),

@@ -36,15 +36,20 @@ class Limiter:
     self._has_stopped = False
 
   def check(self, counts: Mapping[str, float],
-            mean_return: Optional[float]) -> None:
+            mean_return: Optional[float]) -> bool:
     """Ends the program if the budget is spent or the target reached.
 
     Args:
       counts: with `actor_steps`, the timesteps.
       mean_return: of the last training episodes; None while there are too few.
+
+    Returns:
+      Whether this call has ended the program.
     """
-    is_enough = (has_budget_spent(counts, self._max_timesteps) or
-                 has_target_reached(mean_return, self._target_return))
-    if is_enough and not self._has_stopped:
+    ends = not self._has_stopped and (
+        has_budget_spent(counts, self._max_timesteps) or
+        has_target_reached(mean_return, self._target_return))
+    if ends:
       self._has_stopped = True
       self._stop_program()
+    return ends

@@ -26,6 +26,7 @@ PROGRESS_COLUMNS = (
     'gradient_norm', 'skipped_updates', 'learning_rate', 'restarts',
     'bad_numbers', 'weight_pulls', 'rho_mean', 'rho_clipped_fraction',
     'explained_variance', 'queue_fill', 'replay_fill', 'samples_per_insert')
+EPISODES_IN_MEAN = 100  # Of `episode_return_mean_100`, or all if there are fewer.
 Row = dict[str, float]
 # Further values of some rows of progress, which no file of rows has.
 RETURNS = 'episode_returns'  # Those in the mean, as a list.

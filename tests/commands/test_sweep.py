@@ -191,6 +191,23 @@ def test_a_run_that_somebody_trains_is_not_removed(training, tmp_path):
   assert cell.train() == 0 and cell.is_done()
 
 
+@pytest.mark.parametrize('rows, ended', [
+    ([], False),
+    ([(900, 99, 20.)], False),  # Too few episodes for the target.
+    ([(900, 100, 17.9)], False),
+    ([(900, 100, float('nan'))], False),
+    ([(900, 100, 18.)], True),
+    ([(900, 100, 18.), (950, 104, 17.5)], True),  # Until every actor had stopped.
+    ([(900, 99, 20.), (1000, 99, 20.)], True)])
+def test_a_run_has_ended_once_a_row_has_what_ends_it(tmp_path, rows, ended):
+  (tmp_path / 'progress.csv').write_text('\n'.join([
+      'timesteps,episodes,episode_return_mean_100',
+      *(','.join(map(str, row)) for row in rows), '']))
+  cell = cells.Cell(str(tmp_path), ['--max_timesteps', '1000', '--target_return',
+                                    '18', '--game', 'CartPole-v1'])
+  assert cell._has_ended() == ended
+
+
 @pytest.mark.slow
 def test_a_real_sweep_saves_what_it_has_when_it_is_stopped(tmp_path):
   argv = ['--out', str(tmp_path / 'out'), '--game', 'CartPole-v1', '--seeds', '0',

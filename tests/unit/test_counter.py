@@ -280,6 +280,19 @@ def test_the_budget_is_of_timesteps(monkeypatch):
   assert stops == [3.]
 
 
+def test_what_ends_a_run_has_a_row_though_the_mean_falls_again(monkeypatch):
+  script = Script(end=9.)
+  counter = script.make_counter(monkeypatch, limiter=limiter_lib.Limiter(
+      10**9, 10., lambda: None))
+  script.at(1., counter.record_acting, 1, [])
+  script.at(3., counter.record_acting, 99, [10.] * 100)
+  script.at(3.3, counter.record_acting, 50, [-5.] * 10)
+  counter.run()
+  assert [(row['timesteps'], row['episode_return_mean_100'])
+          for row in script.logger.rows] == [(100, 10.), (150, 8.5)]
+  assert script.logger.times == [3., 9.]
+
+
 @pytest.mark.parametrize('obstacle', ['no directory', 'a directory in its place'])
 def test_a_record_that_cannot_be_written_does_not_stop_the_run(
     monkeypatch, tmp_path, capsys, obstacle):

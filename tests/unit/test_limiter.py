@@ -9,7 +9,8 @@ def stops(max_timesteps, target_return, checks):
   limiter = limiter_lib.Limiter(max_timesteps, target_return,
                                 lambda: stopped.append(True))
   for i, (timesteps, mean_return) in enumerate(checks):
-    limiter.check({'actor_steps': timesteps}, mean_return)
+    ends = limiter.check({'actor_steps': timesteps}, mean_return)
+    assert ends == bool(stopped)
     after += [i] * len(stopped)
     stopped.clear()
   return after
