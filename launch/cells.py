@@ -9,9 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Iterator, Mapping, Optional, Sequence
 
 from launch import settings as settings_lib
+from launch.engines import pausing
 from programs.nodes import limiter
 from programs.runtime import locks
 from programs.runtime import records
@@ -142,7 +143,9 @@ def _empty(folder: pathlib.Path) -> None:
 def _wait(training: subprocess.Popen, rows: Callable[[], list[records.Row]],
           watch: Optional[Watch]) -> tuple[int, bool]:
   """Returns the exit code, and whether the watch stopped the run."""
+  pause = pausing.Pause()
   while True:
+    pause.take_if_due(lambda: _paused(training))
     try:
       # With a timeout: Ray interrupts a task only between two instructions.
       return training.wait(_POLL_SECONDS), False
@@ -150,6 +153,13 @@ def _wait(training: subprocess.Popen, rows: Callable[[], list[records.Row]],
       if watch is not None and watch(rows()):
         training.terminate()
         return training.wait(), True
+
+
+@contextlib.contextmanager
+def _paused(training: subprocess.Popen) -> Iterator[None]:
+  training.send_signal(signal.SIGTSTP)  # It pauses its nodes too.
+  yield
+  training.send_signal(signal.SIGCONT)
 
 
 def _be_told_of_our_end() -> None:

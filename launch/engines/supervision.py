@@ -26,6 +26,7 @@ from typing import (
 from acme.utils import loggers
 
 from launch import settings
+from launch.engines import pausing
 from launch.views import printing
 from programs.runtime import processes
 from programs.runtime import records
@@ -260,12 +261,14 @@ class Supervisor:
                         (signal.SIGHUP, 'stopped'), (signal.SIGINT, 'stopped')):
       if signal.getsignal(number) != signal.SIG_IGN:  # Or nohup has no effect.
         signal.signal(number, lambda *_, why=why: self._end(why))
+    pause = pausing.Pause()
     with self._screen.shown():
       for node in self._nodes:
         node.start(self._policy.started(node.title))
       failure = None
       while self._why is None and failure is None:
         time.sleep(_POLL_SECONDS)
+        pause.take_if_due(self._paused)
         failure = self._restart_ended()
       self._screen.stopping()
       self._stop()
@@ -283,6 +286,15 @@ class Supervisor:
       self._why, self._asked_at = why, now
     elif self._why == why == 'stopped' and now - self._asked_at > _ONCE_SECONDS:
       self._is_asked_again = True
+
+  @contextlib.contextmanager
+  def _paused(self) -> Iterator[None]:
+    with self._screen.hidden():
+      for node in self._nodes:
+        node.signal(signal.SIGSTOP)
+      yield
+      for node in self._nodes:
+        node.signal(signal.SIGCONT)
 
   def _restart_ended(self) -> Optional[tuple[int, str]]:
     """Restarts ended nodes; returns exit code and reason if the run cannot go on."""

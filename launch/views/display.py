@@ -98,8 +98,11 @@ class Live(printing.Quiet):
     self._returns: list[float] = []
     self._evaluation: Optional[float] = None
     self._is_stopping = False
+    self._live = self._make_live()
+
+  def _make_live(self) -> rich.live.Live:
     # The empty last line is for what the terminal echoes, such as ^C.
-    self._live = rich.live.Live(
+    return rich.live.Live(
         console=self._console, auto_refresh=True,
         get_renderable=lambda: rich.console.Group(self.render(), ''),
         refresh_per_second=_REFRESHES_PER_SECOND, vertical_overflow='crop')
@@ -114,6 +117,16 @@ class Live(printing.Quiet):
     finally:
       with contextlib.suppress(OSError):
         self._live.stop()
+
+  @contextlib.contextmanager
+  def hidden(self) -> Iterator[None]:
+    with contextlib.suppress(OSError):
+      self._live.stop()
+    yield
+    # A new one, or it would draw over what others have written meanwhile.
+    self._live = self._make_live()
+    with contextlib.suppress(OSError):
+      self._live.start()
 
   def say(self, line: str) -> None:
     printing.print_line(line, sys.stdout)  # The display redirects it.

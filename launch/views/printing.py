@@ -35,6 +35,11 @@ class Quiet:
     """Stays on screen while the context lasts."""
     yield
 
+  @contextlib.contextmanager
+  def hidden(self) -> Iterator[None]:
+    """Leaves the screen to others while the context lasts."""
+    yield
+
   def say(self, line: str) -> None:
     """Shows a message from the launcher."""
 

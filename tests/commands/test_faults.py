@@ -149,6 +149,34 @@ def test_a_node_that_stood_still_goes_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
+def test_a_paused_run_stands_still_and_goes_on_or_ends(tmp_path):
+  run_dir = str(tmp_path / 'run')
+  process = runs.start('--run_dir', run_dir, *CARTPOLE, '--step_timeout', '3')
+  launcher = psutil.Process(process.pid)
+  nodes = [node_processes.find_node(launcher, name) for name in (
+      'replay/0', 'counter/0', 'learner/0', 'actor/0')]
+
+  def pause():
+    process.send_signal(signal.SIGTSTP)  # Ctrl-Z
+    wait_for(lambda: all(p.status() == psutil.STATUS_STOPPED
+                         for p in (launcher, *nodes)))
+
+  pause()
+  used = sum(sum(p.cpu_times()[:2]) for p in nodes)
+  time.sleep(4)  # Longer than a step may take.
+  assert sum(sum(p.cpu_times()[:2]) for p in nodes) == used
+  steps = runs.learner_steps(run_dir)
+  process.send_signal(signal.SIGCONT)
+  wait_for(lambda: runs.learner_steps(run_dir) > steps)
+  assert runs.restarts(run_dir) == []
+  pause()
+  process.kill()
+  process.communicate()
+  wait_for(lambda: not any(map(node_processes.lives, nodes)), 20.)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_messages_reach_a_redirected_log_at_once_and_plain(tmp_path):
   run_dir = tmp_path / 'run'
   with open(tmp_path / 'out', 'w') as out:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from launch import cells
@@ -14,6 +15,7 @@ from launch import settings as settings_lib
 from launch import sweep
 from programs.runtime import checkpoints
 from programs.runtime import locks
+from programs.runtime import processes as node_processes
 from tests import processes
 from tests.commands import runs
 
@@ -209,7 +211,7 @@ def test_a_run_has_ended_once_a_row_has_what_ends_it(tmp_path, rows, ended):
 
 
 @pytest.mark.slow
-def test_a_real_sweep_saves_what_it_has_when_it_is_stopped(tmp_path):
+def test_a_real_sweep_pauses_and_saves_what_it_has_when_it_is_stopped(tmp_path):
   argv = ['--out', str(tmp_path / 'out'), '--game', 'CartPole-v1', '--seeds', '0',
           '--max_timesteps', '100000000', *runs.SMALL]
   process = subprocess.Popen(
@@ -218,6 +220,17 @@ def test_a_real_sweep_saves_what_it_has_when_it_is_stopped(tmp_path):
   run_dir = str(tmp_path / 'out' / 'all' / 'seed0')
   processes.wait_for(lambda: process.poll() is not None or any(
       row['learner_steps'] > 5 for row in runs.rows(run_dir)), 'steps', seconds=240.)
+
+  sweep = psutil.Process(process.pid)
+  training, = sweep.children()
+  learner = node_processes.find_node(training, 'learner/0')
+  process.send_signal(signal.SIGTSTP)  # Ctrl-Z
+  processes.wait_for(lambda: all(p.status() == psutil.STATUS_STOPPED for p in (
+      sweep, training, learner)), 'a pause')
+  steps = runs.learner_steps(run_dir)
+  process.send_signal(signal.SIGCONT)
+  processes.wait_for(lambda: runs.learner_steps(run_dir) > steps, 'more steps')
+
   process.send_signal(signal.SIGINT)
   output, _ = process.communicate(timeout=60)
   assert process.returncode == 130, output

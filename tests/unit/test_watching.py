@@ -201,3 +201,16 @@ def test_many_nodes_are_counted():
   terminal.screen.begun('actor/7', 1)
   assert terminal.text().endswith(
       '● 1 learner ● 127 actor ● 1 actor starting (restarted)')
+
+
+def test_what_others_write_while_the_display_is_hidden_stays():
+  terminal = Terminal(80)
+  written = terminal.console.file
+  with terminal.screen.shown():
+    with terminal.screen.hidden():
+      before = written.getvalue()
+      written.write('$ fg\n')
+    after = written.getvalue()[len(before):]
+  assert before.rindex('\x1b[?25h') > before.rindex('╯')  # It shows the cursor.
+  first, _, _ = after.partition('╭')
+  assert first.startswith('$ fg\n') and '\x1b[1A' not in first
