@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Optional
+from typing import Callable, Optional
 
 from absl import logging
 import psutil
@@ -92,17 +92,17 @@ def this_process() -> Process:
 def own(launcher: Process) -> None:
   """Sets this process up for a node, unless nodes are threads of the launcher.
 
-  The process then ends soon after its parent, however that ended, and exits
-  without Python's clean-up. Its parent is the engine that started it, or else the
-  launcher.
+  The process then ends soon after its parent, however that ended, with what it has
+  started, and exits without Python's clean-up. Its parent is the engine that started
+  it, or else the launcher.
   """
   if launcher.is_this():
     return
-  _end_at_once()
   if NODE_VARIABLE in os.environ:
     with open('/proc/self/comm', 'w') as f:
       f.write(os.environ[NODE_VARIABLE])  # For `top`, and for `find_node`.
   has_gone = parents.has_gone if parents.is_known() else launcher.is_gone
+  _end_at_once(has_gone)
 
   def watch():
     while not has_gone():
@@ -113,16 +113,27 @@ def own(launcher: Process) -> None:
       os.dup2(nobody, output)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHAN_SECONDS)
+    _end_group()
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
 
 
-def _end_at_once() -> None:
+def _end_group() -> None:
+  """Ends this process and all that it has started, if it leads their group."""
+  if os.getpgrp() == os.getpid():
+    os.killpg(0, signal.SIGKILL)
+
+
+def _end_at_once(has_gone: Callable[[], bool]) -> None:
   """Makes the process exit without Python's clean-up.
 
   Taking down a data pipeline whose servers have gone never ends, and holds the
   interpreter's lock meanwhile.
+
+  Args:
+    has_gone: whether there is no parent any more that would end what this process
+      has started.
   """
   failures: list[type] = []
   before = sys.excepthook
@@ -134,6 +145,8 @@ def _end_at_once() -> None:
   def end():
     sys.stdout.flush()
     sys.stderr.flush()
+    if has_gone():
+      _end_group()
     os._exit(1 if failures else 0)
 
   sys.excepthook = note

@@ -77,3 +77,27 @@ def test_a_child_knows_that_who_started_it_has_gone(tmp_path):
   assert says('there')
   starter.signal(signal.SIGKILL)
   processes.wait_for(lambda: says('gone'), 'its end', 60.)
+
+
+@pytest.mark.parametrize('how', ['sys.exit()', 'None'])  # At SIGTERM.
+def test_what_an_orphan_has_started_ends_with_it(tmp_path, how):
+  path = tmp_path / 'pids'
+  node = ('import os, signal, subprocess, sys, time\n'
+          'from programs.runtime import processes\n'
+          'processes._ORPHAN_SECONDS = 0.5\n'
+          'processes.own(processes.Process("elsewhere", 1, 1))\n'
+          f'signal.signal(signal.SIGTERM, lambda *_: {how})\n'
+          'helper = subprocess.Popen(["sleep", "1000"])\n'
+          f'open({str(path)!r}, "w").write(f"{{os.getpid()}} {{helper.pid}} .")\n'
+          'for _ in range(600): time.sleep(0.1)')
+  starter = python('import os, sys, time; from launch.engines import child\n'
+                   f'child.Child([sys.executable, "-c", {node!r}], os.environ)\n'
+                   'time.sleep(60)')
+  processes.wait_for(lambda: path.exists() and path.read_text().endswith('.'),
+                     'a node', 60.)
+  both = [psutil.Process(int(pid)) for pid in path.read_text().split()[:2]]
+  assert all(map(node_processes.lives, both))
+  starter.signal(signal.SIGKILL)
+  starter.wait()
+  processes.wait_for(lambda: not any(map(node_processes.lives, both)), 'the end',
+                     20.)
