@@ -9,7 +9,8 @@ Runs go one after the other. Each is stopped once the game is solved, or at
 
 The report has a row for each run, and one for each variant: how many of its runs
 solved the game, and the mean of their returns at 300,000 timesteps, or when solved,
-with its 95% interval by Student's t.
+with its 95% interval by Student's t. Once there are two runs of each way to have the
+parts of the agent or not, it also says what each part adds (`factorial`).
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from typing import Optional, Sequence
 from scipy import stats
 
 from benchmarks import common
+from benchmarks import factorial
 from launch import cells as cells_lib
 from launch import settings as settings_lib
 from programs.runtime import records
@@ -32,19 +34,24 @@ _NO_PPO = ('--loss', 'vtrace')
 # The online part of each batch stays the same: replay comes on top of it.
 _NO_REPLAY = ('--samples_per_insert', '1', '--batch_size', '2')
 _NO_AUTOENCODER = ('--no-autoencoder',)
-# Today's defaults, each part left out, and each alone.
+_WITHOUT = {'replay': _NO_REPLAY, 'ppo': _NO_PPO, 'autoencoder': _NO_AUTOENCODER}
+# The parts that variants have, in all ways to leave some out of today's defaults.
+_PARTS = {
+    'full': frozenset(_WITHOUT),
+    'without_ppo': frozenset({'replay', 'autoencoder'}),
+    'without_replay': frozenset({'ppo', 'autoencoder'}),
+    'without_autoencoder': frozenset({'replay', 'ppo'}),
+    'impala_alone': frozenset(),
+    'with_ppo': frozenset({'ppo'}),
+    'with_replay': frozenset({'replay'}),
+    'with_autoencoder': frozenset({'autoencoder'}),
+}
 _TODAY = {
-    'full': (),
     # Learns from every trajectory once, as if its policy were the newest.
     'a3c': ('--loss', 'a3c', '--vtrace_lambda', '1') + _NO_REPLAY + _NO_AUTOENCODER,
-    'without_ppo': _NO_PPO,
-    'without_replay': _NO_REPLAY,
-    'without_autoencoder': _NO_AUTOENCODER,
-    # IMPALA with none of the parts, and with each one alone.
-    'impala_alone': _NO_PPO + _NO_REPLAY + _NO_AUTOENCODER,
-    'with_ppo': _NO_REPLAY + _NO_AUTOENCODER,
-    'with_replay': _NO_PPO + _NO_AUTOENCODER,
-    'with_autoencoder': _NO_PPO + _NO_REPLAY,
+    **{variant: tuple(itertools.chain.from_iterable(
+        flags for part, flags in _WITHOUT.items() if part not in parts))
+       for variant, parts in _PARTS.items()},
 }
 # The defaults when the results of these variants were made.
 _SQUARED = ('--value_loss', 'squared', '--baseline_cost', '2', '--discount', '0.99',
@@ -76,6 +83,7 @@ _BEFORE = {
 VARIANTS = {**_TODAY, **_BEFORE}
 # When to compare variants: by then a good run of Pong has won, a bad one has not.
 _COMPARED_AT = 300_000
+_PARTS_COMPARED_AT = (200_000, _COMPARED_AT)
 _CONFIDENCE = 0.95
 
 
@@ -128,6 +136,7 @@ def report(game: str, cells: Sequence[Cell]) -> None:
         f'{last["timesteps"]:,.0f}', f'{last["episode_return_mean_100"]:.1f}'])
   print()
   _report_variants(game, cells)
+  _report_parts(game, cells)
   path = common.RESULTS / f'{game}.png'
   _draw(game, cells, path)
   print(f'\ncurves: {path}')
@@ -150,6 +159,37 @@ def _report_variants(game: str, cells: Sequence[Cell]) -> None:
         f'{median:,.0f}' if math.isfinite(median) else '-',
         f'{statistics.mean(returns):.1f}' if returns else '-',
         f'{interval[0]:.1f} to {interval[1]:.1f}' if interval else '-'])
+
+
+def _report_parts(game: str, cells: Sequence[Cell]) -> None:
+  """Prints what each part adds, to any others or to replay, if that can be said."""
+  groups = [_returns_by_parts(game, cells, timesteps)
+            for timesteps in _PARTS_COMPARED_AT]
+  rows = []
+  for part in _WITHOUT:
+    for beside in ([], ['replay'])[:1 if part == 'replay' else 2]:
+      effects = [factorial.effect(group, part, set(beside)) for group in groups]
+      if any(effects):
+        rows.append([part, *(beside or ['any']), *(
+            f'{found.mean:.1f} ({found.low:.1f} to {found.high:.1f})'
+            if found else '-' for found in effects)])
+  if rows:
+    print()
+    common.print_header(['part', 'beside', *(
+        f'adds at {timesteps:,}' for timesteps in _PARTS_COMPARED_AT)])
+  for row in rows:
+    common.print_row(row)
+
+
+def _returns_by_parts(game: str, cells: Sequence[Cell],
+                      timesteps: int) -> dict[frozenset[str], list[float]]:
+  groups: dict[frozenset[str], list[float]] = {
+      parts: [] for parts in _PARTS.values()}
+  for cell in cells:
+    value = return_at(cell.rows, game, timesteps)
+    if cell.variant in _PARTS and value is not None:
+      groups[_PARTS[cell.variant]].append(value)
+  return groups
 
 
 def return_at(rows: Sequence[common.Row], game: str,

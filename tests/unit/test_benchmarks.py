@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from scipy import stats
 
 from benchmarks import common
 from benchmarks import estimate
@@ -102,6 +104,29 @@ def test_spread_is_the_median_quartiles_and_ends(capsys):
       '| rate | median of 5 | a quarter below | a quarter above | from | to |\n'
       '| --- | --- | --- | --- | --- | --- |\n'
       '| here | 3.0 | 2.0 | 4.0 | 1.0 | 5.0 |\n')
+
+
+def test_report_tells_what_each_part_adds(results, capsys):
+  for (variant, parts), seed in itertools.product(sweep._PARTS.items(), (0, 1)):
+    early = 4. * ('replay' in parts)
+    late = 10. * ('replay' in parts) + 2. * ({'replay', 'ppo'} <= parts)
+    rows = rows_of([early, late + 0.5 * seed, 99.])
+    for row, timesteps in zip(rows, (200_000, 300_000, 300_001)):
+      row['timesteps'] = timesteps
+    if (variant, seed) == ('impala_alone', 1):
+      rows = rows[:1]  # It was stopped early.
+    common.keep_rows('boxing', variant, seed, rows)
+  assert sweep.main(['--game', 'boxing', '--report']) == 0
+  half = stats.t.ppf(0.975, 4) * 0.25
+  assert f"""
+| part | beside | adds at 200,000 | adds at 300,000 |
+| --- | --- | --- | --- |
+| replay | any | 4.0 (4.0 to 4.0) | - |
+| ppo | any | 0.0 (0.0 to 0.0) | - |
+| ppo | replay | 0.0 (0.0 to 0.0) | 2.0 ({2 - half:.1f} to {2 + half:.1f}) |
+| autoencoder | any | 0.0 (0.0 to 0.0) | - |
+| autoencoder | replay | 0.0 (0.0 to 0.0) | 0.0 ({-half:.1f} to {half:.1f}) |
+""" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('text', ['0', '-1', 'nan', 'inf', 'many'])
