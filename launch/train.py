@@ -17,7 +17,7 @@ import contextlib
 import importlib.util
 import os
 import socket
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from launch import errors
 from launch import settings as settings_lib
@@ -27,19 +27,9 @@ from programs.runtime import locks
 from programs.runtime import servers
 
 
-class _Prepared(NamedTuple):
-  """What is settled before anything slow begins.
-
-  Attributes:
-    command: what to do.
-    settings: the settings of the run.
-  """
-  command: settings_lib.TrainCommand
-  settings: settings_lib.Settings
-
-
-def _prepare(argv: Sequence[str]) -> _Prepared:
-  """Settles settings and run directory; raises ValueError (one line)."""
+def _prepare(argv: Sequence[str]
+             ) -> tuple[settings_lib.TrainCommand, settings_lib.Settings]:
+  """Settles all that nothing slow is needed for; raises ValueError (one line)."""
   command, settings = settings_lib.parse_train(argv)
   run_dir = settings.run.run_dir
   if not command.resume and os.path.isdir(run_dir) and (
@@ -59,13 +49,13 @@ def _prepare(argv: Sequence[str]) -> _Prepared:
     printing.print_line(
         f'Training on {settings.environment.game} into {run_dir}; it takes a moment '
         'to start.', sys.stdout)
-  return _Prepared(command, settings)
+  return command, settings
 
 
 if __name__ == '__main__':
   # --help and bad flags do not wait for the imports below.
   with errors.in_one_line():
-    _prepared = _prepare(sys.argv[1:])
+    _command, _settings = _prepare(sys.argv[1:])
 
 from acme import specs
 import tensorflow as tf
@@ -204,16 +194,16 @@ def _go_back_to(run_dir: str, progress: Mapping[str, Any]) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
   """Trains until done or told to stop; returns the exit code."""
   with errors.in_one_line():
-    prepared = _prepare(sys.argv[1:] if argv is None else argv)
-  return _train(prepared)
+    command, settings = _prepare(sys.argv[1:] if argv is None else argv)
+  return _train(command, settings)
 
 
-def _train(prepared: _Prepared,
+def _train(command: settings_lib.TrainCommand, settings: settings_lib.Settings,
            server: Optional[fork_server.ForkServer] = None) -> int:
   with contextlib.ExitStack() as stack:
     if server is not None:
       stack.enter_context(contextlib.closing(server))
-    code, retry = _train_holding(*prepared, server, stack)
+    code, retry = _train_holding(command, settings, server, stack)
   if retry:
     # Restarts with nothing left over from the failed attempt.
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *retry])
@@ -306,5 +296,5 @@ def _train_holding(command: settings_lib.TrainCommand,
 if __name__ == '__main__':
   # All is imported and nothing used, so nodes are forks of what this process is now.
   _server = fork_server.ForkServer(is_fork=True) if (
-      _prepared.command.lp_launch_type == 'local_mp') else None
-  sys.exit(_train(_prepared, _server))
+      _command.lp_launch_type == 'local_mp') else None
+  sys.exit(_train(_command, _settings, _server))
