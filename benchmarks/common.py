@@ -20,6 +20,7 @@ CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = CHECKOUT / 'benchmarks' / 'results'
 # The mean return of the last 100 training episodes that solves a game.
 TARGET_RETURNS = {'pong': 18.}
+CONFIDENCE = 0.95  # Of all intervals.
 _ROWS_KEPT = 300
 
 Row = dict[str, float]

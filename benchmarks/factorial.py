@@ -10,18 +10,18 @@ from typing import AbstractSet, Mapping, NamedTuple, Optional, Sequence
 
 from scipy import stats
 
-Groups = Mapping[frozenset[str], Sequence[float]]
+from benchmarks import common
 
 
 class Effect(NamedTuple):
-  """What a part adds to the mean, and its interval."""
+  """What a part adds to the mean, and its 95% interval."""
   mean: float
   low: float
   high: float
 
 
-def effect(groups: Groups, part: str, beside: AbstractSet[str] = frozenset(),
-           confidence: float = 0.95) -> Optional[Effect]:
+def effect(groups: Mapping[frozenset[str], Sequence[float]], part: str,
+           beside: AbstractSet[str] = frozenset()) -> Optional[Effect]:
   """Returns what a part adds, averaged over the ways to have the others.
 
   The interval is by Welch and Satterthwaite, for groups that vary differently:
@@ -32,7 +32,6 @@ def effect(groups: Groups, part: str, beside: AbstractSet[str] = frozenset(),
     groups: the values of each group, by the parts that it has.
     part: which one.
     beside: only groups with these parts count.
-    confidence: of the interval.
 
   Returns:
     None if a group that is needed has fewer than two values.
@@ -52,5 +51,5 @@ def effect(groups: Groups, part: str, beside: AbstractSet[str] = frozenset(),
   if variance:
     freedom = variance**2 / sum(
         v**2 / (len(groups[has]) - 1) for v, has in zip(variances, used))
-    half = stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(variance)
+    half = stats.t.ppf((1 + common.CONFIDENCE) / 2, freedom) * math.sqrt(variance)
   return Effect(mean, mean - half, mean + half)

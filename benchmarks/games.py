@@ -50,7 +50,6 @@ PLAYERS = (runs.OURS, 'cleanrl_ppo', 'cleanrl_ppo_42', 'sb3_ppo')
 # Times on the way that `report` shows.
 _MINUTES = (5, 10)
 _RESAMPLES = 10_000
-_CONFIDENCE = 0.95
 
 # By game, one score per seed.
 Scores = Mapping[str, Sequence[float]]
@@ -80,7 +79,7 @@ def interquartile_mean(scores: Scores) -> Estimate:
   resampled = np.concatenate([
       of_game[generator.integers(len(of_game), size=(_RESAMPLES, len(of_game)))]
       for of_game in by_game], axis=1)
-  tail = 50 * (1 - _CONFIDENCE)
+  tail = 50 * (1 - common.CONFIDENCE)
   low, high = np.percentile(stats.trim_mean(resampled, 0.25, axis=1),
                             [tail, 100 - tail])
   return Estimate(float(stats.trim_mean(np.concatenate(by_game), 0.25)),

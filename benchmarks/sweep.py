@@ -84,7 +84,6 @@ VARIANTS = {**_TODAY, **_BEFORE}
 # When to compare variants: by then a good run of Pong has won, a bad one has not.
 _COMPARED_AT = 300_000
 _PARTS_COMPARED_AT = (200_000, _COMPARED_AT)
-_CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass
@@ -213,7 +212,7 @@ def mean_interval(values: Sequence[float]) -> Optional[tuple[float, float]]:
   """
   if len(values) < 2:
     return None
-  half = (stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1) *
+  half = (stats.t.ppf((1 + common.CONFIDENCE) / 2, len(values) - 1) *
           float(stats.sem(values)))
   mean = statistics.mean(values)
   return mean - half, mean + half
