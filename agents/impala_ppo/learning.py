@@ -76,6 +76,13 @@ def learning_rate(num_steps: tf.Tensor,
           (config.final_learning_rate - config.learning_rate))
 
 
+def variables_of(state: Mapping[str, Any]) -> list[tf.Variable]:
+  """Returns the variables of a learner's `state`, always in the same order."""
+  return [variable for part in state.values()
+          for variable in (part.variables if isinstance(part, tf.Module)
+                           else [part])]
+
+
 class ImpalaPPOLearner(core.Learner):
   """Learns from batches of `trajectories.Trajectories`.
 
@@ -354,3 +361,24 @@ class ImpalaPPOLearner(core.Learner):
   def on_restore(self) -> None:
     """Call this after restoring `state` from a checkpoint."""
     self._publish(self._served())
+
+  def save(self) -> list[np.ndarray]:
+    """Returns the variables of `state`; Acme's checkpointers keep them."""
+    with self._updating:
+      return [variable.numpy() for variable in variables_of(self.state)]
+
+  def restore(self, state: Sequence[np.ndarray]) -> None:
+    """Goes on from what a learner of the same networks has saved.
+
+    Raises:
+      ValueError: if it is of other networks.
+    """
+    variables = variables_of(self.state)
+    saved, own = [[list(np.shape(x)) for x in xs] for xs in (state, variables)]
+    if saved != own:
+      raise ValueError(f'what was saved is of other networks: its shapes are {saved}, '
+                       f'this learner has {own}.')
+    with self._updating:
+      for variable, value in zip(variables, state):
+        variable.assign(value)
+      self.on_restore()

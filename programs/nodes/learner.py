@@ -75,7 +75,7 @@ class LearnerWorker(core.VariableSource, core.Worker):
       self._reports.start(counter.record_learning, learner.num_steps, {})
     self._saver = checkpoints.Saver(
         checkpoint, run_dir, checkpoint_minutes,
-        checkpoints.variables_of(learner.state))
+        learning.variables_of(learner.state))
     self._first_step = learner.num_steps
     processes.say_if_back(
         'learner', f'steps after {self._first_step:,}, that of the newest '

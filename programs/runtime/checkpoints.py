@@ -330,13 +330,6 @@ class Saver:
             f'({e}).', file=sys.stderr, flush=True)
 
 
-def variables_of(learner: Mapping[str, Any]) -> list[tf.Variable]:
-  """Returns the variables of a learner's state."""
-  return [variable for part in learner.values()
-          for variable in (part.variables if isinstance(part, tf.Module)
-                           else [part])]
-
-
 def check_matches(path: str, variables: Iterable[tf.Variable], key: str):
   """Checks that a checkpoint has the variables of a network.
 

@@ -5,6 +5,7 @@ import threading
 import types
 
 from acme import specs
+from acme.tf import savers
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -270,23 +271,50 @@ def test_a_policy_of_the_learners_networks_follows_it_when_told(devices):
     np.testing.assert_array_equal(x, y)
 
 
+def kept_by_tensorflow(old, new, folder):
+  path = tf.train.Checkpoint(**old.state).save(str(folder / 'checkpoint'))
+  tf.train.Checkpoint(**new.state).restore(path).assert_consumed()
+  new.on_restore()
+
+
+def kept_by_acme(old, new, folder):
+  def checkpointer(learner):
+    return savers.Checkpointer(
+        {'learner': learner}, directory=str(folder), add_uid=False)
+
+  checkpointer(old).save(force=True)
+  checkpointer(new)  # It restores what it finds.
+
+
 @pytest.mark.slow
-def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path):
+@pytest.mark.parametrize('keep, devices', [
+    (kept_by_tensorflow, ['/cpu:0']), (kept_by_acme, ['/cpu:0']),
+    (kept_by_acme, ['/cpu:0', '/cpu:1'])])
+def test_a_restored_learner_goes_on_as_if_never_stopped(keep, devices, tmp_path):
   batches = [make_batch(seed) for seed in range(6)]
   config = make_config(autoencoder=True, learning_rate_decay_timesteps=200)
-  unbroken = make_learner(config, batches)
+  unbroken = make_learner(config, batches, devices)
   for _ in range(3):
     unbroken.step()
-  path = tf.train.Checkpoint(**unbroken.state).save(str(tmp_path / 'checkpoint'))
-  second = make_learner(config, batches[3:] + batches[:3], seed=1)
-  status = tf.train.Checkpoint(**second.state).restore(path)
-  status.assert_consumed()
-  second.on_restore()
+  second = make_learner(config, batches[3:] + batches[:3], devices, seed=1)
+  keep(unbroken, second, tmp_path)
   assert second.num_steps == 3
+  for x, y in zip(weights(unbroken), weights(second)):
+    np.testing.assert_array_equal(x, y)
   for _ in range(3):
     unbroken.step()
     second.step()
   for x, y in zip(weights(unbroken), weights(second)):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_what_another_network_has_saved_is_refused():
+  learner = make_learner(make_config(), [make_batch()])
+  before = weights(learner)
+  other = make_learner(make_config(latent_size=16), [make_batch()], seed=1)
+  with pytest.raises(ValueError, match=r'other networks: .*16.* has .*32'):
+    learner.restore(other.save())
+  for x, y in zip(weights(learner), before):
     np.testing.assert_array_equal(x, y)
 
 

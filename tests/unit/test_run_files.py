@@ -49,7 +49,7 @@ def make_saver(run_dir, value=0.):
   state = {'weight': weight, 'num_steps': num_steps}
   saver = checkpoints.Saver(
       checkpoints.Checkpoint(state, Counter()), str(run_dir), 60.,
-      checkpoints.variables_of(state))
+      [weight, num_steps])
   return saver, weight, num_steps
 
 
