@@ -42,7 +42,7 @@ test-fast: $(ENV)
 
 # Modules are compiled when they are first imported, and kept: most never are.
 # python3.10 may be a shim of pyenv's that fails, so each candidate is tried.
-$(ENV): pyproject.toml requirements.lock programs/runtime/doors.c
+$(ENV): pyproject.toml requirements.lock programs/runtime/doors.c programs/nodes/watchdog.c
 	@if ! { $(PYTHON) $(IS_310) && $(PYTHON) -m pip --version; } &>/dev/null; then \
 	  for python in python3.10 \
 	      "$$(pyenv prefix 2>/dev/null)/bin/python" \

@@ -4,8 +4,8 @@ As Gymnasium ids: tests.misbehaving:Raises-v0, Hangs-v0, Exits-v0; and others,
 which are odd from the start.
 """
 
+import ctypes
 import os
-import time
 
 import gymnasium
 from gymnasium.envs.classic_control import cartpole
@@ -34,7 +34,8 @@ class Raises(_Misbehaving):
 class Hangs(_Misbehaving):
 
   def misbehave(self):
-    time.sleep(1e6)
+    # As C code that keeps Python's lock, so that none of its threads runs.
+    ctypes.PyDLL(None).sleep(10**6)
 
 
 class Exits(_Misbehaving):

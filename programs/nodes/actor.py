@@ -100,7 +100,7 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
     should_stop: set when the program stops.
   """
   name = f'actor/{index}'
-  watchdog = watchdog_lib.Watchdog(name, setup.config.step_timeout, should_stop)
+  watchdog = watchdog_lib.Watchdog(name, setup.config.step_timeout)
   if processes.settle_in():
     processes.use_one_core(_NICENESS)
     watchdog.start()

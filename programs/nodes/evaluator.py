@@ -150,7 +150,7 @@ def run(setup: setup_lib.Setup, learner: core.VariableSource,
         counter: counting.Counter, should_stop: threading.Event) -> None:
   """Evaluates until the program stops; its arguments are as in `actor.run`."""
   config = setup.config
-  watchdog = watchdog_lib.Watchdog('evaluator', config.step_timeout, should_stop)
+  watchdog = watchdog_lib.Watchdog('evaluator', config.step_timeout)
   if processes.settle_in():
     processes.use_one_core(_NICENESS)
     watchdog.start()

@@ -1,59 +1,68 @@
 """Ends a process whose environment hangs."""
 
 import contextlib
+import ctypes
+import importlib.machinery
 import os
-import threading
-import time
-from typing import Iterator, Optional
+import pathlib
+from typing import Iterator
 
 import dm_env
 import numpy as np
 
 from agents import environments
 
-_WATCH_SECONDS = 0.5
+_LIBRARY = pathlib.Path(__file__).with_name(
+    '_watchdog' + importlib.machinery.EXTENSION_SUFFIXES[0])
 
 
 class Watchdog:
-  """Watches calls that may hang: making, resetting and stepping environments."""
+  """Watches calls that may hang: making, resetting and stepping environments.
 
-  def __init__(self, node: str, seconds: float, should_stop: threading.Event):
+  The watch itself is in `watchdog.c`: what hangs may hold Python's lock.
+  """
+
+  def __init__(self, node: str, seconds: float):
     """Makes a watchdog that does nothing yet.
 
     Args:
       node: the node whose process it ends, for the message.
       seconds: how long a step may take. Only time while the process runs counts:
         a signal may stop it.
-      should_stop: ends the watch once set.
     """
-    self._node = node
     self._seconds = seconds
-    self._should_stop = should_stop
-    self._began: Optional[float] = None
+    self._message = (
+        f'{node}: the environment has been in one step for {seconds:g} s '
+        '(--step_timeout); this process ends.\n').encode()
+    # Odd within a step. Once it is watched, the library's own.
+    self._count = ctypes.c_int64()
 
   def start(self) -> None:
-    threading.Thread(target=self._watch, daemon=True).start()
+    """Watches until the process ends.
+
+    Raises:
+      RuntimeError: if it cannot, in one line.
+    """
+    try:
+      library = ctypes.CDLL(str(_LIBRARY), use_errno=True)
+    except OSError as e:
+      raise RuntimeError(f'no watch over the environment ({e}); `pip install -e .` '
+                         'builds its library, with gcc.') from None
+    library.watch_steps.restype = ctypes.POINTER(ctypes.c_int64)
+    count = library.watch_steps(ctypes.c_double(self._seconds), self._message)
+    if not count:
+      raise RuntimeError('no watch over the environment: '
+                         f'{os.strerror(ctypes.get_errno())}.')
+    self._count = count.contents
 
   @contextlib.contextmanager
   def step(self) -> Iterator[None]:
     """Marks the `with` block as one step of an environment."""
-    self._began = time.monotonic()
+    self._count.value += 1
     try:
       yield
     finally:
-      self._began = None
-
-  def _watch(self) -> None:
-    step, watched = None, 0.
-    while watched < self._seconds:
-      if self._should_stop.wait(_WATCH_SECONDS):
-        return
-      began = self._began
-      watched = watched + _WATCH_SECONDS if began == step is not None else 0.
-      step = began
-    print(f'{self._node}: the environment has been in one step for '
-          f'{self._seconds:g} s (--step_timeout); this process ends.', flush=True)
-    os._exit(1)
+      self._count.value += 1
 
 
 class Watched:

@@ -8,10 +8,12 @@ import time
 
 import pytest
 
+from programs.nodes import watchdog
+
 ROOT = pathlib.Path(__file__).parents[2]
 # An environment that hangs where it is told to, after some good steps.
 HANGS = """
-import sys, threading, time
+import ctypes, sys, time
 import numpy as np
 from programs.nodes import watchdog
 
@@ -24,13 +26,16 @@ class Environments:
 
   def step(self, action):
     time.sleep(0.4)
-    if sys.argv[1] == 'step' and action[0] == 4:
-      time.sleep(60)
+    if action[0] == 4:
+      if sys.argv[1] == 'step':
+        time.sleep(60)
+      if sys.argv[1] == 'locked':  # With the lock of all Python threads held.
+        ctypes.PyDLL(None).sleep(60)
 
   def close(self):
     print('closed', flush=True)
 
-dog = watchdog.Watchdog('evaluator', 1., threading.Event())
+dog = watchdog.Watchdog('evaluator', 1.)
 dog.start()
 watched = watchdog.Watched(Environments(), dog)
 assert watched.num_envs == 3
@@ -42,7 +47,7 @@ watched.close()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('where', ['reset', 'step', 'nowhere'])
+@pytest.mark.parametrize('where', ['reset', 'step', 'locked', 'nowhere'])
 def test_a_hang_ends_the_process_and_steps_that_end_do_not(where):
   ran = subprocess.run([sys.executable, '-c', HANGS, where], cwd=ROOT, text=True,
                        capture_output=True, timeout=50)
@@ -62,7 +67,7 @@ def test_time_that_a_process_is_stopped_is_not_the_environments():
       [sys.executable, '-c', """
 import threading
 from programs.nodes import watchdog
-dog = watchdog.Watchdog('actor/0', 3., threading.Event())
+dog = watchdog.Watchdog('actor/0', 3.)
 dog.start()
 with dog.step():
   print('stepping', flush=True)
@@ -79,3 +84,9 @@ with dog.step():
     assert b'in one step for 3 s' in process.stdout.read()
   finally:
     process.kill()
+
+
+def test_without_its_library_it_says_what_builds_it(monkeypatch, tmp_path):
+  monkeypatch.setattr(watchdog, '_LIBRARY', tmp_path / 'missing.so')
+  with pytest.raises(RuntimeError, match='pip install -e .*builds its library'):
+    watchdog.Watchdog('actor/0', 60.).start()
