@@ -50,7 +50,7 @@ def make_strategy(
     raise ValueError(
         f'the learner is to compute on {", ".join(devices)}, but TensorFlow finds '
         f'{num_gpus} GPUs here.')
-  if list(devices) == ['/cpu:0']:
+  if list(devices) == ['/cpu:0'] and not num_gpus:
     # It computes there anyway; Sonnet's strategy would wait a second for the end of
     # the thread that traces the step.
     return tf.distribute.get_strategy()
@@ -108,13 +108,20 @@ class ImpalaPPOLearner(core.Learner):
       config: the agent's settings.
       iterator: batches, split over the replicas of `strategy`.
       strategy: where to compute.
-      replay_clients: one per shard, to update priorities; needed only for
-        prioritised replay.
+      replay_clients: one per shard, to update priorities; only prioritised replay
+        needs them.
       counter: counts `steps`.
       update: what each replica does with its part of a batch; by default it
         learns from it.
       loss: the loss to minimise.
+
+    Raises:
+      ValueError: if prioritised replay has no clients.
     """
+    if (config.replay_sampler == 'prioritized' and config.uses_replay and
+        not replay_clients):
+      raise ValueError('replay_sampler prioritized needs the replay_client, through '
+                       'which the learner sets priorities.')
     self._config = config
     self._iterator = iterator
     self._strategy = strategy
@@ -190,8 +197,10 @@ class ImpalaPPOLearner(core.Learner):
           outputs, batch, config, total_over_replicas)
       loss *= self._loss_scale
 
-    gradients = [gradient / self._loss_scale for gradient in
-                 tape.gradient(loss, networks.trainable_variables)]
+    # A custom loss need not use all that the networks give.
+    gradients = [gradient / self._loss_scale for gradient in tape.gradient(
+        loss, networks.trainable_variables,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO)]
     gradients = tf.distribute.get_replica_context().all_reduce(
         tf.distribute.ReduceOp.SUM, gradients)
     gradients, gradient_norm = tf.clip_by_global_norm(
@@ -376,8 +385,8 @@ class ImpalaPPOLearner(core.Learner):
     variables = variables_of(self.state)
     saved, own = [[list(np.shape(x)) for x in xs] for xs in (state, variables)]
     if saved != own:
-      raise ValueError(f'what was saved is of other networks: its shapes are {saved}, '
-                       f'this learner has {own}.')
+      raise ValueError('what was saved is of other networks: its shapes are '
+                       f'{saved}, this learner has {own}.')
     with self._updating:
       for variable, value in zip(variables, state):
         variable.assign(value)

@@ -319,8 +319,11 @@ def test_what_another_network_has_saved_is_refused():
 
 
 def test_missing_gpus_are_told():
-  with pytest.raises(ValueError, match='/gpu:0, but TensorFlow finds 0 GPUs'):
-    learning.make_strategy(['/gpu:0'])
+  there = len(tf.config.list_logical_devices('GPU'))
+  wanted = [f'/gpu:{i}' for i in range(there + 1)]
+  with pytest.raises(ValueError,
+                     match=f'{wanted[-1]}, but TensorFlow finds {there} GPUs'):
+    learning.make_strategy(wanted)
 
 
 def test_batches_that_replicas_cannot_share_evenly_are_refused():
@@ -388,6 +391,28 @@ def test_a_step_is_what_numpy_makes_of_it(loss, autoencoder, max_gradient_norm):
     np.testing.assert_allclose(
         variable, old - 1e-2 * gradient / (np.abs(gradient) + 1e-2),
         rtol=1e-3, atol=1e-5)
+
+
+def test_a_loss_need_not_use_all_that_the_networks_give():
+  def of_the_policy(outputs, batch, config, total):
+    del config
+    loss = -losses.entropy(outputs.logits)
+    return losses.Loss(tf.reduce_mean(loss) / total(tf.ones([])), {},
+                       tf.zeros(tf.shape(batch.key)))
+
+  learner = make_learner(make_config(autoencoder=True), [make_batch()],
+                         loss=of_the_policy)
+  decoder = learner.state['decoder'].trainable_variables
+  before, kept = weights(learner), [v.numpy() for v in decoder]
+  learner.step()
+  assert any((x != y).any() for x, y in zip(weights(learner), before))
+  for variable, old in zip(decoder, kept):
+    np.testing.assert_array_equal(variable, old)
+
+
+def test_prioritised_replay_needs_somebody_to_tell_priorities():
+  with pytest.raises(ValueError, match='prioritized needs the replay_client'):
+    make_learner(make_config(replay_sampler='prioritized'), [make_batch()])
 
 
 @pytest.mark.slow
