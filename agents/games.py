@@ -39,8 +39,8 @@ class EnvironmentConfig:
     env_wrapper: a function module:name that takes each copy of the game and
       returns the environment to play instead, such as a Gymnasium wrapper; an Atari
       game is then a plain ALE environment, and the function does the preprocessing.
-    env_arg: arguments of the game, such as difficulty=1 mode=2; values that are
-      not JSON are taken as text.
+    env_arg: arguments of the game, such as frameskip=2 full_action_space=true;
+      values that are not JSON are taken as text.
   """
   game: str = 'pong'
   frame_size: Annotated[int, Field(ge=16, le=1024)] = 42
@@ -122,17 +122,15 @@ def atari_rom(game: str) -> Optional[str]:
 
   'pong', 'Pong', 'ALE/Pong-v5' and 'PongNoFrameskip-v4' are all 'pong'.
   """
+  game = game.removeprefix('ale_py:')
   registered = gymnasium.registry.get(game)
   if registered and not str(registered.entry_point).startswith('ale_py'):
     return None  # Blackjack-v1 is no Atari game, though blackjack is one.
   name = re.sub(r'(NoFrameskip|Deterministic)?-v[045]$', '',
                 re.sub('^ALE/', '', game))
-  snake = re.sub(r'(?<=[a-z0-9])(?=[A-Z])', '_', name).lower()
-  known = roms.get_all_rom_ids()
-  for candidate in (name, snake):
-    if candidate in known:
-      return candidate
-  return None
+  # No name tells where underscores go: UpNDown is up_n_down, MsPacman ms_pacman.
+  by_letters = {rom.replace('_', ''): rom for rom in roms.get_all_rom_ids()}
+  return by_letters.get(name.replace('_', '').lower())
 
 
 def _ale_id(rom: str) -> str:

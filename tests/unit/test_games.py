@@ -1,5 +1,6 @@
 """Games by name: which there are, their settings, and their errors."""
 
+from ale_py import roms
 import gymnasium
 import numpy as np
 import pytest
@@ -19,10 +20,29 @@ def error_of(game, num_envs=1, **settings):
     ('PongNoFrameskip-v4', 'pong'), ('PongDeterministic-v4', 'pong'),
     ('ms_pacman', 'ms_pacman'), ('MsPacman', 'ms_pacman'),
     ('ALE/MsPacman-v5', 'ms_pacman'), ('CartPole-v1', None), ('pongg', None),
-    ('ALE/Pong-v99', None), ('PongNoFrameskip-v1', None),
+    ('ALE/Pong-v99', None), ('PongNoFrameskip-v1', None), ('Blackjack-v1', None),
+    ('UpNDown', 'up_n_down'), ('UpNDownNoFrameskip-v4', 'up_n_down'),
+    ('TicTacToe3D', 'tic_tac_toe_3d'), ('ale_py:ALE/Pong-v5', 'pong'),
+    ('elsewhere:ALE/Pong-v5', None),
 ])
 def test_names_of_atari_games(game, rom):
   assert games.atari_rom(game) == rom
+
+
+def test_every_atari_id_and_rom_is_known_by_its_name():
+  ids = [spec for spec in gymnasium.registry.values()
+         if str(spec.entry_point).startswith('ale_py')]
+  assert len(ids) > 100
+  for spec in ids:
+    assert games.atari_rom(spec.id) == spec.kwargs['game'], spec.id
+  for rom in roms.get_all_rom_ids():
+    assert games.atari_rom(rom) == rom
+
+
+@pytest.mark.parametrize('game', ['up_n_down', 'tic_tac_toe_3d'])
+def test_games_of_odd_names_are_played_with_a_wrapper_too(game):
+  config = games.EnvironmentConfig(game, env_wrapper='tests.wrapped:cropped')
+  assert config.try_out(0).observations.shape[-1] == 3
 
 
 def test_unknown_game_lists_close_matches():
