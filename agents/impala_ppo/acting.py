@@ -90,6 +90,11 @@ class VariableClient(variable_utils.VariableClient):
     self._collections = policy.variables
     self._version: Optional[int] = None
 
+  def update_and_wait(self) -> None:
+    """Takes the newest weights; an answer still due would only be older."""
+    self._future = None
+    super().update_and_wait()
+
   def _copy(self, new_variables: Sequence[Sequence[np.ndarray]]):
     served = dict(zip(self._collections, new_variables))
     version = int(served[VERSION][0])
@@ -221,7 +226,8 @@ class SingleEnvironmentActor(core.Actor):
           f'observations must be {list(spec.shape)} {spec.dtype.name}, as the '
           f"environment's spec says, not {list(observation.shape)} "
           f'{observation.dtype}.')
-    return observation[None].astype(dtype, copy=False)
+    # A copy: the environment may change its array in the next step.
+    return observation[None].astype(dtype)
 
 
 def _single_number(what: str, value: types.NestedArray) -> np.ndarray:

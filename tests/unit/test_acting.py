@@ -147,6 +147,20 @@ def test_an_evaluator_waits_for_weights_at_once_and_each_time():
     assert_has(policy, source, version)
 
 
+def test_weights_that_were_waited_for_are_not_replaced_by_older_ones():
+  builder, _, policy = make(variable_update_period=1)
+  source = Source(policy, version=3)
+  actor = builder.make_actor(0, policy, variable_source=source)
+  source.version = 4
+  actor.update()  # The answer to this request may be taken in later.
+  source.version = 5
+  actor.update(wait=True)
+  assert_has(policy, source, 5)
+  time.sleep(0.2)
+  actor.update()
+  assert policy.variables['version'][0] == 5
+
+
 def test_each_version_is_taken_over_once():
   builder, _, policy = make()
   source = Source(policy, version=3)
@@ -283,6 +297,22 @@ def test_what_a_single_environment_gives_is_made_as_its_spec_says():
     assert [field.dtype for field in timestep[1:]] == 3 * [np.float32]
   np.testing.assert_array_equal(middle.reward, [1.5])
   np.testing.assert_array_equal(middle.discount, [1.])
+
+
+def test_an_environment_may_change_its_observation_in_place():
+  builder, _, policy = make()
+  adder = RecordingAdder()
+  single = acting.SingleEnvironmentActor(builder.make_actor(0, policy, adder))
+  board, *others = observations(3)
+  given = [board.copy(), *others]
+  single.observe_first(dm_env.restart(board))
+  for observation in others:
+    action = single.select_action(board)
+    board[...] = observation
+    single.observe(action, dm_env.transition(0., board))
+  for timestep, observation in zip(
+      [*adder.firsts, *(timestep for _, timestep, _ in adder.steps)], given):
+    np.testing.assert_array_equal(timestep.observation, [observation])
 
 
 def test_what_a_single_environment_cannot_mean_is_refused():
