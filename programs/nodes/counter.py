@@ -148,6 +148,7 @@ class RunCounter(core.Worker, core.Saveable):
 
     A restarted learner may have fewer steps than before.
     """
+    self._learner_done.clear()  # It may have ended before, and be back.
     with self._lock:
       self._learner_metrics = dict(metrics)
       before = self._counter.get_counts().get('learner_steps', 0)
@@ -223,6 +224,7 @@ class RunCounter(core.Worker, core.Saveable):
                   'learner_steps': state['counts'].get('learner_steps', 0)}
         state = {**self._saved, 'counts': counts}
       self._logger.write(self._row(state))
+      self._keep(state)  # If only this node was told to stop, it will be back.
     self._logger.close()
 
   def _state(self) -> Mapping[str, Any]:

@@ -211,7 +211,8 @@ def test_the_last_row_is_what_the_last_checkpoint_holds(monkeypatch):
     counter.record_learning(7, {})
     return True
 
-  counter._learner_done = types.SimpleNamespace(wait=say_farewell)
+  counter._learner_done = types.SimpleNamespace(
+      wait=say_farewell, clear=lambda: None)
   counter.run()
   row = script.logger.rows[-1]
   assert saved == [{'counts': {'actor_steps': 100, 'actor_episodes': 1,
@@ -219,6 +220,18 @@ def test_the_last_row_is_what_the_last_checkpoint_holds(monkeypatch):
                     'returns': [4.], 'walltime': 3.}]
   assert (row['timesteps'], row['episodes'], row['learner_steps']) == (100, 1, 7)
   assert row['episode_return_mean_100'] == 4. and row['walltime_seconds'] == 3.
+
+
+def test_the_farewell_of_a_learner_that_came_back_is_not_its_last(monkeypatch):
+  script = Script(end=9.)
+  counter = script.make_counter(monkeypatch)
+  script.at(1., counter.record_acting, 100, [])
+  script.at(2., counter.save)
+  script.at(2., counter.learner_done, 5, {})  # It failed, and is started again.
+  script.at(3., counter.record_learning, 4, {})
+  script.at(7., counter.record_acting, 50, [])
+  counter.run()
+  assert [row['timesteps'] for row in script.logger.rows] == [100, 150]
 
 
 def test_without_a_last_checkpoint_the_last_row_is_the_latest(monkeypatch):
@@ -339,12 +352,15 @@ def test_a_restarted_counter_goes_on_from_its_last_row(monkeypatch, tmp_path):
   counter = script.make_counter(monkeypatch, keep=kept.write)
   script.at(0.1, counter.record_acting, 100, [2., 4.])
   script.at(5.5, counter.record_acting, 50, [])
+  killed = []  # What there is if it is killed, and has no last row.
+  script.at(5.9, lambda: killed.append(kept.read()))
   counter.run()
-  second = Script(end=1.).make_counter(monkeypatch)
-  second.restore(kept.read())
-  counts = second.get_counts()
-  assert (counts['actor_steps'], counts['actor_episodes']) == (100, 2)
-  assert counts['walltime'] == pytest.approx(5.1)
+  for state, timesteps, walltime in ((*killed, 100, 5.1), (kept.read(), 150, 6.)):
+    second = Script(end=1.).make_counter(monkeypatch)
+    second.restore(state)
+    counts = second.get_counts()
+    assert (counts['actor_steps'], counts['actor_episodes']) == (timesteps, 2)
+    assert counts['walltime'] == pytest.approx(walltime)
   (tmp_path / 'counter.json').write_text('{"counts": {"act')
   assert kept.read() is None
 
