@@ -300,9 +300,9 @@ def cut_after(run_dir: str, file: str, timesteps: float) -> int:
 def count_restarts(run_dir: str) -> int:
   """Returns how many nodes of a run were restarted, over all resumptions."""
   try:
-    with open(os.path.join(run_dir, RESTARTS_FILE), newline='') as f:
-      return sum(1 for _ in csv.DictReader(f))
-  except OSError:
+    lines = _whole_lines(os.path.join(run_dir, RESTARTS_FILE))
+    return sum(1 for _ in csv.DictReader(lines))
+  except (OSError, UnicodeDecodeError, csv.Error):
     return 0
 
 

@@ -4,10 +4,12 @@ Both use the tags of TensorBoard, continue the same run when training is resumed
 and are set up by their own variables: WANDB_MODE, MLFLOW_TRACKING_URI.
 """
 
-import hashlib
+import contextlib
 import io
 import os
 import queue
+import re
+import secrets
 import threading
 from typing import Any, Callable, Mapping, Optional
 
@@ -18,6 +20,7 @@ from programs.runtime import board
 from programs.runtime import records
 
 _PROJECT = 'impala-ppo'
+_ID_FILE = 'tracker_id'
 _CLOSE_SECONDS = 5.
 # Rows that may wait for a network, an hour's by default.
 _BACKLOG = 720
@@ -31,7 +34,7 @@ class Wandb(loggers.Logger):
     """Makes a logger; the first row begins the run.
 
     Args:
-      run_dir: identifies the run.
+      run_dir: of the run; keeps its id.
       settings: returns the run's settings, by section and name.
     """
     self._run_dir = run_dir
@@ -114,8 +117,19 @@ def _name(run_dir: str) -> str:
 
 
 def _id(run_dir: str) -> str:
-  """Returns an id that stays the same when a run is resumed."""
-  return hashlib.sha256(os.path.abspath(run_dir).encode()).hexdigest()[:16]
+  """Returns the run's id, which its directory keeps for when it is resumed."""
+  path = os.path.join(run_dir, _ID_FILE)
+  try:
+    with open(path) as f:
+      known = f.read()
+    if re.fullmatch('[0-9a-f]{16}', known):
+      return known
+  except (OSError, UnicodeDecodeError):
+    pass
+  made = secrets.token_hex(8)
+  with contextlib.suppress(OSError), open(path, 'w') as f:
+    f.write(made)
+  return made
 
 
 class InBackground(loggers.Logger):

@@ -1,6 +1,7 @@
 """Experiment trackers, with their own stores on this machine."""
 
 import importlib.util
+import shutil
 import threading
 
 import pytest
@@ -65,11 +66,24 @@ def test_a_package_that_is_missing_gets_one_line(tmp_path, capsys, monkeypatch,
   assert ended.value.code == 2 and f"pip install '.[{track}]'" in line
 
 
+def test_a_new_run_in_the_place_of_another_has_an_id_of_its_own(tmp_path):
+  run_dir = tmp_path / 'run'
+  run_dir.mkdir()
+  first = tracking._id(str(run_dir))
+  assert tracking._id(str(run_dir)) == first
+  (run_dir / 'tracker_id').write_text(16 * '\0')  # As a power failure leaves it.
+  second = tracking._id(str(run_dir))
+  assert tracking._id(str(run_dir)) == second != first
+  shutil.rmtree(run_dir)
+  assert tracking._id(str(run_dir)) not in (first, second)
+
+
 @pytest.mark.slow
 def test_mlflow_goes_on_with_the_run_that_is_resumed(tmp_path, monkeypatch):
   mlflow = pytest.importorskip('mlflow')
   monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/mlflow.db')
   monkeypatch.chdir(tmp_path)
+  (tmp_path / 'run').mkdir()
   for rows in (ROWS, LATER):
     logger = tracking.Mlflow(str(tmp_path / 'run'), lambda: SETTINGS)
     for row in rows:
