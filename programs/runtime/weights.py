@@ -222,7 +222,13 @@ class Mirror:
       try:
         reader, _ = self._socket.accept()
       except OSError:
-        return  # The mirror has ended.
+        if self._has_ended:
+          return
+        time.sleep(_AGAIN_SECONDS)  # No descriptor is free, for now.
+        continue
+      for known in [r for r in self._readers if not _is_open(r)]:
+        self._readers.remove(known)
+        known.close()
       try:
         if not _is_ours(reader):
           raise PermissionError
@@ -268,6 +274,16 @@ def _is_ours(peer: socket.socket) -> bool:
   return user == os.geteuid()
 
 
+def _is_open(connection: socket.socket) -> bool:
+  """Tells whether the process at the other end keeps a connection open."""
+  try:
+    return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+  except BlockingIOError:
+    return True
+  except OSError:
+    return False
+
+
 def _mirrored(handle: Handle) -> SharedWeightsSource:
   """Reads from the mirror of this machine; raises OSError if there is none."""
   mirror = socket.socket(socket.AF_UNIX)
@@ -277,17 +293,9 @@ def _mirrored(handle: Handle) -> SharedWeightsSource:
     raise OSError("another user's process poses as the mirror")
   _, (file, *_), _, _ = socket.recv_fds(mirror, 1, 1)
 
-  def is_served() -> bool:
-    try:
-      return bool(mirror.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    except BlockingIOError:
-      return True
-    except OSError:
-      return False
-
   mirror.setblocking(False)
   try:
-    return SharedWeightsSource(handle, file, is_served)
+    return SharedWeightsSource(handle, file, lambda: _is_open(mirror))
   finally:
     os.close(file)
 

