@@ -19,6 +19,7 @@ from programs.runtime import records
 from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
+_launched: list[subprocess.Popen] = []
 SMALL = ['--num_actors', '1', '--envs_per_actor', '8', '--batch_size', '12',
          '--sequence_length', '8', '--latent_size', '32',
          '--evaluation_interval', '0', '--progress_seconds', '1']
@@ -74,9 +75,20 @@ def log(run_dir, node):
 
 def launch(*args):
   """Starts training in a process group of its own."""
-  return subprocess.Popen(command('launch.train', *args), cwd=ROOT,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          start_new_session=True)
+  process = subprocess.Popen(command('launch.train', *args), cwd=ROOT,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             start_new_session=True)
+  _launched.append(process)
+  return process
+
+
+def end_launched():
+  """Kills the launchers that failed tests have left; nodes end soon after them."""
+  while _launched:
+    process = _launched.pop()
+    if process.poll() is None:
+      process.kill()
+      process.wait()
 
 
 def start(*args):
