@@ -75,7 +75,7 @@ class EvaluateCommand:
 
 FLAGS = flags.Flags(
     'python -m launch.evaluate', 'Evaluates the checkpoints of runs.',
-    {'command': EvaluateCommand})
+    {'command': EvaluateCommand}, derived={'run_dir': 'none, with --pretrained'})
 
 
 def parse(argv: Sequence[str]) -> EvaluateCommand:

@@ -38,7 +38,8 @@ class ExportCommand:
 
 
 FLAGS = flags.Flags('python -m launch.export', 'Exports a policy as a SavedModel.',
-                    {'command': ExportCommand})
+                    {'command': ExportCommand},
+                    derived={'run_dir': 'none, with --pretrained'})
 
 
 def parse(argv: Sequence[str]) -> ExportCommand:

@@ -65,6 +65,7 @@ class Flags:
       arguments.
     common: the fields that `--help` shows; only `--help_all` shows the others.
       By default all of them.
+    hidden: the fields that neither shows, as the command refuses their flags.
   """
   prog: str
   description: str
@@ -72,6 +73,7 @@ class Flags:
   derived: Mapping[str, str] = types.MappingProxyType({})
   positional: str = ''
   common: Optional[Container[str]] = None
+  hidden: Container[str] = ()
 
   def parse(self, argv: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Parses flags.
@@ -91,7 +93,8 @@ class Flags:
     groups = self.groups(is_short)
     description = self.description
     if is_short:
-      number = sum(len(group.__annotations__) for group in groups.values())
+      number = sum(flag not in self.hidden for group in groups.values()
+                   for flag in group.__annotations__)
       description += ('\nThese are the flags that are used most; --help_all shows '
                       f'all {number}.')
     for config_class in self.sections.values():
@@ -119,12 +122,10 @@ class Flags:
     for name, config_class in self.sections.items():
       flags = _flags_of(config_class, self.derived, self.positional,
                         for_completion)
-      if is_short:
-        assert self.common is not None
-        for flag in flags:
-          if flag not in self.common:
-            flags[flag] = tyro.conf.Suppress[  # type: ignore[misc]
-                flags[flag]]  # type: ignore[valid-type]
+      for flag in flags:
+        if flag in self.hidden or (is_short and flag not in (self.common or ())):
+          flags[flag] = tyro.conf.Suppress[  # type: ignore[misc]
+              flags[flag]]  # type: ignore[valid-type]
       groups[name] = _optional_keys(config_class.__name__, flags)
       groups[name].__doc__ = (config_class.__doc__ or '').partition('\n')[0]
     return groups

@@ -52,11 +52,15 @@ class SweepCommand:
     validation.check(self)
 
 
+# What a sweep has in place of a run's own.
+_INSTEAD = {'seed': 'seeds', 'run_dir': 'out'}
+
 FLAGS = flags.Flags(
     'python -m launch.sweep', 'Trains a grid of settings, or searches them.',
     {'command': SweepCommand, **settings_lib.SECTIONS},
     common=[*(field.name for field in dataclasses.fields(SweepCommand)), 'game',
-            'max_timesteps', 'target_return'])
+            'max_timesteps', 'target_return'],
+    hidden=_INSTEAD)
 
 
 @dataclasses.dataclass
@@ -89,7 +93,7 @@ def parse(argv: Sequence[str]) -> Plan:
   own = given.pop('command')
   if 'out' not in own:
     raise ValueError('--out is missing; give the directory of the sweep.')
-  for name, instead in (('seed', 'seeds'), ('run_dir', 'out')):
+  for name, instead in _INSTEAD.items():
     if name in given.get('run', {}):
       raise ValueError(f'a sweep has no --{name}; give --{instead}.')
   for name in ('grid', 'search'):

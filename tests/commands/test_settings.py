@@ -343,6 +343,7 @@ def test_names_of_settings_are_unique():
 @pytest.mark.parametrize('parse, config_classes', [
     (settings_lib.parse_train, [*SECTIONS.values(), settings_lib.TrainCommand]),
     (evaluate.parse, [evaluate.EvaluateCommand]),
+    (export.parse, [export.ExportCommand]),
     (inspect.parse, [inspect.InspectCommand]),
 ])
 def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
@@ -365,6 +366,18 @@ def test_help_describes_each_flag(parse, config_classes, monkeypatch, capsys):
                        r'\((default: .|required\))', told), field.name
   assert ('--no_autoencoder' in told) == (parse is settings_lib.parse_train)
   assert 'frame_stack' not in told
+
+
+def test_help_requires_no_flag_that_a_command_can_do_without(capsys):
+  for parse in (evaluate.parse, export.parse):
+    with pytest.raises(SystemExit):
+      parse(['--help'])
+    told = ' '.join(capsys.readouterr().out.replace('│', ' ').split())
+    assert '(default: none, with --pretrained)' in told
+  with pytest.raises(SystemExit):
+    plans.parse(['--help_all'])
+  told = capsys.readouterr().out
+  assert '--seeds ' in told and not re.search(r'--(seed|run_dir) ', told)
 
 
 def test_help_is_short_and_all_of_it_is_a_flag_away(capsys):
@@ -798,7 +811,7 @@ def as_flags(settings):
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(any_settings())
 def test_settings_survive_flags_and_files(settings):
   assert settings_of(*as_flags(settings)) == settings
