@@ -52,33 +52,27 @@ class Run(faults.Run):
   def node(self, name: str) -> psutil.Process:
     return self.hosts.node(name)[1]
 
-  def stop(self) -> None:
-    trainer, = psutil.Process(self.process.pid).children()
-    trainer.send_signal(signal.SIGINT)
-    self.process.wait()
+  def interrupt(self) -> None:
+    for trainer in psutil.Process(self.process.pid).children():
+      trainer.send_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
 def running(num_hosts: int, delay_ms: float, *flags: str) -> Iterator[Run]:
   """Trains on `num_hosts` hosts for as long as the context lasts."""
   cpus = [_HEAD_CPUS, *[1] * (num_hosts - 1)]
-  with hosts_lib.made(cpus, delay_ms) as hosts:
-    run = Run(hosts, '--num_actors', str(num_hosts), *flags)
+  with hosts_lib.made(cpus, delay_ms) as hosts, Run(
+      hosts, '--num_actors', str(num_hosts), *flags) as run:
     run.wait_until_steady()
     yield run
-    run.stop()
 
 
 @contextlib.contextmanager
 def running_here(num_actors: int, *flags: str) -> Iterator[faults.Run]:
   """Trains without Ray for as long as the context lasts."""
-  run = faults.Run('--num_actors', str(num_actors), *flags)
-  try:
+  with faults.Run('--num_actors', str(num_actors), *flags) as run:
     run.wait_until_steady()
     yield run
-  finally:
-    run.process.send_signal(signal.SIGINT)
-    run.process.wait()
 
 
 def measure(run: faults.Run, seconds: float,
@@ -140,6 +134,9 @@ def main() -> None:
   parser.add_json()
   parser.add_train_flags()
   flags = parser.parse_args()
+  if not flags.no_faults and flags.hosts[0] == 1:
+    parser.error('faults need the actor of a second host: give --hosts from 2 on, '
+                 'or --no_faults.')
   train_flags = ['--evaluation_interval', '0', *flags.train_flags]
   rows: list[dict[str, Any]] = []
   fault_rows: list[dict[str, Any]] = []

@@ -80,10 +80,15 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
     sys.exit(128 + signal.SIGINT)
 
 
-def thin(rows: Sequence[Row], most: int = _ROWS_KEPT) -> list[Row]:
-  """Returns at most `most` of the rows, evenly spread and including the last."""
+def thin(rows: Sequence[Row], most: int = _ROWS_KEPT,
+         always: Optional[Row] = None) -> list[Row]:
+  """Returns at most `most` of the rows, evenly spread and including the last.
+
+  The row `always` is among them too, beyond that number.
+  """
   period = max(1, math.ceil((len(rows) - 1) / (most - 1)))
-  return [*rows[:-1:period], *rows[-1:]]
+  return [row for i, row in enumerate(rows)
+          if i % period == 0 or i == len(rows) - 1 or row is always]
 
 
 def results_of(game: str, variant: str, seed: int) -> pathlib.Path:
@@ -100,15 +105,17 @@ def keep_rows(game: str, variant: str, seed: int,
     writer = csv.DictWriter(f, list(rows[0]), lineterminator='\n')
     writer.writeheader()
     writer.writerows({name: f'{value:.12g}' for name, value in row.items()}
-                     for row in thin(rows))
+                     for row in thin(rows, always=solved_row(rows, game)))
   return directory
 
 
 def solved_row(rows: Sequence[Row], game: str) -> Optional[Row]:
   """Returns the first row whose last 100 episodes solve the game, or None."""
+  if game not in TARGET_RETURNS:
+    return None
   for row in rows:
     if (row['episodes'] >= records.EPISODES_IN_MEAN and
-        row['episode_return_mean_100'] >= TARGET_RETURNS.get(game, math.inf)):
+        row['episode_return_mean_100'] >= TARGET_RETURNS[game]):
       return row
   return None
 

@@ -67,7 +67,7 @@ def main() -> None:
       parts, scale = json.load(parts_file), json.load(scale_file)
     rows = [estimate(parts, scale, cores, agent.timesteps_per_learner_step)
             for cores in flags.cores]
-  except (OSError, ValueError, KeyError) as e:
+  except (OSError, ValueError, KeyError, TypeError) as e:
     parser.error(f'not what the two benchmarks write, with --hosts ({e!r}).')
   common.print_header(['cores', *rows[0]])
   for cores, row in zip(flags.cores, rows):

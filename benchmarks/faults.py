@@ -10,15 +10,17 @@ come faults that each have their own run. Prints a row for each fault:
 * `processes`, `ports`: how many of the run's were left after it had ended
 """
 
+import contextlib
 import functools
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Callable, Optional, Sequence
+from typing import Callable, Iterator, Optional, Sequence
 
 import psutil
 
@@ -36,8 +38,10 @@ _STANDS_STILL_SECONDS = 30.
 _TITLES = ('fault', 'back after, s', 'lost, s', 'then', 'processes', 'ports')
 
 
-class Run:
-  """A training run to inject faults into.
+class Run(contextlib.AbstractContextManager):
+  """A training run to inject faults into, which ends with its context.
+
+  Its directory is removed then, unless an error may refer to the logs there.
 
   Attributes:
     patience_seconds: how long to wait for a condition at most.
@@ -61,6 +65,17 @@ class Run:
               self.directory, '--progress_seconds', '1', *flags),
         cwd=common.CHECKOUT, stdout=stdout, stderr=subprocess.STDOUT)
     self._launcher = psutil.Process(self.process.pid)
+
+  def __exit__(self, kind: Optional[type[BaseException]], *unused_args) -> None:
+    if self.process.poll() is None:
+      self.interrupt()
+      self.process.wait()
+    if kind is None or issubclass(kind, KeyboardInterrupt):
+      shutil.rmtree(self.directory, ignore_errors=True)
+
+  def interrupt(self) -> None:
+    """Tells the run to stop."""
+    self.process.send_signal(signal.SIGINT)
 
   def rows(self) -> list[common.Row]:
     return records.read(os.path.join(self.directory, records.PROGRESS_FILE))
@@ -160,71 +175,82 @@ def _row(fault: str, seconds: float, lost: Optional[float], then: str,
   return dict(zip(_TITLES, cells))
 
 
-def in_one_run(max_timesteps: int) -> list[Row]:
+def in_one_run(max_timesteps: int) -> Iterator[Row]:
   """Kills every kind of node in a run, which has to reach its budget."""
-  run = Run('--max_timesteps', str(max_timesteps),
-            '--evaluation_interval', '20000')
-  rows, kills = [], []
-  for _ in range(_ACTOR_KILLS):
-    kills.append(run.recovery(lambda: run.node('actor/0').kill()))
-  slowest = max(kills)
-  rows.append(_row(
-      f'actor killed, {_ACTOR_KILLS} times (the slowest)', *slowest,
-      f'median {statistics.median(seconds for seconds, _ in kills):.1f} s'))
-  for name in ('evaluator/0', 'learner/0', 'counter/0', 'replay/0'):
-    rows.append(_row(f'{name} killed',
-                     *run.recovery(functools.partial(kill, run, name)),
-                     'trains on'))
-  node = run.node('actor/0')
+  with Run('--max_timesteps', str(max_timesteps),
+           '--evaluation_interval', '20000') as run:
+    kills = [run.recovery(functools.partial(kill, run, 'actor/0'))
+             for _ in range(_ACTOR_KILLS)]
+    yield _row(
+        f'actor killed, {_ACTOR_KILLS} times (the slowest)', *max(kills),
+        f'median {statistics.median(seconds for seconds, _ in kills):.1f} s')
+    for name in ('evaluator/0', 'learner/0', 'counter/0', 'replay/0'):
+      yield _row(f'{name} killed',
+                 *run.recovery(functools.partial(kill, run, name)), 'trains on')
+    node = run.node('actor/0')
 
-  def stand_still():
-    node.suspend()
-    time.sleep(_STANDS_STILL_SECONDS)
-    node.resume()
+    def stand_still():
+      node.suspend()
+      time.sleep(_STANDS_STILL_SECONDS)
+      node.resume()
 
-  rows.append(_row(f'actor stopped for {_STANDS_STILL_SECONDS:.0f} s',
-                   *run.recovery(stand_still), 'trains on'))
-  run.wait_for(lambda: run.rows()[-1]['timesteps'] >= max_timesteps - 5000,
-               'end of the budget', seconds=3600.)
-  seconds, *left = run.end(lambda: None)
-  reached = run.rows()[-1]['timesteps']
-  rows.append(_row('none: the budget is reached', seconds, None,
-                   f'exit code {run.process.wait()}, {reached:,.0f} timesteps '
-                   f'of {max_timesteps:,}', left))
-  return rows
+    yield _row(f'actor stopped for {_STANDS_STILL_SECONDS:.0f} s',
+               *run.recovery(stand_still), 'trains on')
+    run.wait_for(lambda: run.rows()[-1]['timesteps'] >= max_timesteps - 5000,
+                 'end of the budget', seconds=3600.)
+    seconds, *left = run.end(lambda: None)
+    reached = run.rows()[-1]['timesteps']
+    yield _row('none: the budget is reached', seconds, None,
+               f'exit code {run.process.wait()}, {reached:,.0f} timesteps '
+               f'of {max_timesteps:,}', left)
 
 
 def at_the_end(fault: str, how: Callable[[Run], None], *flags: str) -> Row:
   """Starts a run, and ends it with a fault."""
-  run = Run('--evaluation_interval', '0', *flags)
-  run.wait_until_steady()
-  steps = run.rows()[-1]['learner_steps']
-  seconds, *left = run.end(lambda: how(run))
-  undone = max(0., steps - run.saved_steps())
-  rate = steps / run.rows()[-1]['walltime_seconds']
-  return _row(fault, seconds, undone / rate, f'exit code {run.process.wait()}',
-              left)
+  with Run('--evaluation_interval', '0', *flags) as run:
+    run.wait_until_steady()
+    steps = run.rows()[-1]['learner_steps']
+    seconds, *left = run.end(lambda: how(run))
+    undone = max(0., steps - run.saved_steps())
+    rate = steps / run.rows()[-1]['walltime_seconds']
+    return _row(fault, seconds, undone / rate, f'exit code {run.process.wait()}',
+                left)
 
 
 def in_the_environment(fault: str, game: str, *flags: str) -> Row:
   """Lets an environment misbehave at each start, until the run gives up."""
-  run = Run('--evaluation_interval', '0', '--num_actors', '1', *flags,
-            game=f'tests.misbehaving:{game}')
-  seconds, *left = run.end(lambda: None, patience_seconds=_PATIENCE_SECONDS)
-  restarts = records.count_restarts(run.directory)
-  return _row(fault, seconds, None,
-              f'{restarts} restarts, then exit code {run.process.wait()}', left)
+  with Run('--evaluation_interval', '0', '--num_actors', '1', *flags,
+           game=f'tests.misbehaving:{game}') as run:
+    seconds, *left = run.end(lambda: None, patience_seconds=_PATIENCE_SECONDS)
+    restarts = records.count_restarts(run.directory)
+    return _row(fault, seconds, None,
+                f'{restarts} restarts, then exit code {run.process.wait()}', left)
 
 
 def without_a_reader() -> Row:
   """Closes the pipe that a run's output is read from."""
-  run = Run('--evaluation_interval', '0', stdout=subprocess.PIPE)
-  assert run.process.stdout is not None
-  run.process.stdout.readline()
-  seconds, lost = run.recovery(run.process.stdout.close)
-  _, *left = run.end(run.process.terminate)
-  return _row('output closed', seconds, lost,
-              f'exit code {run.process.wait()} when told to stop', left)
+  with Run('--evaluation_interval', '0', stdout=subprocess.PIPE) as run:
+    assert run.process.stdout is not None
+    run.process.stdout.readline()
+    seconds, lost = run.recovery(run.process.stdout.close)
+    _, *left = run.end(run.process.terminate)
+    return _row('output closed', seconds, lost,
+                f'exit code {run.process.wait()} when told to stop', left)
+
+
+def _all(max_timesteps: int) -> Iterator[Row]:
+  """Measures one fault after the other, and prints its row."""
+  yield from in_one_run(max_timesteps)
+  for name in ('learner/0', 'counter/0', 'replay/0'):
+    yield at_the_end(f'{name} killed, --no_restart',
+                     functools.partial(kill, name=name), '--no_restart')
+  yield at_the_end('launcher killed', lambda run: run.process.kill())
+  yield at_the_end('terminal closed (SIGHUP)',
+                   lambda run: run.process.send_signal(signal.SIGHUP))
+  yield without_a_reader()
+  yield in_the_environment('CartPole raises', 'Raises-v0')
+  yield in_the_environment('CartPole calls os._exit', 'Exits-v0')
+  yield in_the_environment('CartPole hangs', 'Hangs-v0', '--step_timeout', '5')
 
 
 def main() -> None:
@@ -236,21 +262,10 @@ def main() -> None:
   # Under nohup, runs would rightly ignore that their terminal is closed.
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
   common.print_header(_TITLES)
-  rows = in_one_run(flags.max_timesteps)
-  for name in ('learner/0', 'counter/0', 'replay/0'):
-    rows.append(at_the_end(
-        f'{name} killed, --no_restart',
-        functools.partial(kill, name=name), '--no_restart'))
-  rows.append(at_the_end('launcher killed', lambda run: run.process.kill()))
-  rows.append(at_the_end(
-      'terminal closed (SIGHUP)',
-      lambda run: run.process.send_signal(signal.SIGHUP)))
-  rows.append(without_a_reader())
-  rows.append(in_the_environment('CartPole raises', 'Raises-v0'))
-  rows.append(in_the_environment('CartPole calls os._exit', 'Exits-v0'))
-  rows.append(in_the_environment('CartPole hangs', 'Hangs-v0',
-                                 '--step_timeout', '5'))
-  common.write_json(flags.json, rows)
+  rows = []
+  for row in _all(flags.max_timesteps):
+    rows.append(row)
+    common.write_json(flags.json, rows)
 
 
 if __name__ == '__main__':

@@ -190,6 +190,9 @@ def main() -> None:
   parser.add_json()
   parser.add_train_flags()
   flags = parser.parse_args()
+  if flags.hosts and max(flags.shards) > flags.hosts:
+    parser.error(f'--shards {max(flags.shards)} are more than the {flags.hosts} '
+                 'hosts have room for; give at most one for each host.')
   settings = settings_lib.from_train_flags(flags.train_flags)
   rows: list[common.Row] = []
   cells = list(itertools.product(flags.clients, flags.shards))
@@ -206,7 +209,7 @@ def main() -> None:
         common.print_header(list(row))
       rows.append(row)
       common.print_row([f'{value:,.5g}' for value in row.values()])
-  common.write_json(flags.json, rows)
+    common.write_json(flags.json, rows)
 
 
 if __name__ == '__main__':

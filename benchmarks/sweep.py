@@ -96,11 +96,18 @@ class Cell:
 
 def run_cell(game: str, variant: str, seed: int, runs_dir: str,
              train_flags: Sequence[str]) -> int:
-  """Trains one cell below `runs_dir`, keeps its results, returns the exit code."""
+  """Trains one cell below `runs_dir`, keeps its results, returns the exit code.
+
+  Raises:
+    KeyboardInterrupt: if the run was told to stop; nothing is kept of it.
+  """
   run_dir = pathlib.Path(runs_dir, game, variant, f'seed{seed}')
-  code = cells_lib.Cell(str(run_dir), [
+  cell = cells_lib.Cell(str(run_dir), [
       '--game', game, '--seed', str(seed), *VARIANTS.get(variant, ()),
-      *train_flags]).train()
+      *train_flags])
+  code = cell.train()
+  if code == 0 and not cell.is_done():
+    raise KeyboardInterrupt
   if code == 0:
     kept = common.keep_rows(game, variant, seed, records.read(
         str(run_dir / records.PROGRESS_FILE)))

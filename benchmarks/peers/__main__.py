@@ -80,6 +80,7 @@ def main() -> None:
         f'--environment {flags.environment} holds no Python; make it with '
         f'benchmarks/peers/install.sh {runs.installed_as(flags.peer)} DIRECTORY.')
   warm_up = 60. * flags.warm_up_minutes
+  made_on = runs.made_on(flags.peer, flags.environment)
   try:
     rows, memory = runs.play(
         flags.peer, flags.environment, flags.game, flags.seed,
@@ -97,7 +98,9 @@ def main() -> None:
       '-' if value is None else value for value in figures.values()])
   common.write_json(flags.json, {**figures, 'rows': rows})
   if flags.keep:
-    common.keep_rows(flags.game, f'peer_{flags.peer}', flags.seed, rows)
+    runs.keep(flags.peer, flags.game, flags.seed, rows, {
+        'minutes': flags.warm_up_minutes + flags.minutes,
+        'train_flags': [], 'peak_memory_gib': round(memory, 2), **made_on})
 
 
 if __name__ == '__main__':

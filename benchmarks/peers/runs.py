@@ -1,5 +1,6 @@
 """Runs this project, or what people would use instead, and reads the rows."""
 
+import json
 import os
 import pathlib
 import signal
@@ -7,14 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Callable, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import psutil
 
 from benchmarks import common
+from launch import settings as settings_lib
 from programs.runtime import records
 
 OURS = 'ours'
+RUN_FILE = 'run.json'
 # Takes the rows so far; returns whether to stop.
 Until = Callable[[Sequence[common.Row]], bool]
 # Peers that play any game: their script, and its arguments after the game. A script
@@ -48,7 +51,19 @@ def can_run(peer: str, environment: Optional[str]) -> bool:
 
 
 def _python(environment: str) -> str:
-  return os.path.join(environment, 'bin', 'python')
+  return os.path.join(os.path.abspath(environment), 'bin', 'python')
+
+
+def made_on(peer: str, environment: str) -> dict[str, Any]:
+  """Returns the software and hardware of a run that begins now."""
+  used = settings_lib.used_on()
+  if peer != OURS:
+    installed = json.loads(subprocess.run(
+        [_python(environment), '-m', 'pip', 'list', '--format', 'json'],
+        check=True, capture_output=True, text=True).stdout)
+    used['versions'] = {package['name']: package['version']
+                        for package in installed}
+  return used
 
 
 def command(peer: str, environment: str, game: str, seed: int, run_dir: str,
@@ -131,6 +146,14 @@ def run(command: list[str], run_dir: str, seconds: float,
       if process.poll() is None:
         _stop(process)
   return rows, memory
+
+
+def keep(player: str, game: str, seed: int, rows: Sequence[common.Row],
+         how: Mapping[str, Any]) -> None:
+  """Keeps a run's rows among the results, beside how it was made."""
+  directory = common.keep_rows(game, f'peer_{player}', seed, rows)
+  common.write_json(directory / RUN_FILE,
+                    {'player': player, 'game': game, 'seed': seed, **how})
 
 
 def play(peer: str, environment: str, game: str, seed: int, seconds: float,

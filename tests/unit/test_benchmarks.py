@@ -79,6 +79,11 @@ def test_thinned_rows_are_spread_evenly_up_to_the_last(num_rows):
   assert len(steps) <= 1
   if num_rows <= 300:
     assert thinned == rows
+  for always in rows[-2:]:
+    also = common.thin(rows, 300, always)
+    assert [row for row in also if row is not always] == [
+        row for row in thinned if row is not always]
+    assert any(row is always for row in also)
 
 
 @pytest.fixture
@@ -87,11 +92,20 @@ def results(tmp_path, monkeypatch):
   return tmp_path
 
 
+def test_the_row_that_solves_a_game_is_kept(results):
+  means = [-20.] * 1000
+  means[-2] = 18.1
+  rows = [{**row, 'episodes': 100.} for row in rows_of(means)]
+  common.keep_rows('pong', 'full', 1, rows)
+  kept = records.read(str(results / 'pong/full/seed1/progress.csv'))
+  assert common.solved_row(kept, 'pong') == rows[-2]
+
+
 def test_kept_rows_are_read_back(results):
   rows = [{'timesteps': 3_000_943., 'loss': 7.6599e-05, 'policy_lag': 2.6875},
           {'timesteps': 3_001_000., 'loss': -0.0142122, 'policy_lag': 3.}]
-  assert common.keep_rows('pong', 'full', 1, rows) == results / 'pong/full/seed1'
-  path = results / 'pong' / 'full' / 'seed1' / 'progress.csv'
+  assert common.keep_rows('boxing', 'full', 1, rows) == results / 'boxing/full/seed1'
+  path = results / 'boxing' / 'full' / 'seed1' / 'progress.csv'
   assert records.read(str(path)) == rows
   assert path.read_text() == ('timesteps,loss,policy_lag\n'
                               '3000943,7.6599e-05,2.6875\n'
@@ -204,8 +218,10 @@ flags = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 run_dir = pathlib.Path(flags['--run_dir'])
 run_dir.mkdir(parents=True)
 (run_dir / 'config.json').write_text(json.dumps({{'run': flags}}))
+last = 999 if flags['--seed'] == '5' else int(flags['--max_timesteps'])
 (run_dir / 'progress.csv').write_text(
-    'timesteps,episodes\\n' + ''.join(f'{{i}},0\\n' for i in range(1000)))
+    'timesteps,episodes,episode_return_mean_100\\n' +
+    ''.join(f'{{i}},0,0\\n' for i in [*range(999), last]))
 sys.exit(flags['--seed'] == '3')
 """
 
@@ -232,7 +248,10 @@ def test_sweep_trains_one_after_the_other_and_keeps_what_ended_well(
   flags = kept['boxing/new/seed2']['run']
   assert flags['--batch_size'] == '6' and '--target_return' not in flags
   rows = records.read(str(results / 'boxing' / 'new' / 'seed2' / 'progress.csv'))
-  assert len(rows) == 251 and rows[-1]['timesteps'] == 999
+  assert len(rows) == 251 and rows[-1]['timesteps'] == 3_000_000
+  with pytest.raises(KeyboardInterrupt):  # Somebody told the run to stop.
+    sweep.main(['--game', 'boxing', '--variant', 'full', '--seed', '5', '6'])
+  assert not (results / 'boxing' / 'full').exists()
 
 
 @pytest.mark.parametrize(
