@@ -5,6 +5,7 @@ import agents  # noqa: F401, I001  Sets TensorFlow's variables; has to come firs
 import os
 import signal
 
+import hypothesis
 import pytest
 import tensorflow as tf
 
@@ -27,6 +28,12 @@ def _untuned_options():
 
 
 tf.data.Options = _untuned_options
+
+# On a busy machine a test may stand still for longer than Hypothesis allows.
+hypothesis.settings.register_profile(
+    'unhurried', deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile('unhurried')
 
 # Tests that run in the background, or under nohup, would pass their deafness on.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -53,8 +53,10 @@ def looked_at(tmp_path_factory):
 
 
 def answer(address, path):
+  # A proxy would not know this machine's addresses.
+  direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
   try:
-    with urllib.request.urlopen(f'{address}/data/plugin/{path}') as response:
+    with direct.open(f'{address}/data/plugin/{path}') as response:
       return json.load(response)
   except OSError:
     return None
@@ -93,6 +95,11 @@ def test_the_board_shows_it_in_a_browser(looked_at):
   finally:
     server.terminate()
     server.wait()
+
+
+def names_of_checkpoints(run_dir):
+  return [file.removesuffix('.index') for file in os.listdir(
+      checkpoints.directory(run_dir)) if file.endswith('.index')]
 
 
 def evaluated(capsys, *args):
@@ -135,6 +142,7 @@ def test_trajectories_are_drawn(looked_at):
 def test_evaluations_say_how_and_of_what(looked_at, capsys, monkeypatch):
   run_dir = str(looked_at[0])
   newest = os.path.basename(checkpoints.latest(run_dir))
+  oldest = min(names_of_checkpoints(run_dir), key=lambda name: int(name[5:]))
   greedy, = evaluated(capsys, '--run_dir', run_dir, '--episodes', 40)
   assert (greedy['checkpoint'], greedy['actions'], greedy['episodes']) == (
       newest, 'greedy', 40)
@@ -151,8 +159,9 @@ def test_evaluations_say_how_and_of_what(looked_at, capsys, monkeypatch):
   monkeypatch.setattr(builder_lib.ImpalaPPOBuilder, 'make_policy', note)
   sampled, again = (
       evaluated(capsys, '--run_dir', run_dir, '--episodes', 40, '--sampled',
-                '--checkpoint', newest)[0] for _ in range(2))
+                '--checkpoint', oldest)[0] for _ in range(2))
   assert sampled == again and sampled['actions'] == 'sampled'
+  assert sampled['checkpoint'] == oldest != newest
   assert policies == [False, False]  # Neither takes the most likely action.
 
   assert evaluate.main(['--run_dir', run_dir, run_dir, '--episodes', '40']) == 0
@@ -187,6 +196,22 @@ def test_whatever_a_game_prints_json_is_all_there_is(tmp_path, capsys):
   result, = evaluated(capsys, '--run_dir', run_dir, '--episodes', 3,
                       '--max_episode_steps', 2)
   assert len(result['returns']) == 3
+
+
+@pytest.mark.slow
+def test_a_video_shows_every_frame_of_the_game(tmp_path, capsys):
+  run_dir = runs.write_policy(tmp_path / 'run', '--game', 'pong')
+  path = str(tmp_path / 'pong.mp4')
+  result, = evaluated(capsys, '--run_dir', run_dir, '--video', path,
+                      '--max_episode_steps', 20, '--sticky', 0.5)
+  assert result['sticky'] == 0.5
+  frames = [np.asarray(frame, int) for frame in imageio.get_reader(path)]
+  assert len(frames) == 20 * 4
+  # Pong's brown fills the left, where the game is, and nothing on the right.
+  brown = [(np.abs(frame - [144, 72, 17]).max(axis=-1) < 30).mean(axis=0)
+           for frame in (frames[0], frames[-1])]
+  for columns in brown:
+    assert columns[100:500].min() > 0.3 and columns[660:].max() < 0.05
 
 
 @pytest.mark.slow

@@ -184,8 +184,7 @@ def learner_batches(case, experience):
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=25, deadline=None, derandomize=True,
-                     database=None)
+@hypothesis.settings(max_examples=25, derandomize=True, database=None)
 @hypothesis.given(cases())
 def test_what_comes_out_is_what_went_in(case):
   experience = Experience(case)

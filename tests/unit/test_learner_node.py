@@ -23,8 +23,8 @@ class FakeLearner:
   Attributes:
     batch_there: while it is cleared, a step waits for its batch.
     may_finish: while it is cleared, a step waits with half of it done.
-    stepping: set while a step changes variables.
     shard_answers: while it is cleared, a step waits once variables have changed.
+    is_held_up: set while it waits for one of them.
   """
 
   def __init__(self, num_steps=0):
@@ -36,9 +36,9 @@ class FakeLearner:
     self.batch_there, self.may_finish = threading.Event(), threading.Event()
     self.batch_there.set()
     self.may_finish.set()
-    self.stepping = threading.Event()
     self.shard_answers = threading.Event()
     self.shard_answers.set()
+    self.is_held_up = threading.Event()
     self._steps_since_metrics = 0
     self.fails_at = None
     self.is_restored = False
@@ -46,17 +46,22 @@ class FakeLearner:
   def step(self):
     if self.num_steps == self.fails_at:
       raise ValueError('no such batch')
-    assert self.batch_there.wait(SECONDS)
+    self._wait_for(self.batch_there)
     with self._lock:
-      self.stepping.set()
       self.begun.assign_add(1)
       time.sleep(0.001)
-      assert self.may_finish.wait(SECONDS)
+      self._wait_for(self.may_finish)
       self.finished.assign_add(1)
-      self.stepping.clear()
-    assert self.shard_answers.wait(SECONDS)
+    self._wait_for(self.shard_answers)
     with self._lock:
       self._steps_since_metrics += 1
+
+  def _wait_for(self, event):
+    deadline = time.monotonic() + SECONDS
+    while not event.wait(0.01):
+      self.is_held_up.set()
+      assert time.monotonic() < deadline
+    self.is_held_up.clear()
 
   @property
   def num_steps(self):
@@ -287,8 +292,7 @@ def test_a_step_that_outlasts_the_patience_is_waited_for(tmp_path):
   node = Node(tmp_path, learner).start()
   wait_for(lambda: learner.num_steps >= 2)
   learner.may_finish.clear()
-  time.sleep(0.1)  # A step that was past that has finished.
-  wait_for(learner.stepping.is_set)
+  wait_for(learner.is_held_up.is_set)
   last = learner.num_steps + 1
   # On a busy machine the first report, with the first checkpoint, may have come.
   before = checkpoints.latest(node.run_dir)
@@ -307,7 +311,7 @@ def test_a_step_that_waits_for_a_shard_at_the_end_is_saved_and_told(
   node = Node(tmp_path, learner).start()
   wait_for(lambda: node.counter.steps >= 2)
   learner.shard_answers.clear()
-  time.sleep(0.1)  # A step that was past that is over, and the next one stuck.
+  wait_for(learner.is_held_up.is_set)
   last = learner.num_steps
   assert node.counter.steps < last
   node.stop()
@@ -341,7 +345,7 @@ def test_no_step_begins_while_the_last_checkpoint_is_written(
   node = Node(tmp_path, learner).start()
   wait_for(lambda: learner.num_steps >= 2)
   learner.batch_there.clear()
-  time.sleep(0.1)  # By now the next step waits for its batch.
+  wait_for(learner.is_held_up.is_set)
   last = learner.num_steps
   # Which comes after patience has run out, in the middle of the writing.
   slow_writes(learner.batch_there.set)

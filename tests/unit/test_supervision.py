@@ -159,13 +159,22 @@ def test_lines_that_got_into_each_other_end_no_reader(capsys):
 
 
 class Living(Process):
-  """One that lives until some seconds after SIGTERM, or SIGKILL."""
+  """One that lives until some seconds after SIGTERM, or SIGKILL.
 
-  def __init__(self, seconds):
+  The supervisor, which is this process, gets signals some seconds after its start.
+  """
+
+  def __init__(self, seconds, sent=()):
     super().__init__([])
     self._seconds = seconds
+    self._sent = sent
     self._ends_at = float('inf')
     self.signals = []
+
+  def lines(self):
+    for seconds, number in self._sent:
+      threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
+    return iter(())
 
   def poll(self):
     is_over = time.monotonic() >= self._ends_at
@@ -194,27 +203,17 @@ def handlers():
     signal.signal(number, handler)
 
 
-def send(seconds, *numbers):
-  def act():
-    for number in numbers:
-      os.kill(os.getpid(), number)
-
-  threading.Timer(seconds, act).start()
-
-
 @pytest.mark.usefixtures('handlers')
 def test_a_terminal_that_hangs_up_twice_at_once_asks_once():
-  process = Living(0.5)
-  send(0.3, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM)
+  process = Living(0.5, [(0.3, signal.SIGHUP), (0.3, signal.SIGHUP),
+                         (0.3, signal.SIGTERM)])
   assert supervision.Supervisor([Node('learner/0', process=process)]).run() == 0
   assert process.signals == [signal.SIGTERM]
 
 
 @pytest.mark.usefixtures('handlers')
 def test_who_asks_again_does_not_wait_for_what_does_not_end():
-  process = Living(3600.)
-  send(0.3, signal.SIGINT)
-  send(1.8, signal.SIGINT)
+  process = Living(3600., [(0.3, signal.SIGINT), (1.8, signal.SIGINT)])
   began = time.monotonic()
   assert supervision.Supervisor([Node('learner/0', process=process)]).run() == 0
   assert process.signals == [signal.SIGTERM, signal.SIGKILL]
@@ -224,7 +223,6 @@ def test_who_asks_again_does_not_wait_for_what_does_not_end():
 @pytest.mark.usefixtures('handlers')
 @pytest.mark.parametrize('is_told, code', [(False, 1), (True, processes.ENDS_RUN)])
 def test_who_is_told_to_stop_while_a_run_fails_is_not_retried(is_told, code):
-  nodes = [Node('actor/0', process=Ended([])), Node('learner/0', process=Living(1.))]
-  if is_told:
-    send(0.6, signal.SIGTERM)
+  living = Living(1., [(0.6, signal.SIGTERM)] if is_told else [])
+  nodes = [Node('actor/0', process=Ended([])), Node('learner/0', process=living)]
   assert supervision.Supervisor(nodes, restarts=False).run() == code
