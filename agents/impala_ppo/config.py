@@ -87,8 +87,8 @@ class ImpalaPPOConfig:
     max_gradient_norm: gradients are clipped to this global norm.
     compute_dtype: type in which the learner's encoder and decoder compute. Weights,
       heads and losses stay float32.
-    variable_update_period: actor steps between two requests for weights; a larger
-      period pays off if many actors ask a learner on another machine.
+    variable_update_period: actor steps between two looks for new weights; a larger
+      period saves copying, a smaller one gives fresher weights.
     prefetch_size: batches kept ready for the learner; 0 makes each one when
       the learner asks for it.
     num_fetch_workers: Reverb streams that fetch from each replay table.

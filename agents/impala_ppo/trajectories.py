@@ -32,7 +32,7 @@ class Trajectories(NamedTuple):
     observation: [B, T + 1, ...]; the last one is for bootstrapping.
     action: [B, T] int32.
     reward: [B, T] float32, raw.
-    discount: [B, T] float32, the environment's: 0 where an episode ended.
+    discount: [B, T] float32, the environment's: 0 where an episode terminated.
     mask: [B, T] bool, false where the environment was resetting.
     behaviour_logits: [B, T, A] float32.
     policy_version: [B, T] int64, the learner steps that made the policy.
