@@ -171,6 +171,9 @@ def _check_fit(command: TrainCommand, run: run_config.RunConfig) -> None:
     raise ValueError(
         f"listen '{run.listen}' is for one machine; with --ray_address, let it be "
         f"'{doors.CLUSTER}', the default there, or '{doors.ALL}'.")
+  elif run.isolate:
+    raise ValueError('isolate keeps a run on one machine, which --ray_address does '
+                     'not; leave out one of them, or give --no_isolate.')
   least = command.min_actors
   if least is not None and not run.num_replay_shards <= least <= run.num_actors:
     raise ValueError(

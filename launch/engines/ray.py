@@ -29,6 +29,7 @@ from launchpad.launch import serialization
 import ray
 from ray.util import scheduling_strategies
 
+from launch import settings as settings_lib
 from launch.engines import agent as agent_lib
 from launch.engines import child
 from launch.engines import supervision
@@ -146,7 +147,7 @@ class _Process:
   def signal(self, number: int) -> None:
     if self._has_started:
       self._agent.signal.remote(number)
-    else:
+    elif number in (signal.SIGTERM, signal.SIGKILL):
       # It is waiting for room, and would not receive the signal.
       ray.kill(self._agent)
 
@@ -296,7 +297,9 @@ class Cluster:
     self._files: Optional[str] = None
     if address is None:
       self._files = tempfile.mkdtemp(prefix='ray')
-      options = {'num_cpus': num_cpus, 'object_store_memory': _STORE_BYTES,
+      # RAY_ADDRESS may name a cluster, which this is not for.
+      options = {'address': 'local', 'num_cpus': num_cpus,
+                 'object_store_memory': _STORE_BYTES,
                  'include_dashboard': False, '_temp_dir': self._files,
                  '_node_ip_address': doors.host(listen)}
     else:
@@ -406,7 +409,9 @@ class Cluster:
     Raises:
       ValueError: if it could not; the message is one line.
     """
-    token = os.path.join(run_dir, f'seen-{secrets.token_hex(8)}')
+    # Among the logs, as Ctrl-C may leave it: anything else would be another run's.
+    token = os.path.join(run_dir, settings_lib.LOGS, f'seen-{secrets.token_hex(8)}')
+    os.makedirs(os.path.dirname(token), exist_ok=True)
     agent = ray.remote(agent_lib.Agent).options(
         **self._place(0), num_gpus=self._num_gpus).remote()
     with open(token, 'x'):

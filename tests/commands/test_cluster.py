@@ -39,6 +39,7 @@ def test_a_ray_of_its_own_is_started_used_and_stopped(tmp_path, monkeypatch):
   # Not below tmp_path: there are sockets there, whose paths must not be long.
   with tempfile.TemporaryDirectory() as folder:
     monkeypatch.setenv('TMPDIR', folder)
+    monkeypatch.setenv('RAY_ADDRESS', '127.0.0.1:9')  # Another cluster's.
     train_on_a_ray_of_its_own(tmp_path)
     assert [name for name in os.listdir(folder) if name.startswith('ray')] == []
 
@@ -241,6 +242,8 @@ def test_hosts_come_and_go(hosts, tmp_path):
      "listen 'loopback' is for one machine"),
     (['--ray_address', '127.0.0.1:9', '--num_actors', '2'],
      'no Ray cluster at 127.0.0.1:9'),
+    (['--ray_address', 'auto', '--num_actors', '2', '--listen', 'all', '--isolate'],
+     'isolate keeps a run on one machine'),
     (['--num_actors', '2', '--min_actors', '3'], 'min_actors (3) must be'),
     (['--num_actors', '4', '--num_replay_shards', '2', '--min_actors', '1'],
      'from num_replay_shards (2)'),
