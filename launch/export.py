@@ -115,12 +115,14 @@ def _act(actor_critic: networks_lib.ActorCritic,
 def screens_size(policy: policies.LoadedPolicy) -> Optional[int]:
   """Returns the size of the frames made from an emulator's screens, or None.
 
-  It is None if the game is not Atari, or if frames are larger than the screens.
+  It is None if the game is not Atari, if arguments may change what is made of its
+  screens, or if frames are larger than those.
   """
-  size = policy.settings.environment.frame_size
-  if policy.settings.environment.frame_stack == 1 or size > _SCREEN_WIDTH:
+  environment = policy.settings.environment
+  if (environment.frame_stack == 1 or environment.env_arg or
+      environment.frame_size > _SCREEN_WIDTH):
     return None
-  return size
+  return environment.frame_size
 
 
 def preprocess(screens: tf.Tensor, size: int) -> tf.Tensor:

@@ -134,6 +134,15 @@ def test_exports_act_with_tensorflow_alone(pong, cartpole, tmp_path, capsys):
   assert ran.returncode == 0 and 'tf.Tensor([' in ran.stdout, ran.stderr
 
 
+@pytest.mark.parametrize('arguments, size', [
+    ([], 42), (['--env_arg', 'img_height=50', 'img_width=50'], None),
+    (['--frame_size', '200'], None), (['--game', 'CartPole-v1'], None)])
+def test_screens_are_taken_where_frames_are_made_of_them_as_here(
+    arguments, size, tmp_path):
+  policy = launch.load_policy(runs.write_policy(tmp_path / 'run', *arguments))
+  assert export.screens_size(policy) == size
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('game', ['pong', 'cartpole'])
 def test_onnx_runs_the_same_policy(game, request, tmp_path):
