@@ -14,6 +14,9 @@ def in_one_line() -> Iterator[None]:
 
   If the reader of the output has gone, as in `| head`, it exits silently.
   """
+  for name in ('stdout', 'stderr'):
+    if getattr(sys, name) is None:  # Closed by whoever started this, as by `>&-`.
+      setattr(sys, name, open(os.devnull, 'w'))
   try:
     try:
       yield

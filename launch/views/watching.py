@@ -17,7 +17,17 @@ def make(run: str, max_timesteps: int, plain: bool, quiet: bool) -> printing.Qui
   """
   if quiet:
     return printing.Quiet()
-  if plain or not sys.stdout.isatty() or os.environ.get('TERM') == 'dumb':
+  if (plain or not sys.stdout.isatty() or os.environ.get('TERM') == 'dumb' or
+      not _can_draw(sys.stdout.encoding)):
     return printing.Plain()
   from launch.views import display  # Slow to import.
   return display.Live(run, max_timesteps)
+
+
+def _can_draw(encoding: str) -> bool:
+  """Tells whether an encoding has what the display is drawn with."""
+  try:
+    '→●─▁'.encode(encoding)
+  except UnicodeEncodeError:
+    return False
+  return True

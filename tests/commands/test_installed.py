@@ -68,6 +68,15 @@ def test_what_is_no_command_is_one_line(argv, told, capsys):
 
 
 @pytest.mark.slow
+def test_a_closed_output_hides_no_error():
+  ended = subprocess.run(
+      ['sh', '-c', f'exec {sys.executable} -m launch.plot nowhere >&-'],
+      cwd=runs.ROOT, capture_output=True, text=True)
+  assert ended.returncode == 2
+  line, = ended.stderr.splitlines()
+  assert line.startswith('plot: error: ') and 'nowhere' in line
+
+
 def test_a_command_is_its_module():
   for args in (['--help'], ['--learning_rte', '1'], ['--learning_rate', '2']):
     as_module = runs.run('launch.train', *args)

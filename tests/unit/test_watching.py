@@ -71,6 +71,16 @@ def test_a_screen_fits_the_output(monkeypatch, is_terminal, plain, quiet, made):
   assert type(watching.make('pong', 100, plain, quiet)) is made
 
 
+@pytest.mark.parametrize('encoding, made', [
+    ('utf-8', display.Live), ('iso-8859-1', printing.Plain)])
+def test_a_terminal_without_the_displays_characters_gets_lines(
+    monkeypatch, encoding, made):
+  monkeypatch.setenv('TERM', 'xterm')
+  monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), encoding))
+  monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+  assert type(watching.make('pong', 100, plain=False, quiet=False)) is made
+
+
 def test_a_reader_that_has_gone_stops_nothing():
   code = ('import os, sys; from launch.views import printing\n'
           'screen = printing.Plain()\n'
