@@ -213,7 +213,7 @@ def _try(trial: optuna.Trial, cells: Sequence[cells_lib.Cell]
     cell.check()
     pruner = _Pruner(trial, cell.settings().run.max_timesteps)
     # Trials are compared by their first seed only, which is the same for all.
-    code = cell.train(None if returns else pruner)
+    code = 0 if cell.is_done() else cell.train(None if returns else pruner)
     if pruner.has_pruned:
       return _State.PRUNED, None
     rows = _with_returns(cell.rows())
