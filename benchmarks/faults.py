@@ -10,7 +10,6 @@ come faults that each have their own run. Prints a row for each fault:
 * `processes`, `ports`: how many of the run's were left after it had ended
 """
 
-import contextlib
 import functools
 import os
 import shutil
@@ -20,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Callable, Iterator, Optional, Sequence
+from typing import Callable, Iterator, Optional, Sequence, TypeVar
 
 import psutil
 
@@ -38,7 +37,10 @@ _STANDS_STILL_SECONDS = 30.
 _TITLES = ('fault', 'back after, s', 'lost, s', 'then', 'processes', 'ports')
 
 
-class Run(contextlib.AbstractContextManager):
+_Run = TypeVar('_Run', bound='Run')
+
+
+class Run:
   """A training run to inject faults into, which ends with its context.
 
   Its directory is removed then, unless an error may refer to the logs there.
@@ -65,6 +67,9 @@ class Run(contextlib.AbstractContextManager):
               self.directory, '--progress_seconds', '1', *flags),
         cwd=common.CHECKOUT, stdout=stdout, stderr=subprocess.STDOUT)
     self._launcher = psutil.Process(self.process.pid)
+
+  def __enter__(self: _Run) -> _Run:
+    return self
 
   def __exit__(self, kind: Optional[type[BaseException]], *unused_args) -> None:
     if self.process.poll() is None:
