@@ -88,9 +88,9 @@ class Flags:
       ValueError: for an unknown flag or a missing value; the message is one line.
     """
     argv = ['--help_all' if arg == '--help-all' else arg for arg in argv]
-    is_short = (self.common is not None and '--help_all' not in argv and
-                ('--help' in argv or '-h' in argv))
-    groups = self.groups(is_short)
+    for_help = not {'--help', '-h', '--help_all'}.isdisjoint(argv)
+    is_short = for_help and self.common is not None and '--help_all' not in argv
+    groups = self.groups(for_help, is_short)
     description = self.description
     if is_short:
       number = sum(flag not in self.hidden for group in groups.values()
@@ -115,15 +115,16 @@ class Flags:
       raise ValueError(_unknown_flag(unknown[0], groups.values()))
     return values
 
-  def groups(self, is_short: bool = False,
+  def groups(self, for_help: bool = False, is_short: bool = False,
              for_completion: bool = False) -> dict[str, Any]:
-    """Returns the types that tyro makes flags of; short ones only for `--help`."""
+    """Returns the types that tyro makes flags of; for help, of those it shows."""
     groups = {}
     for name, config_class in self.sections.items():
       flags = _flags_of(config_class, self.derived, self.positional,
                         for_completion)
       for flag in flags:
-        if flag in self.hidden or (is_short and flag not in (self.common or ())):
+        is_refused = flag in self.hidden and (for_help or for_completion)
+        if is_refused or (is_short and flag not in (self.common or ())):
           flags[flag] = tyro.conf.Suppress[  # type: ignore[misc]
               flags[flag]]  # type: ignore[valid-type]
       groups[name] = _optional_keys(config_class.__name__, flags)
