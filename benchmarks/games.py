@@ -177,9 +177,8 @@ def report(players: Sequence[str], games: Sequence[str]) -> None:
     # One seed says nothing about how much seeds differ.
     cells.append(f'{estimate.centre:.3f}' + (
         f' ({estimate.low:.3f} to {estimate.high:.3f})' if len(seeds) > 1 else ''))
-  common.print_row([
-      f'interquartile mean, normalised, seeds {", ".join(map(str, seeds)) or "-"}',
-      *cells])
+  of = ', '.join(map(str, seeds)) or 'none'
+  common.print_row([f'interquartile mean, normalised (seeds: {of})', *cells])
 
 
 def _shared_seeds(

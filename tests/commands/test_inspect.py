@@ -200,7 +200,8 @@ def test_whatever_a_game_prints_json_is_all_there_is(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_video_shows_every_frame_of_the_game(tmp_path, capsys):
-  run_dir = runs.write_policy(tmp_path / 'run', '--game', 'pong')
+  run_dir = runs.write_policy(
+      tmp_path / 'run', '--game', 'pong', '--no_autoencoder')
   path = str(tmp_path / 'pong.mp4')
   result, = evaluated(capsys, '--run_dir', run_dir, '--video', path,
                       '--max_episode_steps', 20, '--sticky', 0.5)

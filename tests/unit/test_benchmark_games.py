@@ -78,7 +78,7 @@ def test_report_has_the_last_means_and_no_estimate_where_a_game_is_missing(
 | --- | --- | --- |
 | boxing | 50.5 (2) | 0.1 (1) |
 | freeway | 29.6 (2) | - |
-| interquartile mean, normalised, seeds 0, 1 | 2.579 (2.579 to 2.621) | - |
+| interquartile mean, normalised (seeds: 0, 1) | 2.579 (2.579 to 2.621) | - |
 """
 
 
