@@ -1,8 +1,12 @@
 """Figures and copies of real Reverb servers' tables."""
 
 import itertools
+import json
 import os
+import signal
 import threading
+import time
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ import reverb
 import rich
 import rich.console
 
+from launch import inspect
 from launch.views import snapshot
 from launch.views import tables
 from tests import processes
@@ -38,6 +43,29 @@ def counts(client):
                  table.rate_limiter_info.sample_stats.completed,
                  table.num_unique_samples)
           for name, table in client.server_info(60).items()}
+
+
+def test_rates_that_are_watched_are_those_since_the_last_look(
+    written, capsys, monkeypatch):
+  client, _, _ = written
+  looks = []
+
+  def wait(seconds):
+    looks.append(seconds)
+    if len(looks) == 1:
+      list(client.sample('replay', 5, emit_timesteps=False))
+    elif len(looks) == 4:
+      raise KeyboardInterrupt
+    time.sleep(0.05)
+
+  monkeypatch.setattr(inspect, 'time', types.SimpleNamespace(sleep=wait))
+  monkeypatch.setattr(signal, 'signal', lambda *unused_args: None)
+  assert inspect.main(['--address', client.server_address, '--watch', '--json',
+                       '--seconds', '9']) == 0
+  rates = [{table['table']: table['samples_per_second'] for table in json.loads(line)}
+           for line in capsys.readouterr().out.splitlines()]
+  assert [rate['replay'] > 0 for rate in rates] == [True, False, False]
+  assert looks == [9., 9., 9., 9.]
 
 
 def test_a_snapshot_has_all_items_and_takes_none(written, capfd):

@@ -213,6 +213,16 @@ def test_many_nodes_are_counted():
       '● 1 learner ● 127 actor ● 1 actor starting (restarted)')
 
 
+def test_messages_scroll_away_above_the_display():
+  terminal = Terminal(100)
+  with terminal.screen.shown():
+    fill(terminal.screen)
+  written = terminal.console.file.getvalue()
+  for line in (*WARNINGS, 'actor/0: back after 2 s', 'train: done'):
+    assert line in written
+  assert 'something that a library says' not in written
+
+
 def test_what_others_write_while_the_display_is_hidden_stays():
   terminal = Terminal(80)
   written = terminal.console.file
