@@ -22,6 +22,8 @@ _COLLAPSED = 0.01
 _FALLEN = 0.5
 _DIVERGED = -1.
 _SLOW = 0.1
+# Where each timestep is learned from once, no ratio need leave the clip's range.
+_STILL_KL = 1e-6
 
 
 class History:
@@ -97,9 +99,10 @@ def still(row: Row, history: History) -> Optional[str]:
   """The policy does not change, though the learning rate is not small."""
   rate = _value(row, 'learning_rate')
   if (_value(row, 'clip_fraction') == 0. and
+      _value(row, 'approximate_kl') < _STILL_KL and
       rate > _SLOW * history.most.get('learning_rate', math.inf)):
-    return ('the policy stays as it is: no action has become more or less likely by '
-            'enough to be clipped. Raise --learning_rate, or lower --clip_epsilon.')
+    return ('the policy stays as it is: what it learns from hardly makes any action '
+            'more or less likely. Raise --learning_rate.')
   return None
 
 
