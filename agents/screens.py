@@ -1,6 +1,6 @@
 """An environment as people see it: in colour, and with every frame."""
 
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 import ale_py
 import ale_py.env
@@ -130,9 +130,17 @@ def _action_names(env: gymnasium.Env) -> list[str]:
   space = env.action_space
   assert isinstance(space, gymnasium.spaces.Discrete)
   meanings = getattr(env.unwrapped, 'get_action_meanings', None)
-  if meanings is not None:
+  # A wrapper may have other actions than those that have these names.
+  if meanings is not None and space is env.unwrapped.action_space and not any(
+      isinstance(wrapper, gymnasium.ActionWrapper) for wrapper in _wrappers(env)):
     return [str(name).lower() for name in meanings()]
   return [f'action {space.start + i}' for i in range(space.n)]
+
+
+def _wrappers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+  while isinstance(env, gymnasium.Wrapper):
+    yield env
+    env = env.env
 
 
 def action_names(config: games.EnvironmentConfig) -> list[str]:

@@ -18,6 +18,8 @@ ORANGE = (230, 159, 0)
 GREEN = (0, 190, 140)
 RED = (240, 110, 60)
 
+_MOST_NAMES = 36  # Of actions.
+
 Colour = tuple[int, int, int]
 # Left, top, right and bottom, in pixels.
 Box = tuple[int, int, int, int]
@@ -124,8 +126,14 @@ class Canvas:
 
   def actions(self, box: Box, names: Sequence[str], probabilities: np.ndarray,
               taken: Optional[int]) -> None:
-    """Draws a horizontal bar for each action; the taken one is highlighted."""
-    columns = 1 + (len(names) - 1) // 9
+    """Draws a bar for each action; the taken one is highlighted.
+
+    Bars are horizontal, with names, or vertical if there is no room for names.
+    """
+    if len(names) > _MOST_NAMES:
+      self.columns(box, probabilities, taken)
+      return
+    columns = min(1 + (len(names) - 1) // 9, 3)
     rows = -(-len(names) // columns)
     width = (box[2] - box[0]) // columns
     height = min((box[3] - box[1]) // rows, 26)

@@ -139,8 +139,9 @@ def _head(canvas: pictures.Canvas, trajectory: Trajectory, shown: str,
   canvas.text(_MARGIN, _MARGIN - 4, trajectory.title, 20)
   canvas.text(_MARGIN, _MARGIN + 24, trajectory.notes, 14, pictures.DIM)
   canvas.text(_MARGIN, _MARGIN + 46, f'{shown}; the action taken and its '
-              'probability; reward r, discount d, mask m; bars: behaviour '
-              f'probabilities of {", ".join(action_names)}', 14, pictures.DIM)
+              'probability; reward r, discount d, mask m', 14, pictures.DIM)
+  canvas.text(_MARGIN, _MARGIN + 64, 'bars: behaviour probabilities of '
+              f'{", ".join(action_names)}', 14, pictures.DIM)
 
 
 def _vector_sheet(trajectory: Trajectory,

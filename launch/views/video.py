@@ -78,12 +78,17 @@ class Recorder:
       return self._timestep
     picture = self._picture(int(action[0]))
     self._timestep = self._environment.step(action)
+    if self._timestep.first()[0]:  # The episode was cut at a bad number.
+      self._begin()
+      return self._timestep
     self._steps += 1
     self._score += float(self._timestep.reward[0])
-    for frame in self._screens.take():
-      self._write(picture, frame)
+    frames = self._screens.take()
+    for frame in frames:
+      self._write(picture, frame, 1. / self._screens.rate)
     if self._timestep.last()[0]:
-      self._write_last(_LAST_SECONDS)
+      # What the last step earned is on no picture yet.
+      self._write(self._picture(None), frames[-1], _LAST_SECONDS)
     if time.monotonic() - self._said_at > _SAY_SECONDS:
       self._said_at = time.monotonic()
       self._say(f'{self._frames / _RATE:,.0f} s of video; episode {self._episode}, '
@@ -102,7 +107,7 @@ class Recorder:
     for past in (self._values, self._seen, self._decoded):
       past.clear()
 
-  def _picture(self, action: int) -> pictures.Canvas:
+  def _picture(self, action: Optional[int]) -> pictures.Canvas:
     """Draws everything but the screen."""
     observation = self._timestep.observation
     thoughts = self._think(observation)
@@ -137,17 +142,15 @@ class Recorder:
                 self._frame_stack, _LENGTH, with_sight=not is_drawn_large)
     return canvas
 
-  def _write(self, canvas: pictures.Canvas, frame: Optional[np.ndarray]) -> None:
-    """Writes a frame of the game for as long as it lasts."""
+  def _write(self, canvas: pictures.Canvas, frame: Optional[np.ndarray],
+             seconds: float) -> None:
+    """Writes a frame of the game for some seconds."""
     if frame is not None:
       canvas.rectangle(_SCREEN, pictures.BACKGROUND)
       canvas.frame(_SCREEN, frame)
-    self._last = np.asarray(canvas.image)
-    self._write_last(1. / self._screens.rate)
-
-  def _write_last(self, seconds: float) -> None:
+    image = np.asarray(canvas.image)
     self._due += _RATE * seconds
     while self._due >= 1.:
-      self._writer.append_data(self._last)
+      self._writer.append_data(image)
       self._frames += 1
       self._due -= 1.

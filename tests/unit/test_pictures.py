@@ -80,11 +80,15 @@ def test_bins_hold_all_numbers(values):
   assert counts.sum() == len(values)
 
 
-@pytest.mark.parametrize('num_actions', [1, 18, 28, 200])
+@pytest.mark.parametrize('num_actions', [1, 18, 28, 36, 37, 200])
 def test_any_number_of_actions_is_drawn(num_actions):
-  canvas = pictures.Canvas(640, 260)
+  canvas = pictures.Canvas(616, 180)
   names = [f'action {i}' for i in range(num_actions)]
-  canvas.actions((0, 0, 640, 260), names, RNG.dirichlet(np.ones(num_actions)), 0)
+  probabilities = np.array([0.5, *[0.5 / (num_actions - 1)] * (num_actions - 1)]
+                           if num_actions > 1 else [1.])
+  canvas.actions((0, 0, 616, 180), names, probabilities, 0)
+  # The bar of the one that was taken, beside its name and number.
+  assert (np.asarray(canvas.image) == pictures.ORANGE).all(axis=-1).sum() > 60
   sheet = sheets.contact_sheet(
       trajectory(RNG.normal(size=(33, 3)).astype(np.float32), None, num_actions),
       names, 1)

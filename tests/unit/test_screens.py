@@ -96,6 +96,27 @@ def test_any_environment_shows_what_it_renders():
   assert shown.take() == []
 
 
+class Reversed(gymnasium.ActionWrapper):
+
+  def action(self, action):
+    return 1 - action
+
+
+class Doubled(gymnasium.Wrapper):
+
+  def __init__(self, env):
+    super().__init__(env)
+    self.action_space = gymnasium.spaces.Discrete(4)
+
+
+@pytest.mark.parametrize('wrapper, names', [
+    (lambda env: gymnasium.wrappers.TimeLimit(env, 5), ['stay', 'go']),
+    (Reversed, ['action 0', 'action 1']),
+    (Doubled, [f'action {i}' for i in range(4)])])
+def test_actions_of_wrappers_have_no_names(wrapper, names):
+  assert screens.Screens(wrapper(Painted()), 30., None).action_names == names
+
+
 def test_what_cannot_be_rendered_says_why(monkeypatch):
   environment, shown = screens.make(
       games.EnvironmentConfig('tests.catch:Catch-v0'), 0)
