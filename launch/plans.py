@@ -25,7 +25,7 @@ class SweepCommand:
 
   Attributes:
     out: the directory of the sweep. Given again with the same flags, the sweep
-      resumes where it stopped; with more seeds or values, it trains those.
+      resumes where it stopped; a grid with more seeds or values trains those.
     seeds: such as 0-2 or 0,1,5; each setting is trained with each seed.
     grid: values of settings, such as learning_rate=3e-4,7e-4 loss=ppo,vtrace; each
       combination is trained. Values that are lists are separated by semicolons.

@@ -23,6 +23,7 @@ _MOST_FAILURES = 3
 _MOST_LEFT_OUT = 20
 # Marks a trial whose settings do not go together.
 _LEFT_OUT = 'left_out'
+_SEEDS = 'seeds'
 _MOST_REPORTED = 5
 _RANGE = re.compile(r'(.+)\.\.(.+?)(:log)?')
 
@@ -84,6 +85,12 @@ def run(plan: plans.Plan, say: Callable[[str], None]
   drawn_from = distributions(plan.command.search)
   _check_ends(drawn_from)
   study = _study(plan)
+  seeds = ','.join(map(str, plan.seeds))
+  known = study.user_attrs.get(_SEEDS, seeds)
+  if known != seeds:
+    raise ValueError(f'the trials of this search have --seeds {known}, and can only '
+                     'be compared with such; give those, or another --out.')
+  study.set_user_attr(_SEEDS, seeds)
   for before in study.trials:
     # The cells of a trial differ only in their seeds.
     first = _cells(plan, before)[0]

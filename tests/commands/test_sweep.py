@@ -137,18 +137,21 @@ def test_a_search_goes_on_in_the_trial_that_was_stopped(training, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('loses_journal', [False, True])
+@pytest.mark.parametrize('what, told', [
+    ('latent_size', 'holds a run with latent_size 256, not 8'),
+    ('journal', 'holds a run with learning_rate'),
+    ('seeds', 'have --seeds 0, and')])
 def test_other_settings_are_not_mixed_into_a_search(training, tmp_path, capsys,
-                                                    loses_journal):
+                                                    what, told):
   del training
-  argv = ['--seeds', '0', '--trials', '1', '--search']
-  assert swept(tmp_path, *argv, 'learning_rate=0.1..0.5') == 0
-  if loses_journal:
+  argv = ['--trials', '1', '--search', 'learning_rate=0.1..0.5']
+  assert swept(tmp_path, *argv, '--seeds', '0') == 0
+  if what == 'journal':
     (tmp_path / 'out' / 'optuna.log').unlink()
-    argv, told = [*argv, 'learning_rate=0.6..0.7'], 'holds a run with learning_rate'
-  else:
-    argv = [*argv, 'learning_rate=0.1..0.5', '--latent_size', '8']
-    told = 'holds a run with latent_size 256, not 8'
+    argv[-1] = 'learning_rate=0.6..0.7'
+  elif what == 'latent_size':
+    argv += ['--latent_size', '8']
+  argv += ['--seeds', '0-1' if what == 'seeds' else '0']
   with pytest.raises(SystemExit) as ended:
     swept(tmp_path, *argv)
   assert ended.value.code == 2 and told in capsys.readouterr().err
