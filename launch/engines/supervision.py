@@ -42,6 +42,8 @@ _FAILURES = 3
 _FAILURE_WINDOW_SECONDS = 60.
 _STARTS = 5
 _START_SECONDS = 10.
+# The node that saves checkpoints.
+_LEARNER = 'learner'
 # How many lines to show of a node that fails.
 _LAST_LINES = 8
 
@@ -272,6 +274,9 @@ class Supervisor:
         failure = self._restart_ended()
       self._screen.stopping()
       self._stop()
+    lost = self._what_was_lost()
+    if failure is None and lost is not None:
+      failure = 1, lost
     if failure is None:
       self._screen.say(f'train: {self._why}; every node has ended.')
       return 0
@@ -346,6 +351,22 @@ class Supervisor:
     deadline = time.monotonic() + _KILLED_SECONDS
     while time.monotonic() < deadline and any(node.poll() is None for node in alive):
       time.sleep(_POLL_SECONDS)
+
+
+  def _what_was_lost(self) -> Optional[str]:
+    """Returns why the learner may not have saved its last step, or None."""
+    if self._is_asked_again:
+      return None  # Who asks again does not wait for that.
+    for node in self._nodes:
+      if node.title.partition('/')[0] == _LEARNER:
+        end = node.poll()
+        # SIGTERM by itself ends only what has not begun.
+        if end is None or end.code not in (0, -signal.SIGTERM):
+          how = 'did not end in time' if end is None else end.how
+          where = f'; its log is {node.log}' if node.log else ''
+          return (f'node {node.title} {how}, so its last steps may not be in the '
+                  f'newest checkpoint{where}')
+    return None
 
 
 def say(line: str, file: TextIO = sys.stdout) -> None:

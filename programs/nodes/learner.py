@@ -99,7 +99,9 @@ class LearnerWorker(core.VariableSource, core.Worker):
 
     Raises:
       Exception: what the learner raised, if it failed.
+      RuntimeError: if the last checkpoint could not be saved.
     """
+    is_saved = True
     try:
       # No patience: actors have ended, so no further batch will come.
       stopping.run_until_stopped(self._step_until_stopped, self._should_stop,
@@ -109,10 +111,12 @@ class LearnerWorker(core.VariableSource, core.Worker):
       with self._learner.paused():
         # Without a step there is nothing to save, and perhaps no counter to call.
         if self._learner.num_steps > self._first_step:
-          self._saver.save()
+          is_saved = self._saver.save()
           self._reports.wait(_LAST_REPORT_SECONDS)
           self._reports.start(self._counter.learner_done, *self._so_far())
           self._reports.wait(_LAST_REPORT_SECONDS)
+    if not is_saved:
+      raise RuntimeError('the last step could not be saved.')
 
   def _step_until_stopped(self):
     next_report = time.monotonic() + _REPORT_SECONDS

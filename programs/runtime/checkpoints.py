@@ -297,8 +297,8 @@ class Saver:
     if time.monotonic() - self._tried_at >= self._period_seconds:
       self.save()
 
-  def save(self) -> None:
-    """Saves; if that fails, as on a full disk, it warns and tries again later.
+  def save(self) -> bool:
+    """Saves, and tells whether it could; if not, as on a full disk, it warns.
 
     Raises:
       FloatingPointError: if the learner's variables are not finite.
@@ -315,12 +315,12 @@ class Saver:
       self._checkpoint.write(path)
     except (OSError, tf.errors.OpError) as e:
       print(f'learner: warning: no checkpoint could be saved ({one_line(e)}); '
-            'training goes on, and saving is tried again.', file=sys.stderr,
+            'while training goes on, saving is tried again.', file=sys.stderr,
             flush=True)
       # The partial checkpoint may be what fills the disk.
       _remove(path)
       _remove_leftovers(self._run_dir)
-      return
+      return False
     try:
       for number in numbers[_KEPT - 1:]:
         _remove(_path(self._run_dir, number))
@@ -328,6 +328,7 @@ class Saver:
     except OSError as e:
       print(f'learner: warning: {directory(self._run_dir)} could not be tidied '
             f'({e}).', file=sys.stderr, flush=True)
+    return True
 
 
 def check_matches(path: str, variables: Iterable[tf.Variable], key: str):

@@ -287,6 +287,16 @@ def test_learning_goes_on_while_nothing_can_be_saved(tmp_path, monkeypatch, capf
   assert node.saved() == (node.learner.num_steps,) * 2
 
 
+def test_a_last_step_that_cannot_be_saved_is_a_failure(tmp_path):
+  (tmp_path / 'checkpoints').write_text('not a directory')
+  node = Node(tmp_path)
+  node.stop()
+  node.learner.step()
+  with pytest.raises(RuntimeError, match='the last step could not be saved'):
+    node.worker.run()
+  assert node.counter.events[-1] == 'learner_done'
+
+
 def test_a_step_that_outlasts_the_patience_is_waited_for(tmp_path):
   learner = FakeLearner()
   node = Node(tmp_path, learner).start()

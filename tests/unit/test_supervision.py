@@ -164,10 +164,11 @@ class Living(Process):
   The supervisor, which is this process, gets signals some seconds after its start.
   """
 
-  def __init__(self, seconds, sent=()):
+  def __init__(self, seconds, sent=(), code=0):
     super().__init__([])
     self._seconds = seconds
     self._sent = sent
+    self._code = code
     self._ends_at = float('inf')
     self.signals = []
 
@@ -178,7 +179,7 @@ class Living(Process):
 
   def poll(self):
     is_over = time.monotonic() >= self._ends_at
-    return supervision.End(0, 'ended') if is_over else None
+    return supervision.End(self._code, 'ended so') if is_over else None
 
   def signal(self, number):
     self.signals.append(number)
@@ -226,3 +227,16 @@ def test_who_is_told_to_stop_while_a_run_fails_is_not_retried(is_told, code):
   living = Living(1., [(0.6, signal.SIGTERM)] if is_told else [])
   nodes = [Node('actor/0', process=Ended([])), Node('learner/0', process=living)]
   assert supervision.Supervisor(nodes, restarts=False).run() == code
+
+
+@pytest.mark.usefixtures('handlers')
+@pytest.mark.parametrize('title, code, result', [
+    ('learner/0', 0, 0), ('learner/0', -signal.SIGTERM, 0), ('actor/0', 1, 0),
+    ('learner/0', 1, 1), ('learner/0', KILLED, 1)])
+def test_a_learner_that_may_not_have_saved_its_last_step_is_told(
+    title, code, result, capsys):
+  process = Living(0.1, [(0.3, signal.SIGTERM)], code)
+  assert supervision.Supervisor([Node(title, process=process)]).run() == result
+  told = 'node learner/0 ended so, so its last steps may not be' in (
+      capsys.readouterr().err)
+  assert told == bool(result)
