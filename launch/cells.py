@@ -157,9 +157,11 @@ def _wait(training: subprocess.Popen, rows: Callable[[], list[records.Row]],
 
 @contextlib.contextmanager
 def _paused(training: subprocess.Popen) -> Iterator[None]:
-  training.send_signal(signal.SIGTSTP)  # It pauses its nodes too.
-  yield
-  training.send_signal(signal.SIGCONT)
+  try:
+    training.send_signal(signal.SIGTSTP)  # It pauses its nodes too.
+    yield
+  finally:  # Whoever is told to stop while it stands still has to go on first.
+    training.send_signal(signal.SIGCONT)
 
 
 def _be_told_of_our_end() -> None:

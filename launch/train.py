@@ -69,6 +69,7 @@ from programs import impala_ppo
 from programs import sizes
 from programs.nodes import counter
 from programs.nodes import limiter
+from programs.nodes import watchdog
 from programs.runtime import checkpoints
 from programs.runtime import processes
 from programs.runtime import records
@@ -239,6 +240,8 @@ def _train_holding(command: settings_lib.TrainCommand,
       stack.callback(cluster.close)
     else:
       _check_ports(settings.run)
+    if command.lp_launch_type == 'local_mp':
+      watchdog.load()
     environment_spec = settings.environment.try_out(settings.run.seed)
     num_gpus = _num_gpus(settings.run.num_gpus, settings.agent.batch_size, cluster)
     if settings.agent.compute_dtype == 'float16' and not num_gpus:
@@ -287,7 +290,13 @@ def _train_holding(command: settings_lib.TrainCommand,
   if code == processes.ENDS_RUN:
     return 1, ()
   retries = command.retries - 1
-  if not code or retries < 0 or checkpoints.latest(run_dir) is None:
+  if not code or retries < 0:
+    return code, ()
+  # All nodes have ended: whoever says stop from here on is to be obeyed at once.
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) != signal.SIG_IGN:
+      signal.signal(number, signal.SIG_DFL)
+  if checkpoints.latest(run_dir) is None:
     return code, ()
   _say(f'resuming {run_dir}; {retries} retries are left after this one.')
   return code, ['--resume', '--run_dir', run_dir, '--retries', str(retries)]

@@ -147,7 +147,7 @@ class _Process:
   def signal(self, number: int) -> None:
     if self._has_started:
       self._agent.signal.remote(number)
-    elif number in (signal.SIGTERM, signal.SIGKILL):
+    else:
       # It is waiting for room, and would not receive the signal.
       ray.kill(self._agent)
 
@@ -310,7 +310,9 @@ class Cluster:
       if ':' in address:
         _check_reachable(address)
     # Ray's own processes are in this process group, but SIGHUP, when the terminal
-    # closes, is for the launcher only.
+    # closes, is for the launcher only. And Ctrl-Z is for none: agents that stood still
+    # could neither stop their nodes nor wake them.
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
       ray.init(log_to_driver=False, logging_level='ERROR',

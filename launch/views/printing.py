@@ -5,6 +5,7 @@ engines share the same screens.
 """
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any, Iterator, Mapping, TextIO
 from programs.runtime import records
 
 _WARNING = 'warning: '
+_READER_HAS_GONE = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF)
 # How often to print what starting nodes wait for.
 _STARTING_SECONDS = 5.
 
@@ -22,9 +24,10 @@ def print_line(line: str, file: TextIO) -> None:
   """Prints a line, unless its reader has gone."""
   try:
     print(line, file=file, flush=True)
-  except OSError:
-    # No reason to stop: there are still the logs.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+  except OSError as e:
+    # No reason to stop: there are still the logs. A full disk may have room later.
+    if e.errno in _READER_HAS_GONE:
+      os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 class Quiet:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import socket
 import sys
 from typing import Iterator
 
@@ -32,21 +33,28 @@ def held(run_dir: str) -> Iterator[int]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise ValueError(_in_use(run_dir, os.pread(file, 20, 0))) from None
+      raise ValueError(_in_use(run_dir, os.pread(file, 1000, 0))) from None
     except OSError as e:  # Some network file systems have no locks.
       print(f'warning: {run_dir} cannot be locked ({e.strerror}); see to it that '
             'no other run uses it.', file=sys.stderr)
     os.ftruncate(file, 0)
-    os.pwrite(file, str(os.getpid()).encode(), 0)
+    os.pwrite(file, f'{os.getpid()} {_where()}'.encode(), 0)
     yield file
   finally:
     os.close(file)
 
 
+def _where() -> str:
+  """Returns the host, and the part of it, whose processes this one's numbers tell."""
+  return f'{socket.gethostname()} {os.readlink("/proc/self/ns/pid")}'
+
+
 def _in_use(run_dir: str, content: bytes) -> str:
-  pid = content.decode(errors='replace').strip()
-  if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+  pid, _, where = content.decode(errors='replace').strip().partition(' ')
+  is_here = where in ('', _where())
+  if is_here and pid.isdecimal() and not psutil.pid_exists(int(pid)):
     return (f'{run_dir} is still held by nodes of process {pid}, which has ended; '
             'they end within seconds, so try again.')
-  return (f'{run_dir} is in use by the run of process {pid}; wait for its end, or '
-          'give another --run_dir.')
+  host = '' if is_here else f' on {where.partition(" ")[0]}, or in a container there'
+  return (f'{run_dir} is in use by the run of process {pid}{host}; wait for its end, '
+          'or give another --run_dir.')

@@ -331,6 +331,16 @@ def test_a_directory_is_held_by_one_process_until_it_dies(tmp_path):
     pass
 
 
+def test_a_holder_on_another_host_is_not_said_to_have_ended(tmp_path):
+  with locks.held(str(tmp_path)):
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    (tmp_path / locks.FILE).write_text(f'{gone.pid} far.example pid:[4026531836]')
+    with pytest.raises(ValueError, match=f'process {gone.pid} on far.example, or'):
+      with locks.held(str(tmp_path)):
+        pass
+
+
 def test_a_directory_is_held_by_the_nodes_of_a_launcher_that_died(tmp_path):
   holder = hold(tmp_path, 'child')
   child = int(holder.stdout.readline())
