@@ -93,6 +93,8 @@ class CsvLogger(loggers.Logger):
     text = io.StringIO()
     if not header:
       header = [*self._columns, *further]
+      if os.path.exists(self._path) and os.path.getsize(self._path):
+        text.write('\n')  # Ends the zeros that a power failure has left.
       csv.writer(text).writerow(header)
     else:
       missing = [name for name in further if name not in header]
@@ -110,6 +112,8 @@ class CsvLogger(loggers.Logger):
         return next(csv.reader(f), None)
     except FileNotFoundError:
       return None
+    except csv.Error:  # Zeros, as a power failure leaves them.
+      return next(csv.reader(_whole_lines(self._path)), None)
 
   def close(self) -> None:
     pass

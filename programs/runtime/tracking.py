@@ -6,9 +6,9 @@ and are set up by their own variables: WANDB_MODE, MLFLOW_TRACKING_URI.
 
 import contextlib
 import io
+import json
 import os
 import queue
-import re
 import secrets
 import threading
 from typing import Any, Callable, Mapping, Optional
@@ -117,18 +117,22 @@ def _name(run_dir: str) -> str:
 
 
 def _id(run_dir: str) -> str:
-  """Returns the run's id, which its directory keeps for when it is resumed."""
+  """Returns the run's id, which its directory keeps for when it is resumed.
+
+  With the directory's path, as a copy of it is another run.
+  """
   path = os.path.join(run_dir, _ID_FILE)
+  here = os.path.abspath(run_dir)
   try:
     with open(path) as f:
-      known = f.read()
-    if re.fullmatch('[0-9a-f]{16}', known):
+      known, of = json.load(f)
+    if of == here:
       return known
-  except (OSError, UnicodeDecodeError):
+  except (OSError, ValueError, TypeError):
     pass
   made = secrets.token_hex(8)
   with contextlib.suppress(OSError), open(path, 'w') as f:
-    f.write(made)
+    json.dump([made, here], f)
   return made
 
 

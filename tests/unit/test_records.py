@@ -168,6 +168,17 @@ def test_what_is_no_row_is_passed_over(path, line):
   assert records.read(path) == rows
 
 
+def test_a_file_of_zeros_is_begun_anew(tmp_path):
+  path = tmp_path / records.RESTARTS_FILE
+  path.write_text('\0' * 50)
+  assert records.count_restarts(str(tmp_path)) == 0
+  for number in (1, 2):  # As after each resumption.
+    records.csv_logger(str(tmp_path), records.RESTARTS_FILE,
+                       records.RESTARTS_COLUMNS).write(
+        {'time': number, 'node': 'actor/0', 'how': 'was killed'})
+    assert records.count_restarts(str(tmp_path)) == number
+
+
 def test_a_row_is_printed_in_one_line(capsys):
   records.TerminalLogger().write({
       'timesteps': 1234567, 'walltime_seconds': 61.6, 'episodes': 1000,
