@@ -16,6 +16,15 @@ _LIBRARY = pathlib.Path(__file__).with_name(
     '_watchdog' + importlib.machinery.EXTENSION_SUFFIXES[0])
 
 
+def load() -> ctypes.CDLL:
+  """Loads the library that watches; raises ValueError, in one line, if it cannot."""
+  try:
+    return ctypes.CDLL(str(_LIBRARY), use_errno=True)
+  except OSError as e:
+    raise ValueError(f'no watch over the environment ({e}); `pip install -e .` '
+                     'builds its library, with gcc.') from None
+
+
 class Watchdog:
   """Watches calls that may hang: making, resetting and stepping environments.
 
@@ -41,13 +50,9 @@ class Watchdog:
     """Watches until the process ends.
 
     Raises:
-      RuntimeError: if it cannot, in one line.
+      RuntimeError, ValueError: if it cannot, in one line.
     """
-    try:
-      library = ctypes.CDLL(str(_LIBRARY), use_errno=True)
-    except OSError as e:
-      raise RuntimeError(f'no watch over the environment ({e}); `pip install -e .` '
-                         'builds its library, with gcc.') from None
+    library = load()
     library.watch_steps.restype = ctypes.POINTER(ctypes.c_int64)
     count = library.watch_steps(ctypes.c_double(self._seconds), self._message)
     if not count:

@@ -88,5 +88,5 @@ with dog.step():
 
 def test_without_its_library_it_says_what_builds_it(monkeypatch, tmp_path):
   monkeypatch.setattr(watchdog, '_LIBRARY', tmp_path / 'missing.so')
-  with pytest.raises(RuntimeError, match='pip install -e .*builds its library'):
+  with pytest.raises(ValueError, match='pip install -e .*builds its library'):
     watchdog.Watchdog('actor/0', 60.).start()
