@@ -203,7 +203,7 @@ def _check_kept(player: str, game: str, seed: int, minutes: float,
   except (OSError, ValueError, KeyError):
     raise ValueError(f'{path} does not say how that run was made; remove its folder '
                      'to repeat it.') from None
-  if how != (minutes, list(train_flags)):
+  if not math.isclose(how[0], minutes) or how[1] != list(train_flags):
     raise ValueError(
         f'{path} is of a run of {how[0]:g} minutes, with the flags '
         f'{" ".join(how[1])!r}; remove its folder to repeat it.')

@@ -212,11 +212,12 @@ def real_batch(
 @contextlib.contextmanager
 def learner(settings: settings_lib.Settings) -> Iterator[Work]:
   """Learns from one real batch again and again."""
-  builder, environment_spec, batch = real_batch(settings)
-  made = builder.make_learner(
-      settings.run.seed, builder.make_networks(environment_spec),
-      itertools.repeat(batch))
-  yield Work(made.step, _learner_timesteps(settings))
+  with _full_tables(settings) as (builder, environment_spec, client, _):
+    batch = next(builder.make_dataset_iterator(client))
+    made = builder.make_learner(
+        settings.run.seed, builder.make_networks(environment_spec),
+        itertools.repeat(batch), client)
+    yield Work(made.step, _learner_timesteps(settings))
 
 
 @contextlib.contextmanager
@@ -225,7 +226,7 @@ def learner_with_data(settings: settings_lib.Settings) -> Iterator[Work]:
   with _full_tables(settings) as (builder, environment_spec, client, process):
     made = builder.make_learner(
         settings.run.seed, builder.make_networks(environment_spec),
-        builder.make_dataset_iterator(client))
+        builder.make_dataset_iterator(client), client)
     yield Work(made.step, _learner_timesteps(settings), process, made.metrics)
 
 

@@ -106,7 +106,7 @@ class _LearnerNode:
     builder = ImpalaPPOBuilder(cell.settings.agent, ('/cpu:0', '/cpu:1'))
     self._learner = builder.make_learner(
         0, builder.make_networks(environment_spec),
-        builder.make_dataset_iterator(shards),
+        builder.make_dataset_iterator(shards), shards,
         update=None if cell.learner_delay is None else self._wait)
     self._shared = weights.SharedWeights(
         self._learner, (acting.POLICY, acting.VERSION))

@@ -119,7 +119,7 @@ class ImpalaPPOLearner(core.Learner):
       ValueError: if prioritised replay has no clients.
     """
     if (config.replay_sampler == 'prioritized' and config.uses_replay and
-        not replay_clients):
+        update is None and not replay_clients):
       raise ValueError('replay_sampler prioritized needs the replay_client, through '
                        'which the learner sets priorities.')
     self._config = config
