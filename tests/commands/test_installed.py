@@ -67,7 +67,6 @@ def test_what_is_no_command_is_one_line(argv, told, capsys):
   assert told in said and said.count('\n') == 1
 
 
-@pytest.mark.slow
 def test_a_closed_output_hides_no_error():
   ended = subprocess.run(
       ['sh', '-c', f'exec {sys.executable} -m launch.plot nowhere >&-'],
@@ -77,6 +76,7 @@ def test_a_closed_output_hides_no_error():
   assert line.startswith('plot: error: ') and 'nowhere' in line
 
 
+@pytest.mark.slow
 def test_a_command_is_its_module():
   for args in (['--help'], ['--learning_rte', '1'], ['--learning_rate', '2']):
     as_module = runs.run('launch.train', *args)
