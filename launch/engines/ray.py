@@ -310,8 +310,8 @@ class Cluster:
       if ':' in address:
         _check_reachable(address)
     # Ray's own processes are in this process group, but SIGHUP, when the terminal
-    # closes, is for the launcher only. And Ctrl-Z is for none: agents that stood still
-    # could neither stop their nodes nor wake them.
+    # closes, is for the launcher only. And Ctrl-Z is for none: agents that stood
+    # still could neither stop their nodes nor wake them.
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -45,7 +45,7 @@ def held(run_dir: str) -> Iterator[int]:
 
 
 def _where() -> str:
-  """Returns the host, and the part of it, whose processes this one's numbers tell."""
+  """Returns the host, and the part of it, in which process ids mean the same."""
   return f'{socket.gethostname()} {os.readlink("/proc/self/ns/pid")}'
 
 
@@ -56,5 +56,5 @@ def _in_use(run_dir: str, content: bytes) -> str:
     return (f'{run_dir} is still held by nodes of process {pid}, which has ended; '
             'they end within seconds, so try again.')
   host = '' if is_here else f' on {where.partition(" ")[0]}, or in a container there'
-  return (f'{run_dir} is in use by the run of process {pid}{host}; wait for its end, '
-          'or give another --run_dir.')
+  return (f'{run_dir} is in use by the run of process {pid}{host}; wait for its '
+          'end, or give another --run_dir.')

@@ -148,15 +148,18 @@ def test_plot_takes_another_statistic_and_other_axes(tmp_path):
   runs = [write_run(tmp_path / str(seed), line(10. * slope), seed=seed)
           for seed, slope in enumerate([-999., 1., 2., 3., 4., 5., 6., 999.])]
   table = tmp_path / 'curves.csv'
-  assert plot.main([*runs, '--out', str(tmp_path / 'curves.png'), '--csv', str(table),
-                    '--statistic', 'iqm', '--x', 'minutes', '--y', 'timesteps']) == 0
-  *_, end = csv.DictReader(table.read_text().splitlines())
-  assert (float(end['minutes']), float(end['timesteps_iqm'])) == (20., 200.)
-  assert plot.main([*runs, '--out', str(tmp_path / 'curves.png'), '--csv', str(table),
-                    '--statistic', 'iqm', '--x', 'learner_steps']) == 0
-  *_, end = csv.DictReader(table.read_text().splitlines())
-  assert (float(end['learner_steps']),
-          float(end['episode_return_mean_100_iqm'])) == (20., 7000.)
+
+  def end(*flags):
+    assert plot.main([*runs, '--out', str(tmp_path / 'curves.png'), '--csv',
+                      str(table), '--statistic', 'iqm', *flags]) == 0
+    *_, last = csv.DictReader(table.read_text().splitlines())
+    return last
+
+  last = end('--x', 'minutes', '--y', 'timesteps')
+  assert (float(last['minutes']), float(last['timesteps_iqm'])) == (20., 200.)
+  last = end('--x', 'learner_steps')
+  assert (float(last['learner_steps']),
+          float(last['episode_return_mean_100_iqm'])) == (20., 7000.)
 
 
 @pytest.mark.parametrize('argv, told', [
