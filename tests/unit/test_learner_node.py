@@ -343,7 +343,7 @@ def slow_writes(monkeypatch):
     for during in hooks:
       during()
     time.sleep(0.3)
-    save(saver)
+    return save(saver)
 
   monkeypatch.setattr(checkpoints.Saver, 'save', slowly)
   return hooks.append
@@ -377,8 +377,9 @@ def test_checkpoints_are_written_one_at_a_time(
   def watched(saver):
     overlaps.extend(writing)
     writing.append(threading.current_thread().name)
-    save(saver)
+    is_saved = save(saver)
     writing.pop()
+    return is_saved
 
   monkeypatch.setattr(checkpoints.Saver, 'save', watched)
   node.start()

@@ -230,12 +230,14 @@ def test_who_is_told_to_stop_while_a_run_fails_is_not_retried(is_told, code):
 
 
 @pytest.mark.usefixtures('handlers')
-@pytest.mark.parametrize('title, code, result', [
-    ('learner/0', 0, 0), ('learner/0', -signal.SIGTERM, 0), ('actor/0', 1, 0),
-    ('learner/0', 1, 1), ('learner/0', KILLED, 1)])
+@pytest.mark.parametrize('title, code, ends, result', [
+    ('learner/0', 0, signal.SIGTERM, 0), ('actor/0', 1, signal.SIGTERM, 0),
+    ('learner/0', -signal.SIGTERM, signal.SIGTERM, 0),
+    ('learner/0', 1, signal.SIGTERM, processes.ENDS_RUN),
+    ('learner/0', KILLED, signal.SIGUSR1, 1)])  # A retry would go on.
 def test_a_learner_that_may_not_have_saved_its_last_step_is_told(
-    title, code, result, capsys):
-  process = Living(0.1, [(0.3, signal.SIGTERM)], code)
+    title, code, ends, result, capsys):
+  process = Living(0.1, [(0.3, ends)], code)
   assert supervision.Supervisor([Node(title, process=process)]).run() == result
   told = 'node learner/0 ended so, so its last steps may not be' in (
       capsys.readouterr().err)
