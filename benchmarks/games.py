@@ -105,20 +105,20 @@ def read_runs(player: str, game: str) -> dict[int, list[common.Row]]:
   return dict(sorted(found.items()))
 
 
-def return_after(rows: Sequence[common.Row], *, minutes: Optional[float] = None,
+def return_after(rows: Sequence[common.Row], *, minutes: float = math.inf,
                  timesteps: float = math.inf) -> Optional[float]:
   """Returns the mean return in the last row that is not past either limit.
 
   Args:
     rows: of one run.
-    minutes: since the first row; None for no limit.
+    minutes: since the first row.
     timesteps: since the start.
 
   Returns:
     The return, or None if the run was over before that many minutes.
   """
-  end = rows[0]['walltime_seconds'] + 60 * (math.inf if minutes is None else minutes)
-  if minutes is not None and rows[-1]['walltime_seconds'] + _ROW_SECONDS < end:
+  end = rows[0]['walltime_seconds'] + 60 * minutes
+  if rows[-1]['walltime_seconds'] + _ROW_SECONDS < end < math.inf:
     return None
   return [row for row in rows if row['walltime_seconds'] <= end and (
       row['timesteps'] <= timesteps or row is rows[0])][-1][curves.RETURN]
@@ -220,9 +220,8 @@ def play(player: str, game: str, seed: int, seconds: float,
   made_on = runs.made_on(player, environment)
   rows, memory = runs.play(player, environment, game, seed, seconds,
                            train_flags=train_flags)
-  runs.keep(player, game, seed, rows, {
-      'minutes': seconds / 60, 'train_flags': list(train_flags),
-      'peak_memory_gib': round(memory, 2), **made_on})
+  runs.keep(player, game, seed, rows, minutes=seconds / 60, memory=memory,
+            made_on=made_on, train_flags=train_flags)
   common.print_row([player, game, seed, f'{rows[-1]["timesteps"]:,.0f}',
                     f'{rows[-1]["episode_return_mean_100"]:.1f}'])
 

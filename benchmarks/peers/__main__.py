@@ -80,7 +80,8 @@ def main() -> None:
         f'--environment {flags.environment} holds no Python; make it with '
         f'benchmarks/peers/install.sh {runs.installed_as(flags.peer)} DIRECTORY.')
   warm_up = 60. * flags.warm_up_minutes
-  made_on = runs.made_on(flags.peer, flags.environment)
+  # Before the run, as the checkout may change meanwhile.
+  made_on = runs.made_on(flags.peer, flags.environment) if flags.keep else {}
   try:
     rows, memory = runs.play(
         flags.peer, flags.environment, flags.game, flags.seed,
@@ -98,9 +99,8 @@ def main() -> None:
       '-' if value is None else value for value in figures.values()])
   common.write_json(flags.json, {**figures, 'rows': rows})
   if flags.keep:
-    runs.keep(flags.peer, flags.game, flags.seed, rows, {
-        'minutes': flags.warm_up_minutes + flags.minutes,
-        'train_flags': [], 'peak_memory_gib': round(memory, 2), **made_on})
+    runs.keep(flags.peer, flags.game, flags.seed, rows, memory=memory,
+              minutes=flags.warm_up_minutes + flags.minutes, made_on=made_on)
 
 
 if __name__ == '__main__':

@@ -148,12 +148,26 @@ def run(command: list[str], run_dir: str, seconds: float,
   return rows, memory
 
 
-def keep(player: str, game: str, seed: int, rows: Sequence[common.Row],
-         how: Mapping[str, Any]) -> None:
-  """Keeps a run's rows among the results, beside how it was made."""
+def keep(player: str, game: str, seed: int, rows: Sequence[common.Row], *,
+         minutes: float, memory: float, made_on: Mapping[str, Any],
+         train_flags: Sequence[str] = ()) -> None:
+  """Keeps a run's rows among the results, beside how it was made.
+
+  Args:
+    player: whose run it is, `OURS` or a peer.
+    game: a ROM's name.
+    seed: of the run.
+    rows: that it wrote.
+    minutes: that it was given.
+    memory: its peak, in GiB.
+    made_on: what `made_on` returned before it began.
+    train_flags: of launch.train, for ours.
+  """
   directory = common.keep_rows(game, f'peer_{player}', seed, rows)
-  common.write_json(directory / RUN_FILE,
-                    {'player': player, 'game': game, 'seed': seed, **how})
+  common.write_json(directory / RUN_FILE, {
+      'player': player, 'game': game, 'seed': seed, 'minutes': minutes,
+      'train_flags': list(train_flags), 'peak_memory_gib': round(memory, 2),
+      **made_on})
 
 
 def play(peer: str, environment: str, game: str, seed: int, seconds: float,

@@ -165,6 +165,11 @@ class Node(abc.ABC):
   def last_line(self) -> str:
     return self.last_lines[-1] if self.last_lines else 'nothing'
 
+  @property
+  def where_its_log_is(self) -> str:
+    """How a message about the node ends."""
+    return f'; its log is {self.log}' if self.log else ''
+
   @abc.abstractmethod
   def begin(self, variables: Mapping[str, str]) -> Process:
     """Begins a process, with these variables added to its environment."""
@@ -316,7 +321,7 @@ class Supervisor:
         if end.code > 0:
           for line in node.last_lines:
             self._screen.fail(f'[{node.title}] {line}')
-        where = f'; its log is {node.log}' if node.log else ''
+        where = node.where_its_log_is
         reason = self._policy.reason_to_give_up(node.title, end.code)
         if end.is_final:
           return 1, f'node {node.title} {end.how}{where}'
@@ -363,9 +368,8 @@ class Supervisor:
         # SIGTERM by itself ends only what has not begun.
         if end is None or end.code not in (0, -signal.SIGTERM):
           how = 'did not end in time' if end is None else end.how
-          where = f'; its log is {node.log}' if node.log else ''
           return (f'node {node.title} {how}, so its last steps may not be in the '
-                  f'newest checkpoint{where}')
+                  f'newest checkpoint{node.where_its_log_is}')
     return None
 
 
