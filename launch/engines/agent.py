@@ -59,8 +59,17 @@ class Agent:
         return port, (e.strerror or str(e)).lower()
       return probe.getsockname()[1], None
 
-  def sees(self, path: str) -> bool:
-    return os.path.exists(path)
+  def why_not_saved(self, path: str) -> Optional[str]:
+    """Returns why this host could not write beside a file, or None if it can."""
+    if not os.path.exists(path):
+      return 'is not seen'
+    probe = f'{path}-here'
+    try:
+      with open(probe, 'x'):
+        os.remove(probe)
+    except OSError as e:
+      return f'cannot be written ({(e.strerror or str(e)).lower()})'
+    return None
 
   def count_gpus(self) -> int:
     """Returns how many GPUs TensorFlow finds here, of those that Ray grants."""

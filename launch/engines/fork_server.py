@@ -9,6 +9,7 @@ server: the process that forks a node ends at once, and Linux gives orphans to t
 nearest ancestor that asks for them.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -49,12 +50,20 @@ class Forked:
 
   def code(self) -> Optional[int]:
     """Returns the return code as in `subprocess`, or None while it runs."""
-    if self._code is None:
-      child.end_group_of_ended(self._pid)
-      pid, status = os.waitpid(self._pid, os.WNOHANG)
-      if pid:
-        self._code = os.waitstatus_to_exitcode(status)
+    if self._code is not None:
+      self._reap_orphans()
+      return self._code
+    child.end_group_of_ended(self._pid)
+    pid, status = os.waitpid(self._pid, os.WNOHANG)
+    if pid:
+      self._code = os.waitstatus_to_exitcode(status)
     return self._code
+
+  def _reap_orphans(self) -> None:
+    """Reaps what has ended of its group, which it has left to this process."""
+    with contextlib.suppress(ChildProcessError):
+      while os.waitpid(-self._pid, os.WNOHANG)[0]:
+        pass
 
   def signal(self, number: int) -> None:
     if self.code() is None:
@@ -114,6 +123,7 @@ class ForkServer:
       The process id, and the file descriptor of its output and errors.
 
     Raises:
+      OSError: if the system does not allow another process now.
       RuntimeError: if the server has ended twice; it has printed why.
     """
     request = json.dumps([list(command), dict(env)]).encode()
@@ -126,9 +136,11 @@ class ForkServer:
         answer = b''
       finally:
         os.close(theirs)
-      if answer:
+      if answer and int(answer) > 0:
         return int(answer), output
       os.close(output)
+      if answer:
+        raise OSError(-int(answer), os.strerror(-int(answer)))
       self.close()  # Somebody has killed it.
       self._start()
     raise RuntimeError('the process that starts nodes has ended.')
@@ -175,13 +187,14 @@ def _fork_orphan() -> int:
   """Forks a process that is not this one's child.
 
   Returns:
-    Its process id, once its parent has ended; 0 in the new process itself.
+    Its process id, once its parent has ended; 0 in the new process itself; if the
+    system does not allow it, the error's number, negative.
   """
   reader, writer = os.pipe()
-  between = os.fork()
+  between = _try_fork()
   if not between:
     between = os.getpid()
-    pid = os.fork()
+    pid = _try_fork()
     if pid:
       os.write(writer, str(pid).encode())
       os._exit(0)
@@ -191,10 +204,20 @@ def _fork_orphan() -> int:
     os.close(writer)
     return 0
   os.close(writer)
-  pid = int(os.read(reader, _MAX_BYTES))
+  pid = between if between < 0 else int(os.read(reader, _MAX_BYTES))
   os.close(reader)
-  os.waitpid(between, 0)
+  if between > 0:
+    os.waitpid(between, 0)
   return pid
+
+
+def _try_fork() -> int:
+  """Returns what `os.fork` does, or an error's number, negative."""
+  try:
+    return os.fork()
+  except OSError as e:
+    assert e.errno is not None
+    return -e.errno
 
 
 def _settle(env: Mapping[str, str], output: int) -> None:

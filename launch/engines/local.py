@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import sys
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 import launchpad as lp
 from launchpad import context
@@ -84,6 +84,22 @@ class _Process(fork_server.Forked):
         code, supervision.describe_exit(code))
 
 
+class _Unstarted:
+  """The process of a node that the system did not allow to start."""
+
+  def __init__(self, error: OSError):
+    self._end = supervision.End(1, f'cannot be started ({error.strerror})')
+
+  def lines(self) -> Iterator[str]:
+    return iter(())
+
+  def poll(self) -> supervision.End:
+    return self._end
+
+  def signal(self, number: int) -> None:
+    del number  # Nobody is there.
+
+
 class _Node(supervision.Node):
   """A node of this machine."""
 
@@ -95,9 +111,12 @@ class _Node(supervision.Node):
     self._keep_open = keep_open
     self._server = server
 
-  def begin(self, variables: Mapping[str, str]) -> _Process:
-    return _Process(*self._server.fork(
-        self._command, {**self._env, **variables}, self._keep_open))
+  def begin(self, variables: Mapping[str, str]) -> supervision.Process:
+    try:
+      return _Process(*self._server.fork(
+          self._command, {**self._env, **variables}, self._keep_open))
+    except OSError as e:  # Such as where the number of processes is limited.
+      return _Unstarted(e)
 
 
 def _commands(program: lp.Program) -> list:

@@ -419,8 +419,8 @@ class Cluster:
     with open(token, 'x'):
       pass
     try:
-      (host, _), sees, gpus = ray.get([
-          agent.host.remote(), agent.sees.remote(token),
+      (host, _), why_not, gpus = ray.get([
+          agent.host.remote(), agent.why_not_saved.remote(token),
           agent.count_gpus.remote() if self._num_gpus else ray.put(0)
       ], timeout=_CALL_SECONDS)
     except ray.exceptions.RayError as e:
@@ -429,9 +429,9 @@ class Cluster:
     finally:
       os.remove(token)
       ray.kill(agent)
-    if not sees:
-      raise ValueError(f"run_dir is not seen on {host}, the learner's host: "
-                       f'{run_dir} has to be on storage that both share.')
+    if why_not is not None:
+      raise ValueError(f"run_dir {why_not} on {host}, the learner's host: "
+                       f'{run_dir} has to be on storage that both can write to.')
     if gpus < self._num_gpus:
       raise ValueError(
           f'num_gpus is {self._num_gpus}, but TensorFlow finds {gpus} on '

@@ -357,7 +357,6 @@ class Supervisor:
     while time.monotonic() < deadline and any(node.poll() is None for node in alive):
       time.sleep(_POLL_SECONDS)
 
-
   def _what_was_lost(self) -> Optional[str]:
     """Returns why the learner may not have saved its last step, or None."""
     if self._is_asked_again:

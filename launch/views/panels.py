@@ -71,6 +71,7 @@ def draw(canvas: pictures.Canvas, left: int, top: int, moment: Moment,
 def _draw_sights(canvas: pictures.Canvas, left: int, top: int, moment: Moment,
                  frame_stack: int) -> None:
   observation = moment.observation
+  levels = pictures.levels(observation)
   channels = observation.shape[-1]
   below = top + 20
   if frame_stack > 1:
@@ -78,16 +79,18 @@ def _draw_sights(canvas: pictures.Canvas, left: int, top: int, moment: Moment,
     for i in range(min(channels - 1, 3)):
       y = below + _OLDER * i
       canvas.frame((left, y, left + _OLDER, y + _OLDER),
-                   observation[..., channels - 4 + i if channels > 3 else i])
+                   observation[..., channels - 4 + i if channels > 3 else i],
+                   levels)
     left += _OLDER + 14
     observation = observation[..., -1]
   canvas.text(left, top, 'the agent sees', 14, pictures.DIM)
-  canvas.frame((left, below, left + _SIGHT, below + _SIGHT), observation)
+  canvas.frame((left, below, left + _SIGHT, below + _SIGHT), observation,
+               levels)
   left += _SIGHT + 14
   if moment.reconstruction is not None:
     canvas.text(left, top, 'its reconstruction', 14, pictures.DIM)
     canvas.frame((left, below, left + _SIGHT, below + _SIGHT),
-                 moment.reconstruction)
+                 moment.reconstruction, levels)
 
 
 def draw_vectors(canvas: pictures.Canvas, box: pictures.Box, moment: Moment,

@@ -23,6 +23,11 @@ _MOST_NAMES = 36  # Of actions.
 Colour = tuple[int, int, int]
 # Left, top, right and bottom, in pixels.
 Box = tuple[int, int, int, int]
+# The numbers that are drawn black and white.
+Levels = tuple[float, float]
+
+_BYTES: Levels = (0., 255.)
+_USUAL_LEVELS: Sequence[Levels] = ((0., 1.), (-1., 1.), _BYTES)
 
 
 @functools.lru_cache(maxsize=None)
@@ -32,8 +37,24 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
   return font
 
 
-def image_of(pixels: np.ndarray) -> Image.Image:
-  """Returns an image of [H, W] or [H, W, C] from 0 to 255; C = 3 is RGB."""
+def levels(observations: np.ndarray) -> Levels:
+  """Returns the levels of pixels [...] of any type.
+
+  Those of floats may be anything: this is the narrowest usual range that holds them,
+  or else their own.
+  """
+  if observations.dtype == np.uint8:
+    return _BYTES
+  low, high = float(observations.min()), float(observations.max())
+  for usual in _USUAL_LEVELS:
+    if usual[0] <= low and high <= usual[1]:
+      return usual
+  return low, high
+
+
+def _image_of(pixels: np.ndarray, black_and_white: Levels) -> Image.Image:
+  black, white = black_and_white
+  pixels = (np.asarray(pixels, float) - black) * 255. / max(white - black, 1e-9)
   pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
   if pixels.ndim == 3 and pixels.shape[-1] != 3:
     pixels = pixels[..., -1]
@@ -61,9 +82,16 @@ class Canvas:
     if box[0] < box[2] and box[1] < box[3]:
       self._draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), colour)
 
-  def frame(self, box: Box, pixels: np.ndarray) -> None:
-    """Draws pixels in the middle of a box, enlarged by a whole factor."""
-    image = image_of(pixels)
+  def frame(self, box: Box, pixels: np.ndarray,
+            black_and_white: Levels = _BYTES) -> None:
+    """Draws pixels in the middle of a box, enlarged by a whole factor.
+
+    Args:
+      box: where to draw.
+      pixels: [H, W] or [H, W, C]; C = 3 is RGB, of any other the last is drawn.
+      black_and_white: their levels.
+    """
+    image = _image_of(pixels, black_and_white)
     width, height = box[2] - box[0], box[3] - box[1]
     scale = min(width / image.width, height / image.height)
     if scale >= 1:

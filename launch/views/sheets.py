@@ -94,18 +94,19 @@ def contact_sheet(trajectory: Trajectory, action_names: Sequence[str],
       2 * _MARGIN + 84 + rows * (cell[1] + 18) - 18)
   _head(canvas, trajectory, 'newest frame' + (
       ', and its reconstruction' if pictures_a_cell == 2 else ''), action_names)
+  levels = pictures.levels(trajectory.observation)
   for t in range(num_cells):
     x = _MARGIN + (t % _COLUMNS) * (cell[0] + 16)
     y = _MARGIN + 84 + (t // _COLUMNS) * (cell[1] + 18)
     newest = trajectory.observation[t]
     if frame_stack > 1:
       newest = newest[..., -1]
-    canvas.frame((x, y + 18, x + shown[1], y + 18 + shown[0]), newest)
+    canvas.frame((x, y + 18, x + shown[1], y + 18 + shown[0]), newest, levels)
     reconstruction = trajectory.reconstruction(t)
     if reconstruction is not None:
       beside = x + shown[1] + _GAP
       canvas.frame((beside, y + 18, beside + shown[1], y + 18 + shown[0]),
-                   reconstruction)
+                   reconstruction, levels)
     _cell_notes(canvas, trajectory, t, action_names,
                 (x, y, x + cell[0], y + cell[1]), y + 18 + shown[0])
   return np.asarray(canvas.image)

@@ -137,7 +137,7 @@ class Recorder:
       panels.draw_vectors(canvas, _SCREEN, moment, _LENGTH)
     elif self._screens.why_not:
       newest = observation[0, ..., -1] if self._frame_stack > 1 else observation[0]
-      canvas.frame(_SCREEN, newest)
+      canvas.frame(_SCREEN, newest, pictures.levels(observation))
     panels.draw(canvas, _PANEL_LEFT, _TOP, moment, self._screens.action_names,
                 self._frame_stack, _LENGTH, with_sight=not is_drawn_large)
     return canvas

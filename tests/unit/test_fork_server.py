@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 
+from launchpad.launch.local_multi_processing import commands
 import psutil
 import pytest
 
 from launch.engines import child
 from launch.engines import fork_server
+from launch.engines import local
 from programs.runtime import processes as node_processes
 from tests import processes
 
@@ -56,6 +58,16 @@ for _ in range(2):
   os.kill(server._pid, signal.SIGKILL)
 server.close()
 server.close()
+"""
+# As a module of the server: some of its forks fail, and of those that they fork.
+FORKS = """
+import errno, itertools, os
+fork, calls = os.fork, itertools.count()
+def fails_first():
+  if next(calls) in {failing}:
+    raise BlockingIOError(errno.EAGAIN, 'no')
+  return fork()
+os.fork = fails_first
 """
 
 
@@ -147,7 +159,9 @@ def test_what_it_has_started_ends_with_it(server, script):
   assert process.code() is None and node_processes.lives(helper)
   process.signal(signal.SIGKILL)
   assert code(process) == -signal.SIGKILL
-  processes.wait_for(lambda: not node_processes.lives(helper), 'the end', 10.)
+  # Asked again, it leaves no zombie either.
+  processes.wait_for(
+      lambda: process.code() and not psutil.pid_exists(helper.pid), 'the end', 10.)
 
 
 def test_a_server_that_was_killed_is_replaced_and_what_it_forked_lives(script):
@@ -162,6 +176,28 @@ def test_a_server_that_was_killed_is_replaced_and_what_it_forked_lives(script):
     assert before.code() is None
   before.signal(signal.SIGTERM)
   assert code(before) == -signal.SIGTERM
+
+
+# The second fork is that of the first one's result, or the server's next.
+@pytest.mark.parametrize('failing, failures', [([0], 1), ([1], 2)])
+def test_a_process_that_the_system_does_not_allow_is_an_error_now_and_not_later(
+    failing, failures, script, tmp_path, monkeypatch):
+  (tmp_path / 'forks.py').write_text(FORKS.format(failing=failing))
+  monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+  with contextlib.closing(fork_server.ForkServer(['numpy', 'forks'])) as server:
+    node = local._Node(
+        commands.Command([sys.executable, script], {}, 'actor/0'), (), server)
+    descriptors = len(os.listdir('/proc/self/fd'))
+    for _ in range(failures):
+      process = node.begin({})
+      assert list(process.lines()) == []
+      process.signal(signal.SIGTERM)
+      assert process.poll() == (
+          1, 'cannot be started (Resource temporarily unavailable)', False)
+    process = node.begin({})
+    assert told(process)['parent'] == os.getpid() and code(process) == 7
+    assert len(os.listdir('/proc/self/fd')) == descriptors
+    assert not psutil.Process(server._pid).children()  # No zombies.
 
 
 def test_one_that_cannot_import_says_so(capfd):

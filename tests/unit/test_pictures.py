@@ -46,6 +46,19 @@ def test_frames_are_enlarged_by_whole_numbers_into_the_middle(shape, scale):
   assert (drawn[outside] == pictures.BACKGROUND).all()
 
 
+@pytest.mark.parametrize('pixels, drawn', [
+    (np.array([[0, 1, 255]], np.uint8), [0, 1, 255]),
+    (np.array([[0., 0.2, 1.]]), [0, 51, 255]),
+    (np.array([[-1., 0.2, 1.]]), [0, 153, 255]),
+    (np.array([[0., 51., 2.]]), [0, 51, 2]),
+    (np.array([[1000., 1400., 1500.]]), [0, 204, 255]),
+    (np.array([[-7., -7., -7.]]), [0, 0, 0])])
+def test_floats_are_drawn_from_black_to_white_whatever_their_range(pixels, drawn):
+  canvas = pictures.Canvas(3, 1)
+  canvas.frame((0, 0, 3, 1), pixels, pictures.levels(pixels))
+  np.testing.assert_array_equal(np.asarray(canvas.image)[0, :, 0], drawn)
+
+
 def test_colours_stay_and_large_frames_shrink():
   canvas = pictures.Canvas(40, 40)
   canvas.frame((0, 0, 40, 40), np.full((80, 160, 3), (10, 200, 30)))
