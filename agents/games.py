@@ -83,6 +83,8 @@ class EnvironmentConfig:
   def try_out(self, seed: int) -> specs.EnvironmentSpec:
     """Makes an environment and takes its first step.
 
+    Whatever the game prints meanwhile is printed.
+
     Args:
       seed: seeds the environment.
 
@@ -181,7 +183,7 @@ def _cannot_be(done: str, game: str) -> Iterator[None]:
   """Turns exceptions that games raise into ValueErrors of one line."""
   try:
     yield
-  except Exception as e:  # pylint: disable=broad-except
+  except Exception as e:
     raise ValueError(
         f'game {game!r} cannot be {done}: {_in_one_line(e)}') from None
 
@@ -244,7 +246,7 @@ def gymnasium_spec(game: str) -> gymnasium.envs.registration.EnvSpec:
   if module:
     try:
       importlib.import_module(module)
-    except (Exception, SystemExit) as e:  # pylint: disable=broad-except
+    except (Exception, SystemExit) as e:
       raise ValueError(f'game {game!r}: its module {module!r} cannot be imported: '
                        f'{_in_one_line(e)}') from None
   try:
@@ -282,7 +284,7 @@ def _imported(what: str, name: str) -> Any:
                      f'{validation.shown(name)}.')
   try:
     return getattr(importlib.import_module(module), attribute)
-  except (Exception, SystemExit) as e:  # pylint: disable=broad-except
+  except (Exception, SystemExit) as e:
     raise ValueError(f'{what} {name!r} cannot be imported: '
                      f'{_in_one_line(e)}') from None
 

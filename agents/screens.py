@@ -64,10 +64,10 @@ class Screens(gymnasium.Wrapper):
 
 
 class AtariScreens(Screens):
-  """Atari as `AtariVectorEnv` presents it, within one grey level, with screens.
+  """Atari with its screens; `AtariVectorEnv` gives neither colour nor all frames.
 
-  `AtariVectorEnv` gives neither colour nor the skipped frames. Observations are
-  [4, size, size] uint8.
+  Observations [4, size, size] uint8 are those of `AtariVectorEnv`, to within one
+  grey level.
   """
   def __init__(self, rom: str, frame_size: int, repeat_action_probability: float):
     """Makes an environment.
@@ -198,7 +198,7 @@ def _gymnasium_screens(config: games.EnvironmentConfig) -> Screens:
     rendered = make_env(render_mode='rgb_array')
     rendered.reset(seed=0)
     rendered.render()
-  except Exception as e:  # pylint: disable=broad-except
+  except Exception as e:
     return Screens(env, rate, f'{config.game} cannot be rendered: '
                    f'{" ".join(str(e).split())}')
   env.close()

@@ -21,7 +21,7 @@ RESULTS = CHECKOUT / 'benchmarks' / 'results'
 # The mean return of the last 100 training episodes that solves a game.
 TARGET_RETURNS = {'pong': 18.}
 CONFIDENCE = 0.95  # Of all intervals.
-_ROWS_KEPT = 300
+ROWS_KEPT = 300
 
 Row = dict[str, float]
 
@@ -80,13 +80,12 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
     sys.exit(128 + signal.SIGINT)
 
 
-def thin(rows: Sequence[Row], most: int = _ROWS_KEPT,
-         always: Optional[Row] = None) -> list[Row]:
-  """Returns at most `most` of the rows, evenly spread and including the last.
+def thin(rows: Sequence[Row], always: Optional[Row] = None) -> list[Row]:
+  """Returns at most `ROWS_KEPT` rows, evenly spread and including the last.
 
   The row `always` is among them too, beyond that number.
   """
-  period = max(1, math.ceil((len(rows) - 1) / (most - 1)))
+  period = max(1, math.ceil((len(rows) - 1) / (ROWS_KEPT - 1)))
   return [row for i, row in enumerate(rows)
           if i % period == 0 or i == len(rows) - 1 or row is always]
 

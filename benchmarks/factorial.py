@@ -1,4 +1,4 @@
-"""What a part is worth, from groups of runs with all ways to have parts or not.
+"""What a part is worth, from a factorial design: runs of each subset of the parts.
 
 One group at a time says little with three seeds each; a comparison that takes every
 group into account says as much as if there were several times as many.

@@ -184,7 +184,7 @@ def report(players: Sequence[str], games: Sequence[str]) -> None:
 def _shared_seeds(
     games: Sequence[str],
     scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> list[int]:
-  """Returns the seeds that all games have of each player that has all games.
+  """Returns the seeds that every player with all games has of every game.
 
   With another seed of one game, that game would count twice.
   """

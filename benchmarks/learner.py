@@ -267,9 +267,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                       f'({cell.trunk})')
       continue
     if cell.frame_size not in recorded:
-      _, environment_spec, batch = parts.real_batch(
+      recorded[cell.frame_size] = parts.real_batch(
           Cell(12, cell.frame_size, 'small').settings(), ('/cpu:0',))
-      recorded[cell.frame_size] = (environment_spec, batch)
     environment_spec, batch = recorded[cell.frame_size]
     learner = make_learner(cell, devices, batch, environment_spec)
     result: dict[str, Any] = {

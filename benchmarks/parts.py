@@ -203,10 +203,10 @@ def sampling(settings: settings_lib.Settings) -> Iterator[Work]:
 
 def real_batch(
     settings: settings_lib.Settings, devices: Optional[Sequence[str]] = None,
-) -> tuple[ImpalaPPOBuilder, specs.EnvironmentSpec, trajectories.Trajectories]:
-  """Returns a builder, a spec, and a batch of a game that was played at random."""
+) -> tuple[specs.EnvironmentSpec, trajectories.Trajectories]:
+  """Returns a spec, and a batch of a game that was played at random."""
   with _full_tables(settings, devices) as (builder, environment_spec, client, _):
-    return builder, environment_spec, next(builder.make_dataset_iterator(client))
+    return environment_spec, next(builder.make_dataset_iterator(client))
 
 
 @contextlib.contextmanager

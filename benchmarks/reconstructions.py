@@ -6,13 +6,12 @@ Plays the newest policy of the run and takes frames spread over the play.
 Needs matplotlib.
 """
 
-
 from acme import specs
 import numpy as np
-import tensorflow as tf
 
 from agents.impala_ppo import ImpalaPPOBuilder
 from benchmarks import common
+from launch import policies
 from launch import settings as settings_lib
 from programs.runtime import checkpoints
 
@@ -33,21 +32,15 @@ def main() -> None:
 
   try:
     settings = settings_lib.load(flags.run_dir)
-    path = checkpoints.latest(flags.run_dir)
-    if path is None:
-      raise ValueError(f'{flags.run_dir} holds no whole checkpoint.')
+    path = checkpoints.existing(flags.run_dir)
     environment = settings.environment.make(_ENVS, flags.seed)
     environment_spec = specs.make_environment_spec(environment)
     builder = ImpalaPPOBuilder(settings.agent)
-    networks = builder.make_networks(environment_spec)
+    networks = policies.restored(builder, environment_spec, path, with_decoder=True)
     if networks.decoder is None or settings.agent.frame_stack == 1:
       raise ValueError(f'{flags.run_dir} reconstructs no frames.')
   except ValueError as e:
     parser.error(str(e))
-  networks.create_variables()
-  checkpoints.Checkpoint({
-      'actor_critic': networks.actor_critic,
-      'decoder': networks.decoder}).restore(path)
   actor = builder.make_actor(flags.seed,
                              builder.make_policy(networks, environment_spec))
   timestep = environment.reset()
@@ -56,11 +49,7 @@ def main() -> None:
   environment.close()
 
   observation = timestep.observation
-  encoder = networks.actor_critic.encoder
-  reconstruction = networks.decoder(encoder(observation))
-  # The decoder draws the newest frame, as the normaliser outputs it.
-  reconstruction = encoder.normalizer.denormalize(
-      tf.repeat(reconstruction, observation.shape[-1], axis=-1))
+  reconstruction = networks.reconstruct(networks.actor_critic.encoder(observation))
   figure, axes = plt.subplots(2, _ENVS, figsize=(1.6 * _ENVS, 3.6))
   for row, (name, images) in enumerate((
       ('frame', observation), ('reconstruction', reconstruction.numpy()))):

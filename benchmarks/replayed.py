@@ -230,7 +230,7 @@ def _clock(cell: Cell, launcher: processes.Process, learner):
 
 def _owned(launcher: processes.Process, function, *args):
   """Calls a node's function, in a process that ends with the launcher."""
-  processes.own(launcher)
+  processes.set_up_node(launcher)
   return function(*args)
 
 

@@ -49,15 +49,15 @@ def _entries(out: str, prefix: str, name: str) -> np.ndarray:
   return entries[np.argsort(entries[:, 0], kind='stable')]
 
 
-def _rows(cell: replayed.Cell, out: str,
+def _rows(cell: replayed.Cell,
           seconds: float) -> Iterator[tuple[float, dict[str, float]]]:
   """Yields the start and the figures of each successive interval of a run."""
   logs = {
-      'append': _entries(out, 'clients', 'append'),
-      'pull': _entries(out, 'clients', 'pull'),
-      **{name: _entries(out, 'learner', name)
+      'append': _entries(cell.out, 'clients', 'append'),
+      'pull': _entries(cell.out, 'clients', 'pull'),
+      **{name: _entries(cell.out, 'learner', name)
          for name in ('waited', 'computed', 'lag')},
-      'gib': _entries(out, 'memory', 'gib')}
+      'gib': _entries(cell.out, 'memory', 'gib')}
   start = logs['gib'][0, 0] + replayed.WARM_UP_SECONDS
   agent = cell.settings.agent
   while start + 0.9 * seconds <= logs['gib'][-1, 0] + replayed.MEMORY_SECONDS:
@@ -89,7 +89,7 @@ def run_cell(cell: replayed.Cell, row_seconds: float) -> list[dict[str, float]]:
     if cell.num_hosts:
       samples = _run_on_hosts(cell)
       return [{**row, **_on_hosts(samples, start, row_seconds, row['in/s'])}
-              for start, row in _rows(cell, out, row_seconds)]
+              for start, row in _rows(cell, row_seconds)]
     process = multiprocessing.get_context('spawn').Process(
         target=replayed.launch, args=(cell,))
     process.start()
@@ -100,7 +100,7 @@ def run_cell(cell: replayed.Cell, row_seconds: float) -> list[dict[str, float]]:
       process.join()
       raise
     _check(cell, process.exitcode)
-    return [row for _, row in _rows(cell, out, row_seconds)]
+    return [row for _, row in _rows(cell, row_seconds)]
 
 
 def _check(cell: replayed.Cell, code: Optional[int]) -> None:

@@ -9,8 +9,8 @@ Runs go one after the other. Each is stopped once the game is solved, or at
 
 The report has a row for each run, and one for each variant: how many of its runs
 solved the game, and the mean of their returns at 300,000 timesteps, or when solved,
-with its 95% interval by Student's t. Once there are two runs of each way to have the
-parts of the agent or not, it also says what each part adds (`factorial`).
+with its 95% interval by Student's t. Once there are two runs of each subset of the
+agent's parts, it also says what each part adds (`factorial`).
 """
 
 import dataclasses

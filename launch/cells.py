@@ -124,10 +124,10 @@ class Cell:
     """Tells a run that reached its budget or target from one told to stop."""
     run = self.settings().run
     return any(
-        limiter.has_budget_spent({'actor_steps': row['timesteps']},
+        limiter.is_budget_spent({'actor_steps': row['timesteps']},
                                  run.max_timesteps) or
         row['episodes'] >= records.EPISODES_IN_MEAN and
-        limiter.has_target_reached(row['episode_return_mean_100'],
+        limiter.is_target_reached(row['episode_return_mean_100'],
                                    run.target_return)
         for row in self.rows())
 

@@ -113,6 +113,7 @@ from agents import environments
 from agents import games
 from agents import screens
 from agents.impala_ppo import builder as builder_lib
+from launch import policies
 from launch.views import thoughts
 from launch.views import video
 from programs.nodes import evaluator
@@ -158,16 +159,12 @@ class _Run:
                          'actions.')
       self._settings.environment = dataclasses.replace(
           environment, repeat_action_probability=command.sticky)
-    if command.checkpoint is None:
-      path = checkpoints.latest(run_dir, _say)
-      if path is None:
-        raise ValueError(f'{run_dir} holds no whole checkpoint.')
-    else:
-      path = checkpoints.named(run_dir, command.checkpoint)
-    self._path = path
+    path = self._path = checkpoints.existing(run_dir, _say) if (
+        command.checkpoint is None) else checkpoints.named(
+            run_dir, command.checkpoint)
     self._spec = self._settings.environment.try_out(command.seed)
     self._builder = builder_lib.ImpalaPPOBuilder(self._settings.agent)
-    self._networks = thoughts.restored(self._builder, self._spec, path,
+    self._networks = policies.restored(self._builder, self._spec, path,
                                        with_decoder=command.video is not None)
     self._screens = (None if command.video is None else screens.make(
         self._settings.environment, command.seed))

@@ -14,7 +14,6 @@ from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import config as config_lib
 from agents.impala_ppo import networks as networks_lib
 from launch import settings as settings_lib
-from launch.views import thoughts
 from programs.runtime import checkpoints
 
 
@@ -85,15 +84,41 @@ def load(run_dir: str, checkpoint: Optional[str] = None, *, sampled: bool = Fals
   """
   run_dir = os.path.expanduser(run_dir)
   settings = settings_lib.load(run_dir)
-  path = checkpoint or checkpoints.latest(run_dir, say)
-  if path is None:
-    raise ValueError(f'{run_dir} holds no whole checkpoint.')
+  path = checkpoint or checkpoints.existing(run_dir, say)
   environment_spec = settings.environment.try_out(seed)
   builder = make_builder(settings.agent)
-  networks = thoughts.restored(builder, environment_spec, path, with_decoder=False)
+  networks = restored(builder, environment_spec, path, with_decoder=False)
   policy = builder.make_policy(networks, environment_spec, evaluation=not sampled)
   return LoadedPolicy(settings, path, environment_spec, networks,
                       builder.make_actor(seed, policy))
+
+
+def restored(builder: builder_lib.ImpalaPPOBuilder,
+             environment_spec: specs.EnvironmentSpec, path: str,
+             with_decoder: bool) -> networks_lib.ImpalaPPONetworks:
+  """Restores networks from a checkpoint.
+
+  Args:
+    builder: made from the run's settings.
+    environment_spec: of one environment.
+    path: of a complete checkpoint.
+    with_decoder: whether to restore the decoder too, if there is one.
+
+  Returns:
+    The networks.
+
+  Raises:
+    ValueError: if the checkpoint is of other networks; the message is one line.
+  """
+  networks = builder.make_networks(environment_spec)
+  networks.create_variables()
+  parts: dict[str, tf.Module] = {'actor_critic': networks.actor_critic}
+  if with_decoder and networks.decoder is not None:
+    parts['decoder'] = networks.decoder
+  for name, part in parts.items():
+    checkpoints.check_matches(path, part.variables, name)
+  checkpoints.Checkpoint(parts).restore(path)
+  return networks
 
 
 def save_weights(actor_critic: networks_lib.ActorCritic, learner_steps: int,

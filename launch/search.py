@@ -150,7 +150,7 @@ def _stopped(study: optuna.Study, names: set[str]) -> list[optuna.Trial]:
   stopped = []
   for trial in study.get_trials(states=[_State.RUNNING]):
     if set(trial.params) == names:
-      stopped.append(optuna.Trial(study, trial._trial_id))  # pylint: disable=protected-access
+      stopped.append(optuna.Trial(study, trial._trial_id))
     else:  # Stopped before all its settings were drawn.
       study.tell(trial.number, state=_State.FAIL)
   return stopped

@@ -29,7 +29,11 @@ from programs.runtime import servers
 
 def _prepare(argv: Sequence[str]
              ) -> tuple[settings_lib.TrainCommand, settings_lib.Settings]:
-  """Settles all that nothing slow is needed for; raises ValueError (one line)."""
+  """Does all that needs no slow import: parses flags, checks, closes the doors.
+
+  Raises:
+    ValueError: if something is wrong; the message is one line.
+  """
   command, settings = settings_lib.parse_train(argv)
   run_dir = settings.run.run_dir
   if not command.resume and os.path.isdir(run_dir) and (
@@ -165,13 +169,13 @@ def _why_done(run: run_config.RunConfig,
               progress: Mapping[str, Any]) -> Optional[str]:
   """Returns why a run to be resumed has nothing left to do, or None."""
   counts = progress['counts']
-  if limiter.has_budget_spent(counts, run.max_timesteps):
+  if limiter.is_budget_spent(counts, run.max_timesteps):
     return (f'has reached its budget, with {counts["actor_steps"]:,} of '
             f'{run.max_timesteps:,} timesteps; give a larger --max_timesteps to go '
             'on')
   returns = counter.ReturnsWindow()
   returns.extend(progress['returns'])
-  if limiter.has_target_reached(returns.full_mean(), run.target_return):
+  if limiter.is_target_reached(returns.full_mean(), run.target_return):
     return (f'has reached its target, with a mean return of {returns.mean():g}; '
             'give a higher --target_return to go on')
   return None
@@ -201,6 +205,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _train(command: settings_lib.TrainCommand, settings: settings_lib.Settings,
            server: Optional[fork_server.ForkServer] = None) -> int:
+  """Trains, and restarts this command if a retry is due; returns the exit code."""
   with contextlib.ExitStack() as stack:
     if server is not None:
       stack.enter_context(contextlib.closing(server))
@@ -215,7 +220,7 @@ def _train_holding(command: settings_lib.TrainCommand,
                    settings: settings_lib.Settings,
                    server: Optional[fork_server.ForkServer],
                    stack: contextlib.ExitStack) -> tuple[int, Sequence[str]]:
-  """Trains, with its resources held until the stack closes.
+  """Trains, with the run's lock and cluster held until the stack closes.
 
   Returns:
     The exit code, and the flags to add to the command for a retry, if one is due.
@@ -251,7 +256,6 @@ def _train_holding(command: settings_lib.TrainCommand,
         settings.agent, [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0'])
     if command.lp_launch_type != 'local_mt':
       processes.use_no_gpus()
-    builder.make_networks(environment_spec)
     variable_bytes, trained_bytes = sizes.of_variables(
         settings.agent, environment_spec)
     sizes.check(settings.agent, settings.run, environment_spec, trained_bytes,
@@ -289,17 +293,22 @@ def _train_holding(command: settings_lib.TrainCommand,
                              settings.run.restart, [lock], server, screen)
   if code == processes.ENDS_RUN:
     return 1, ()
+  return code, _retry(command, run_dir) if code else ()
+
+
+def _retry(command: settings_lib.TrainCommand, run_dir: str) -> Sequence[str]:
+  """Returns the flags that make a failed run's command resume it, if it should."""
   retries = command.retries - 1
-  if not code or retries < 0:
-    return code, ()
+  if retries < 0:
+    return ()
   # All nodes have ended: whoever says stop from here on is to be obeyed at once.
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(number) != signal.SIG_IGN:
       signal.signal(number, signal.SIG_DFL)
   if checkpoints.latest(run_dir) is None:
-    return code, ()
+    return ()
   _say(f'resuming {run_dir}; {retries} retries are left after this one.')
-  return code, ['--resume', '--run_dir', run_dir, '--retries', str(retries)]
+  return ['--resume', '--run_dir', run_dir, '--retries', str(retries)]
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@
 import functools
 from typing import Any, Callable
 
+from absl import logging
 from acme import specs
 import launchpad as lp
 
@@ -89,7 +90,8 @@ def make_program(
 def _in_node(launcher: processes.Process, listen: str,
              function: Callable[..., Any], *args: Any) -> Any:
   """Runs a node's function in its process, with the program's stop event."""
-  processes.own(launcher)
+  processes.set_up_node(launcher)
+  logging.set_verbosity(logging.WARNING)  # Libraries print more than anybody reads.
   doors.check(listen)
   try:
     return function(*args, should_stop=lp.stop_event())

@@ -42,7 +42,7 @@ class Policy:
         POLICY: actor_critic.variables, VERSION: [version]}
     self.observation_spec = observation_spec
 
-    def step(observation, seed):
+    def step(observation: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
       logits, _ = actor_critic(observation)
       if greedy:
         action = tf.argmax(logits, axis=-1, output_type=tf.int32)
@@ -95,7 +95,7 @@ class VariableClient(variable_utils.VariableClient):
     self._future = None
     super().update_and_wait()
 
-  def _copy(self, new_variables: Sequence[Sequence[np.ndarray]]):
+  def _copy(self, new_variables: Sequence[Sequence[np.ndarray]]) -> None:
     served = dict(zip(self._collections, new_variables))
     version = int(served[VERSION][0])
     if version == self._version:

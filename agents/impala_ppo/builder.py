@@ -65,7 +65,14 @@ class ImpalaPPOBuilder:
 
   def make_dataset_iterator(
       self, replay_client: Clients) -> Iterator[trajectories.Trajectories]:
-    """Makes the learner's batches from all shards."""
+    """Makes the learner's batches from all shards; waits until the first answers.
+
+    Args:
+      replay_client: of the replay's shard, or a list with one for each shard.
+
+    Returns:
+      An endless iterator over batches, split over the learner's devices.
+    """
     dataset = replay.make_dataset(
         [client.server_address for client in _clients(replay_client)],
         self._config)
@@ -140,6 +147,13 @@ class ImpalaPPOBuilder:
       replay_client: used to update priorities.
       counter: counts learner steps.
       update: see `learning.ImpalaPPOLearner`.
+
+    Returns:
+      The learner.
+
+    Raises:
+      ValueError: if prioritised replay has no clients, GPUs are missing, or batches
+        cannot be split evenly over the devices.
     """
     tf.random.set_seed(random_key)
     return learning.ImpalaPPOLearner(

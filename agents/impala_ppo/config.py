@@ -1,7 +1,6 @@
 """Configuration of the PPO-IMPALA agent."""
 
 import dataclasses
-import typing
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,8 +12,6 @@ ReplaySampler = Literal['uniform', 'prioritized', 'fifo']
 ComputeDtype = Literal['float32', 'float16']
 ValueLoss = Literal['hl_gauss', 'squared']
 
-LOSSES = typing.get_args(Loss)
-
 _Cost = Annotated[float, Field(ge=0, le=10**6)]
 _Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...],
                    Field(min_length=1)]
@@ -25,7 +22,7 @@ _StepSize = Annotated[float, Field(gt=0, le=1)]
 class ImpalaPPOConfig:
   """Every setting of the algorithm; the defaults learn Atari.
 
-  The exception is `frame_stack`: it comes from `EnvironmentConfig.frame_stack`.
+  Except `frame_stack`, which must be `EnvironmentConfig.frame_stack`.
 
   `timesteps` are agent actions summed over all actors. A `trajectory` is
   `sequence_length` timesteps of one environment.

@@ -68,7 +68,7 @@ def total_over_replicas(x: tf.Tensor) -> tf.Tensor:
 
 def learning_rate(num_steps: tf.Tensor,
                   config: config_lib.ImpalaPPOConfig) -> tf.Tensor:
-  """Returns the step size after `num_steps`, which falls linearly."""
+  """Returns the step size [] float32 after `num_steps` [] int64; falls linearly."""
   progress = (tf.cast(num_steps, tf.float32) *
               config.timesteps_per_learner_step /
               config.learning_rate_decay_timesteps)
@@ -138,7 +138,7 @@ class ImpalaPPOLearner(core.Learner):
       self._optimizer = ops.adam(self._learning_rate,
                                  epsilon=config.adam_epsilon)
       # Its moments must exist before a checkpoint can be restored.
-      self._optimizer._initialize(networks.trainable_variables)  # pylint: disable=protected-access
+      self._optimizer._initialize(networks.trainable_variables)
     self._loss = loss
     self._update = update or self._learn
     is_one_device = (strategy.num_replicas_in_sync == 1 and
@@ -173,7 +173,8 @@ class ImpalaPPOLearner(core.Learner):
       self._step_seconds += time.perf_counter() - start
       self._steps_since_metrics += 1
 
-  def _run_replicas(self, batch: trajectories.Trajectories):
+  def _run_replicas(self, batch: trajectories.Trajectories) -> tuple[
+      dict[str, tf.Tensor], Optional[tf.Tensor], dict[str, list[tf.Tensor]]]:
     metrics, priorities = self._strategy.run(self._update, (batch,))
     # Metrics are already reduced: every replica has the same.
     metrics = tf.nest.map_structure(
@@ -184,7 +185,8 @@ class ImpalaPPOLearner(core.Learner):
     # Read here: outside, each variable takes a call through the strategy.
     return metrics, priorities, self._served()
 
-  def _learn(self, batch: trajectories.Trajectories):
+  def _learn(self, batch: trajectories.Trajectories) -> tuple[
+      dict[str, tf.Tensor], Optional[tf.Tensor]]:
     """Learns from this replica's part of a batch."""
     config, networks = self._config, self._networks
     num_steps = tf.identity(self._num_steps)
@@ -229,7 +231,8 @@ class ImpalaPPOLearner(core.Learner):
     self._skipped_updates.assign_add(
         tf.cond(tf.math.is_finite(norm), update, skip))
 
-  def _update_normalizer(self, observation: tf.Tensor, num_steps: tf.Tensor):
+  def _update_normalizer(self, observation: tf.Tensor,
+                         num_steps: tf.Tensor) -> None:
     """Updates statistics over all batches so far, and later over recent ones."""
     context = tf.distribute.get_replica_context()
     normalizer = self._networks.actor_critic.encoder.normalizer
@@ -252,9 +255,9 @@ class ImpalaPPOLearner(core.Learner):
             total_over_replicas(online))
 
   def _update_priorities(self, batch: trajectories.Trajectories,
-                         priorities: tf.Tensor):
+                         priorities: tf.Tensor) -> None:
     """Sets the priority of each replayed item to its trajectories' mean."""
-    def gather(values):
+    def gather(values: tf.Tensor) -> np.ndarray:
       return np.concatenate([
           v.numpy() for v in self._strategy.experimental_local_results(values)])
 
@@ -262,15 +265,15 @@ class ImpalaPPOLearner(core.Learner):
     # Reverb takes only finite priorities. With 0, an item is not drawn again.
     priorities = np.nan_to_num(gather(priorities), nan=0., posinf=0.)
     replayed = slice(self._config.online_batch_size, None)
-    sums: dict[tuple, list[float]] = {}
+    by_shard: dict[int, dict[int, list[float]]] = {}
     for shard, key, priority in zip(shards[replayed], keys[replayed],
                                     priorities[replayed]):
-      sums.setdefault((int(shard), int(key)), []).append(float(priority))
-    for shard, told in enumerate(self._priorities):
-      updates = {key: float(np.mean(values)) for (of, key), values in sums.items()
-                 if of == shard}
-      if updates:
-        told.update(updates)
+      by_shard.setdefault(int(shard), {}).setdefault(int(key), []).append(
+          float(priority))
+    for shard, shard_priorities in enumerate(self._priorities):
+      if shard in by_shard:
+        shard_priorities.update({
+            key: float(np.mean(values)) for key, values in by_shard[shard].items()})
 
   def _served(self) -> dict[str, list[tf.Tensor]]:
     """Reads the variables that actors get."""
@@ -280,7 +283,7 @@ class ImpalaPPOLearner(core.Learner):
         acting.VERSION: [self._num_steps.read_value()],
     }
 
-  def _publish(self, served: Mapping[str, Sequence[tf.Tensor]]):
+  def _publish(self, served: Mapping[str, Sequence[tf.Tensor]]) -> None:
     """Copies variables for `get_variables`, so that serving them is free."""
     # One assignment, since other threads read it.
     self._published = {name: [variable.numpy() for variable in variables]
@@ -303,6 +306,7 @@ class ImpalaPPOLearner(core.Learner):
   def metrics(self) -> dict[str, float]:
     """Returns the latest losses, and rates since the previous call.
 
+    It is empty if there was no step since then.
     `skipped_updates` counts the gradients so far that were not applied because
     they were not finite. `wait_fraction` is the fraction of the learner's time
     spent waiting for data. `timesteps_per_second` counts timesteps learned from,
@@ -332,20 +336,17 @@ class ImpalaPPOLearner(core.Learner):
       colour; None before the first step, or if no frames are reconstructed.
     """
     networks = self._networks
-    *size, channels = networks.observation_spec.shape
-    if (self._batch is None or networks.decoder is None or len(size) != 2 or
-        networks.observation_spec.dtype != np.uint8):
+    spec = networks.observation_spec
+    if (self._batch is None or networks.decoder is None or len(spec.shape) != 3 or
+        spec.dtype != np.uint8):
       return None
     with self._updating:
       part, *_ = self._strategy.experimental_local_results(self._batch.observation)
       observation = part[:most, 0]
-      encoder = networks.actor_critic.encoder
-      drawn = networks.decoder(encoder(observation))
-      if drawn.shape[-1] != channels:  # Only the newest of stacked frames.
-        drawn = tf.repeat(drawn, channels, axis=-1)
-      drawn = encoder.normalizer.denormalize(drawn)
-    pairs = np.concatenate([observation, np.clip(drawn, 0, 255)], axis=2)
-    if channels != 3 or self._config.frame_stack > 1:  # Not in colour.
+      drawn = networks.reconstruct(networks.actor_critic.encoder(observation))
+    pairs = np.concatenate([observation[..., -drawn.shape[-1]:],
+                            np.clip(drawn, 0, 255)], axis=2)
+    if pairs.shape[-1] != 3:  # Not in colour.
       pairs = pairs[..., -1:]
     return np.concatenate(pairs.astype(np.uint8), axis=0)
 

@@ -89,6 +89,7 @@ def impala_ppo_loss(
                              config.max_abs_reward)
   discounts *= config.discount
   num_timesteps = tf.maximum(total(mask), 1.)  # Resets alone teach nothing.
+  num_replicas = total(tf.ones([]))
 
   def mean(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(x * mask) / num_timesteps
@@ -112,13 +113,13 @@ def impala_ppo_loss(
     policy_loss = mean(policy_gradient_loss(
         target_log_probs, estimates.pg_advantages))
   if outputs.value_logits is None:
-    baseline_loss = mean(value_loss(values, estimates.targets))
+    value_loss = mean(squared_value_loss(values, estimates.targets))
   else:
     value_logits = tf.transpose(outputs.value_logits[:, :-1], [1, 0, 2])
-    baseline_loss = mean(hl_gauss_loss(
+    value_loss = mean(hl_gauss_loss(
         value_logits, estimates.targets, values_lib.make_bins(config)))
   mean_entropy = mean(entropy(logits))
-  loss = (policy_loss + config.baseline_cost * baseline_loss -
+  loss = (policy_loss + config.baseline_cost * value_loss -
           config.entropy_cost * mean_entropy)
 
   reconstruction = tf.constant(0.)
@@ -127,8 +128,7 @@ def impala_ppo_loss(
     if config.frame_stack > 1:
       target, weight = newest_frame_and_motion(target)
     errors = reconstruction_loss(outputs.reconstruction, target, weight)
-    num_replicas = total(tf.ones([]))  # They share batches evenly.
-    reconstruction = tf.reduce_mean(errors) / num_replicas
+    reconstruction = tf.reduce_mean(errors) / num_replicas  # Of equal shares.
     loss += config.reconstruction_cost * reconstruction
 
   ratios = tf.exp(log_rhos)
@@ -136,7 +136,7 @@ def impala_ppo_loss(
   metrics = {
       'loss': loss,
       'policy_loss': policy_loss,
-      'value_loss': baseline_loss,
+      'value_loss': value_loss,
       'entropy': mean_entropy,
       'reconstruction_loss': reconstruction,
       'clip_fraction': mean(outside),
@@ -145,7 +145,7 @@ def impala_ppo_loss(
       'rho_clipped_fraction': mean(tf.cast(ratios > 1., tf.float32)),
       # Every replica computes all of it.
       'explained_variance': explained_variance(
-          values, estimates.targets, mask, total) / total(tf.ones([])),
+          values, estimates.targets, mask, total) / num_replicas,
   }
   priorities = tf.reduce_mean(
       tf.abs(estimates.targets - values) * mask, axis=0)
@@ -274,11 +274,19 @@ def policy_gradient_loss(
     target_log_probs: tf.Tensor,
     pg_advantages: tf.Tensor,
 ) -> tf.Tensor:
-  """IMPALA's policy gradient [1, section 4.2], as a loss [T, B]."""
+  """IMPALA's policy gradient [1, section 4.2], as a loss.
+
+  Args:
+    target_log_probs: [T, B], log pi(a|x), with gradient.
+    pg_advantages: [T, B], as of `VTrace`.
+
+  Returns:
+    The loss, [T, B].
+  """
   return -target_log_probs * tf.stop_gradient(pg_advantages)
 
 
-def value_loss(values: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+def squared_value_loss(values: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
   """Half the squared error of values to their targets, [T, B]."""
   return 0.5 * tf.square(tf.stop_gradient(targets) - values)
 

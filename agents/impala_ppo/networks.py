@@ -202,8 +202,8 @@ class ActorCritic(snt.Module):
     super().__init__(name=name)
     self.encoder = encoder
     self._bins = bins
-    # A small initial policy head starts training from near-uniform actions, and a
-    # small value head from values of 0.
+    # A small initial policy head starts training from near-uniform actions. With
+    # bins, a small value head starts from equal probabilities: from values of 0.
     self._policy_head = snt.Linear(
         num_actions, w_init=snt.initializers.Orthogonal(0.01),
         name='policy_head')
@@ -294,6 +294,22 @@ class ImpalaPPONetworks:
         reconstruction=self.decoder(latent),
         normalized_observation=encoder.normalizer(observation))
 
+  def reconstruct(self, latent: tf.Tensor) -> tf.Tensor:
+    """Decodes latents to the units of observations, for people to see.
+
+    Args:
+      latent: [N, latent_size].
+
+    Returns:
+      [N, H, W, C] or [N, D] float32; with stacked frames C is 1, the newest.
+    """
+    assert self.decoder is not None
+    decoded = self.decoder(latent)
+    channels, newest = self.observation_spec.shape[-1], decoded.shape[-1]
+    # The normaliser knows all channels.
+    decoded = tf.repeat(decoded, channels // newest, axis=-1)
+    return self.actor_critic.encoder.normalizer.denormalize(decoded)[..., -newest:]
+
   @property
   def trainable_variables(self) -> tuple[tf.Variable, ...]:
     decoder = self.decoder.trainable_variables if self.decoder else ()
@@ -331,6 +347,22 @@ def make_networks(
   Raises:
     ValueError: if no network fits the environment.
   """
+  _check_spec(environment_spec, config)
+  observations, actions = environment_spec.observations, environment_spec.actions
+  shape = observations.shape
+  encoder = Encoder(shape, config.conv_channels, config.latent_size)
+  target_channels = 1 if config.frame_stack > 1 else shape[-1]
+  decoder = Decoder(shape, target_channels) if config.autoencoder else None
+  bins = values_lib.make_bins(config) if config.value_loss == 'hl_gauss' else None
+  return ImpalaPPONetworks(
+      observation_spec=observations,
+      actor_critic=ActorCritic(encoder, actions.num_values, bins),
+      decoder=decoder)
+
+
+def _check_spec(environment_spec: specs.EnvironmentSpec,
+                config: config_lib.ImpalaPPOConfig) -> None:
+  """Raises ValueError, in one line, if no network fits the environment."""
   observations, actions = environment_spec.observations, environment_spec.actions
   if not isinstance(observations, specs.Array):
     raise ValueError(
@@ -359,11 +391,3 @@ def make_networks(
         f'frame_stack is {config.frame_stack}, so observations must be '
         f'[height, width, {config.frame_stack}]; they are of shape '
         f'{list(shape)}. Set frame_stack to 1 to store them as they are.')
-  encoder = Encoder(shape, config.conv_channels, config.latent_size)
-  target_channels = 1 if config.frame_stack > 1 else shape[-1]
-  decoder = Decoder(shape, target_channels) if config.autoencoder else None
-  bins = values_lib.make_bins(config) if config.value_loss == 'hl_gauss' else None
-  return ImpalaPPONetworks(
-      observation_spec=observations,
-      actor_critic=ActorCritic(encoder, actions.num_values, bins),
-      decoder=decoder)

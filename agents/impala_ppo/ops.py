@@ -196,7 +196,7 @@ def _shares_rendezvous(function: Callable[..., Any]) -> Any:
   device, nothing goes through it.
   """
   traced = graph_function(function)
-  traced._shared_rendezvous = True  # pylint: disable=protected-access
+  traced._shared_rendezvous = True
   return traced
 
 
@@ -204,9 +204,9 @@ def _shares_rendezvous(function: Callable[..., Any]) -> Any:
 def caller(function: Callable[..., Any], *signature: tf.TensorSpec) -> _Call:
   """Traces a function for one device, and returns a callable that takes arrays.
 
-  The checks of an ordinary call are Python code, which environments have evicted
-  from the caches since the last call: they would take half of the call's time.
-  And an ordinary call would leak memory.
+  TensorFlow checks the arguments of an ordinary call in Python. Environments push
+  that code out of the processor's caches between calls, so that the checks would
+  take half of a call's time. And an ordinary call would leak memory.
 
   Args:
     function: takes tensors; returns a flat tuple of tensors.

@@ -1,7 +1,8 @@
 """Reverb tables, and the data pipeline from them to the learner.
 
-Each shard has two tables of the same items (see `trajectories`): `queue` passes
-on every item once, in order, and `replay` is sampled at random.
+Each shard has a table `queue`, which passes on every item once, in order (see
+`trajectories` for items). If items are used more than once, a table `replay` has
+them too, and is sampled as `replay_sampler` says.
 """
 
 import collections

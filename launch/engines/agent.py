@@ -128,8 +128,11 @@ class Agent:
       self._child.signal(number)
 
   @staticmethod
-  def _wait_for_end(process, news, _):
-    def read():
+  def _wait_for_end(process: child.Child, news: queue.Queue,
+                    pipe: child.StopPipe) -> None:
+    del pipe
+
+    def read() -> None:
       for line in process.lines():
         news.put(('line', line))
 
@@ -140,6 +143,8 @@ class Agent:
     news.put(('end', code))
 
   @staticmethod
-  def _wait_for_stop(_, news, pipe):
+  def _wait_for_stop(process: child.Child, news: queue.Queue,
+                     pipe: child.StopPipe) -> None:
+    del process
     if pipe.wait():
       news.put(('stop', None))

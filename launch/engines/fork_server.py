@@ -81,9 +81,9 @@ class ForkServer:
       modules: what a server imports that is a new process; none of them may start
         a thread.
       is_fork: whether the first server is a fork of this process, with all that it
-        has imported; one that replaces it is a new process. Each script then runs,
-        and exits, where this is called: call it from the main module, with nothing
-        around it that would catch a script's errors.
+        has imported; one that replaces it is a new process. In a forked node this
+        call never returns: the node runs its script here, and exits. So call it
+        from the main module, outside any `try`.
     """
     self._modules = modules
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

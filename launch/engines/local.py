@@ -62,7 +62,7 @@ def _run_threads(program: lp.Program) -> int:
   try:
     manager.wait(return_on_first_completed=True)
     failed = not manager.stop_event().is_set()
-  except Exception as e:  # pylint: disable=broad-except
+  except Exception as e:
     supervision.say(f'error: a node failed: {e}', sys.stderr)
     failed = True
   if failed:

@@ -1,4 +1,4 @@
-"""Ctrl-Z: what a command has started stands still as long as itself.
+"""Ctrl-Z: pauses what a command has started for as long as the command itself.
 
 A shell stops a command's own process group only, and what it starts has others.
 """

@@ -481,8 +481,7 @@ class Cluster:
     finally:
       for _, ours in pairs:
         ours.close()
-      if self._group is not None:
-        ray.util.remove_placement_group(self._group)
+      ray.util.remove_placement_group(self._group)
 
   def _options(self, label: str, index: int, shards: Sequence[int],
                actors: Sequence[int]) -> dict[str, Any]:

@@ -364,7 +364,7 @@ class Supervisor:
     for node in self._nodes:
       if node.title.partition('/')[0] == _LEARNER:
         end = node.poll()
-        # SIGTERM by itself ends only what has not begun.
+        # One that SIGTERM itself has ended had no handler yet, and nothing to save.
         if end is None or end.code not in (0, -signal.SIGTERM):
           how = 'did not end in time' if end is None else end.how
           return (f'node {node.title} {how}, so its last steps may not be in the '

@@ -11,6 +11,7 @@ from agents import screens
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import replay
 from agents.impala_ppo import trajectories as trajectories_lib
+from launch import policies
 from launch import settings as settings_lib
 from launch.views import sheets
 from launch.views import snapshot
@@ -53,7 +54,7 @@ class Held:
     self.reconstructed_by = 'there is no checkpoint yet to reconstruct them with'
     if checkpoint is not None:
       spec = settings.environment.try_out(0)
-      self._think = thoughts.Thinker(thoughts.restored(
+      self._think = thoughts.Thinker(policies.restored(
           builder_lib.ImpalaPPOBuilder(settings.agent), spec, checkpoint, True))
       verb = 'reconstructed' if settings.agent.autoencoder else 'valued'
       self.reconstructed_by = (f'{verb} by the checkpoint of learner step '

@@ -101,19 +101,20 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
   """
   name = f'actor/{index}'
   watchdog = watchdog_lib.Watchdog(name, setup.config.step_timeout)
-  if processes.settle_in():
+  if processes.has_own_process():
     processes.use_one_core(_NICENESS)
     watchdog.start()
   seed = setup.config.process_seed(1 + index)
   adder = setup.builder.make_adder(shard)
 
   def act():
-    told = reports.Background()
-    told.start(counter.record_start, name, "the learner's weights")
+    start_reports = reports.Background()
+    start_reports.start(counter.record_start, name, "the learner's weights")
     actor = setup.builder.make_actor(
         seed, setup.make_policy(), adder,
         weights.NearestSource(learner, name))
-    told.start(counter.record_start, name, 'first steps of the environments')
+    start_reports.start(counter.record_start, name,
+                        'first steps of the environments')
     with watchdog.step():
       environment = setup.environment_factory(setup.config.envs_per_actor, seed)
     processes.say_if_back(name, 'the episodes and trajectories that it was in')

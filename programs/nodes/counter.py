@@ -189,7 +189,14 @@ class RunCounter(core.Worker, core.Saveable):
 
   def run(self) -> None:
     """Writes rows until the program stops, and lets the limiter stop it."""
-    # Nothing is written while nodes are still starting.
+    self._wait_for_start()
+    self._write_rows()
+    if not self._is_starting():
+      self._write_last_row()
+    self._logger.close()
+
+  def _wait_for_start(self) -> None:
+    """Waits for the first timesteps, and says what nodes wait for."""
     began = time.monotonic()
     next_word = began + _START_SECONDS
     announced: Mapping[str, str] = {}
@@ -203,6 +210,9 @@ class RunCounter(core.Worker, core.Saveable):
         print(f'counter: no timestep after {now - began:.0f} s; waiting for '
               f'{records.what_is_missing(self._waits_for)}.', flush=True)
         next_word += _START_SECONDS
+
+  def _write_rows(self) -> None:
+    """Writes a row at each period, and when the limiter ends the run."""
     next_row = self._last_row[0] + self._period_seconds
     while not self._should_stop.wait(_POLL_SECONDS):
       state = self._state()
@@ -214,18 +224,19 @@ class RunCounter(core.Worker, core.Saveable):
         # After a standstill there is one row, not one for each that was missed.
         next_row = max(next_row, time.monotonic() - self._period_seconds)
         next_row += self._period_seconds
-    if not self._is_starting():
-      is_done = self._learner_done.wait(_FAREWELL_SECONDS)
-      state = self._state()
-      if is_done and self._saved:
-        # A resumed run continues from the checkpoint, so the last row matches it.
-        # The learner reports its number of steps only after it has saved.
-        counts = {**self._saved['counts'],
-                  'learner_steps': state['counts'].get('learner_steps', 0)}
-        state = {**self._saved, 'counts': counts}
-      self._logger.write(self._row(state))
-      self._keep(state)  # If only this node was told to stop, it will be back.
-    self._logger.close()
+
+  def _write_last_row(self) -> None:
+    """Writes what the last checkpoint holds, once the learner has saved it."""
+    is_done = self._learner_done.wait(_FAREWELL_SECONDS)
+    state = self._state()
+    if is_done and self._saved:
+      # A resumed run continues from the checkpoint, so the last row matches it.
+      # The learner reports its number of steps only after it has saved.
+      counts = {**self._saved['counts'],
+                'learner_steps': state['counts'].get('learner_steps', 0)}
+      state = {**self._saved, 'counts': counts}
+    self._logger.write(self._row(state))
+    self._keep(state)  # If only this node was told to stop, it will be back.
 
   def _state(self) -> Mapping[str, Any]:
     with self._lock:
@@ -285,7 +296,7 @@ def make(config: config_lib.RunConfig, shards: Sequence[reverb.Client],
     stop_program: ends the program.
     should_stop: set when the program stops.
   """
-  if processes.settle_in():
+  if processes.has_own_process():
     processes.use_no_gpus()
   servers.write(config.run_dir, [shard.server_address for shard in shards],
                 launcher)

@@ -4,13 +4,13 @@ import threading
 from typing import Callable, Optional
 
 from acme import core
-from acme.utils import counting
 from acme.utils import loggers
 from acme.utils.loggers import aggregators
 import dm_env
 import numpy as np
 
 from agents import environments
+from programs.nodes import counter as counter_node
 from programs.nodes import setup as setup_lib
 from programs.nodes import watchdog as watchdog_lib
 from programs.runtime import processes
@@ -86,7 +86,7 @@ class Evaluator(core.Worker):
       self,
       environment_factory: Callable[[], environments.Playable],
       actor: core.Actor,
-      counter: counting.Counter,
+      counter: counter_node.RunCounter,
       logger: loggers.Logger,
       num_episodes: int,
       interval_timesteps: int,
@@ -137,7 +137,7 @@ class Evaluator(core.Worker):
   def _timesteps(self) -> int:
     try:
       counts = self._counter.get_counts()
-    except Exception:  # pylint: disable=broad-except
+    except Exception:
       return self._latest  # The counter is unavailable for a while.
     self._latest = int(counts.get('actor_steps', 0))
     return self._latest
@@ -147,11 +147,18 @@ class Evaluator(core.Worker):
 
 
 def run(setup: setup_lib.Setup, learner: core.VariableSource,
-        counter: counting.Counter, should_stop: threading.Event) -> None:
-  """Evaluates until the program stops; its arguments are as in `actor.run`."""
+        counter: counter_node.RunCounter, should_stop: threading.Event) -> None:
+  """Evaluates until the program stops.
+
+  Args:
+    setup: of the program.
+    learner: serves the weights.
+    counter: tells how far training has come, and gets the mean returns.
+    should_stop: set when the program stops.
+  """
   config = setup.config
   watchdog = watchdog_lib.Watchdog('evaluator', config.step_timeout)
-  if processes.settle_in():
+  if processes.has_own_process():
     processes.use_one_core(_NICENESS)
     watchdog.start()
   seed = config.process_seed(0)

@@ -184,13 +184,13 @@ def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],
     counter: gets reports of steps and metrics.
     should_stop: set when the program stops.
   """
-  processes.settle_in()
   builder, config = setup.builder, setup.config
   made: list[LearnerWorker] = []
 
   def make_worker():
-    told = reports.Background()
-    told.start(counter.record_start, 'learner', 'the replay to serve its tables')
+    start_reports = reports.Background()
+    start_reports.start(counter.record_start, 'learner',
+                        'the replay to serve its tables')
     learner = builder.make_learner(
         config.seed, builder.make_networks(setup.environment_spec),
         builder.make_dataset_iterator(shards), shards)
@@ -198,7 +198,8 @@ def make(setup: setup_lib.Setup, shards: Sequence[reverb.Client],
     made.append(LearnerWorker(learner, counter, config.run_dir,
                               config.checkpoint_minutes, should_stop,
                               functools.partial(replay.statistics, shards)))
-    told.start(counter.record_start, 'learner', 'trajectories to learn from')
+    start_reports.start(counter.record_start, 'learner',
+                        'trajectories to learn from')
 
   # This waits for the replay, which may be stopped before it has started.
   stopping.run_until_stopped(make_worker, should_stop)

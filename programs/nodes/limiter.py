@@ -3,12 +3,12 @@
 from typing import Callable, Mapping, Optional
 
 
-def has_budget_spent(counts: Mapping[str, float], max_timesteps: int) -> bool:
+def is_budget_spent(counts: Mapping[str, float], max_timesteps: int) -> bool:
   """Tells whether a run with these counts has spent its timesteps."""
   return counts.get('actor_steps', 0) >= max_timesteps
 
 
-def has_target_reached(mean_return: Optional[float],
+def is_target_reached(mean_return: Optional[float],
                        target_return: Optional[float]) -> bool:
   """Tells whether a mean return reaches the target; either may be None."""
   return (target_return is not None and mean_return is not None and
@@ -47,8 +47,8 @@ class Limiter:
       Whether this call has ended the program.
     """
     ends = not self._has_stopped and (
-        has_budget_spent(counts, self._max_timesteps) or
-        has_target_reached(mean_return, self._target_return))
+        is_budget_spent(counts, self._max_timesteps) or
+        is_target_reached(mean_return, self._target_return))
     if ends:
       self._has_stopped = True
       self._stop_program()

@@ -68,7 +68,7 @@ class ReplayNode(lp.ReverbNode):
     self._launcher = launcher
 
   def run(self) -> None:
-    processes.own(self._launcher)
+    processes.set_up_node(self._launcher)
     doors.check(self._listen)
     processes.say_if_back('replay', 'what the shard held')
     super().run()

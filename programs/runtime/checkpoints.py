@@ -99,6 +99,15 @@ def latest(run_dir: str,
   return None
 
 
+def existing(run_dir: str,
+             say: Callable[[str], None] = lambda line: None) -> str:
+  """Returns `latest`; raises ValueError, in one line, if there is none."""
+  path = latest(run_dir, say)
+  if path is None:
+    raise ValueError(f'{run_dir} holds no whole checkpoint.')
+  return path
+
+
 def named(run_dir: str, name: str) -> str:
   """Returns a checkpoint of a run.
 

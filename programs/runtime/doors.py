@@ -143,8 +143,8 @@ def _preloaded() -> str:
 def preload() -> None:
   """Restarts this process with the library, so that `close` closes it and its forks.
 
-  Until `close` is called, it listens as without. Nothing happens if this process has
-  the library, or if that does not load, which `close` reports. Call it before all
+  Until `close` is called, nothing is limited. It does nothing if the library is
+  preloaded already, or does not load; `close` reports the latter. Call it before all
   else, as everything up to here is done again.
   """
   restarted = os.environ.get(_RESTARTED_VARIABLE) == str(os.getpid())

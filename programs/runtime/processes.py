@@ -11,7 +11,6 @@ import threading
 import time
 from typing import Callable, Optional
 
-from absl import logging
 import psutil
 
 from programs.runtime import parents
@@ -89,7 +88,7 @@ def this_process() -> Process:
   return Process(socket.gethostname(), os.getpid(), started(os.getpid()))
 
 
-def own(launcher: Process) -> None:
+def set_up_node(launcher: Process) -> None:
   """Sets this process up for a node, unless nodes are threads of the launcher.
 
   The process then ends soon after its parent, however that ended, with what it has
@@ -153,9 +152,8 @@ def _end_at_once(has_gone: Callable[[], bool]) -> None:
   atexit.register(end)
 
 
-def settle_in() -> bool:
-  """Quiets libraries; returns whether this node has a process of its own."""
-  logging.set_verbosity(logging.WARNING)
+def has_own_process() -> bool:
+  """Tells whether the node that calls this has a process of its own."""
   # Under the threaded launchers, every node is a thread of one process.
   return threading.current_thread() is threading.main_thread()
 

@@ -7,6 +7,7 @@ from concurrent import futures
 import threading
 from typing import Any, Callable, Mapping, Optional, Sequence
 
+from acme import core
 from acme.utils import loggers
 
 # A last checkpoint must not wait longer for the counter: a node that has lost
@@ -37,7 +38,7 @@ class Background:
     def run():
       try:
         call.set_result(function(*args))
-      except Exception as e:  # pylint: disable=broad-except
+      except Exception as e:
         call.set_exception(e)
 
     threading.Thread(target=run, daemon=True).start()
@@ -59,7 +60,7 @@ class Background:
 class ActingReporter:
   """Reports timesteps and returns; sends again what did not arrive."""
 
-  def __init__(self, counter):
+  def __init__(self, counter: Any):
     """Makes a reporter to a `RunCounter`, or to a client of one."""
     self._counter = counter
     self._background = Background()
@@ -98,7 +99,8 @@ class ActingReporter:
 class EvaluationReporter(loggers.Logger):
   """Reports the mean return of evaluations; one that does not arrive is lost."""
 
-  def __init__(self, counter):
+  def __init__(self, counter: Any):
+    """Makes a reporter to a `RunCounter`, or to a client of one."""
     self._counter = counter
     self._background = Background()
 
@@ -115,7 +117,7 @@ class CounterState:
   Like Acme's `Saveable`, for a counter in another process.
   """
 
-  def __init__(self, counter):
+  def __init__(self, counter: core.Saveable):
     self._counter = counter
     self._background = Background()
     self._last: Mapping[str, Any] = {'counts': {}, 'returns': [], 'walltime': 0.}
@@ -124,7 +126,7 @@ class CounterState:
     self._background.start(self._counter.save)
     try:
       self._last = self._background.result(_STATE_SECONDS)
-    except Exception as e:  # pylint: disable=broad-except
+    except Exception as e:
       print('learner: the counter does not answer '
             f'({str(e) or f"within {_STATE_SECONDS:g} s"}); the checkpoint holds '
             'what it said last.', flush=True)

@@ -36,7 +36,7 @@ def run_until_stopped(function: Callable[[], None],
   def call():
     try:
       function()
-    except Exception as e:  # pylint: disable=broad-except
+    except Exception as e:
       errors.append(e)
 
   thread = threading.Thread(target=call, daemon=True)

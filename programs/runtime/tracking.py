@@ -117,9 +117,9 @@ def _name(run_dir: str) -> str:
 
 
 def _id(run_dir: str) -> str:
-  """Returns the run's id, which its directory keeps for when it is resumed.
+  """Returns the run's id, kept in its directory, so that a resumed run has the same.
 
-  With the directory's path, as a copy of it is another run.
+  The directory's path is kept too: a copy elsewhere is another run, with a new id.
   """
   path = os.path.join(run_dir, _ID_FILE)
   here = os.path.abspath(run_dir)

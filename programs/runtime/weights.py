@@ -246,7 +246,7 @@ class Mirror:
       began = time.monotonic()
       try:
         token, number, variables = self._learner.newer_weights(self._number)
-      except Exception:  # pylint: disable=broad-except
+      except Exception:
         continue  # The learner is away; its last weights are good enough.
       if token == self._handle.token and variables is not None:
         self._number, self._pulled.variables = number, variables
@@ -328,7 +328,7 @@ class NearestSource(core.VariableSource):
         return variables
       except KeyError:
         raise
-      except Exception as e:  # pylint: disable=broad-except
+      except Exception as e:
         self._shared = None
         if all(name in self._last for name in names):
           return [self._last[name] for name in names]

@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import types
+import typing
 
 from acme import specs
 from acme.tf import savers
@@ -157,7 +158,7 @@ def test_masked_steps_teach_nothing():
     np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize('loss', config_lib.LOSSES)
+@pytest.mark.parametrize('loss', typing.get_args(config_lib.Loss))
 def test_rewarded_actions_become_likelier_and_values_right(loss):
   # On policy, action 1 always pays 1 and ends the episode.
   batch = make_batch()

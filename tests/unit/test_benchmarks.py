@@ -71,7 +71,7 @@ def test_a_benchmark_ends_with_the_code_of_its_main(code, monkeypatch):
 @pytest.mark.parametrize('num_rows', [1, 2, 299, 300, 301, 599, 600, 5000])
 def test_thinned_rows_are_spread_evenly_up_to_the_last(num_rows):
   rows = rows_of(range(num_rows))
-  thinned = common.thin(rows, 300)
+  thinned = common.thin(rows)
   assert min(num_rows, 150) <= len(thinned) <= 300
   assert thinned[0] is rows[0] and thinned[-1] is rows[-1]
   steps = {b['timesteps'] - a['timesteps']
@@ -80,7 +80,7 @@ def test_thinned_rows_are_spread_evenly_up_to_the_last(num_rows):
   if num_rows <= 300:
     assert thinned == rows
   for always in rows[-2:]:
-    also = common.thin(rows, 300, always)
+    also = common.thin(rows, always)
     assert [row for row in also if row is not always] == [
         row for row in thinned if row is not always]
     assert any(row is always for row in also)

@@ -85,7 +85,7 @@ def test_what_an_orphan_has_started_ends_with_it(tmp_path, how):
   node = ('import os, signal, subprocess, sys, time\n'
           'from programs.runtime import processes\n'
           'processes._ORPHAN_SECONDS = 0.5\n'
-          'processes.own(processes.Process("elsewhere", 1, 1))\n'
+          'processes.set_up_node(processes.Process("elsewhere", 1, 1))\n'
           f'signal.signal(signal.SIGTERM, lambda *_: {how})\n'
           'helper = subprocess.Popen(["sleep", "1000"])\n'
           f'open({str(path)!r}, "w").write(f"{{os.getpid()}} {{helper.pid}} .")\n'

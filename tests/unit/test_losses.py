@@ -1,5 +1,7 @@
 """The losses, against closed forms and slow references."""
 
+import typing
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -263,11 +265,11 @@ def test_log_probs():
                              np.log([[0.7, 0.5]]), rtol=1e-4)
 
 
-def test_value_loss():
+def test_squared_value_loss():
   values, targets = tf.constant([[1., 5.]]), tf.constant([[3., 4.]])
   with tf.GradientTape() as tape:
     tape.watch([values, targets])
-    loss = losses.value_loss(values, targets)
+    loss = losses.squared_value_loss(values, targets)
   np.testing.assert_allclose(loss, [[2., 0.5]])
   to_values, to_targets = tape.gradient(loss, [values, targets])
   np.testing.assert_allclose(to_values, [[-2., 1.]])
@@ -425,7 +427,7 @@ def test_each_metric_is_what_numpy_makes_of_it(settings):
   np.testing.assert_allclose(result.priorities, priorities, rtol=1e-4)
 
 
-@pytest.mark.parametrize('loss', config_lib.LOSSES)
+@pytest.mark.parametrize('loss', typing.get_args(config_lib.Loss))
 def test_a_batch_of_resets_alone_teaches_nothing_but_reconstruction(loss):
   config = config_lib.ImpalaPPOConfig(loss=loss, frame_stack=4)
   outputs, batch = random_outputs_and_batch(config)
@@ -453,7 +455,7 @@ def test_a3c_takes_all_experience_for_the_current_policys():
   assert result.loss != losses.impala_ppo_loss(outputs, batch, config).loss
 
 
-@pytest.mark.parametrize('loss', config_lib.LOSSES)
+@pytest.mark.parametrize('loss', typing.get_args(config_lib.Loss))
 def test_estimates_are_constants_and_resets_have_no_gradient(loss):
   config = config_lib.ImpalaPPOConfig(loss=loss, frame_stack=4,
                                       value_loss='squared')
@@ -482,7 +484,7 @@ def test_estimates_are_constants_and_resets_have_no_gradient(loss):
       (outputs.reconstruction - target), rtol=1e-3, atol=1e-8)
 
 
-@pytest.mark.parametrize('loss', config_lib.LOSSES)
+@pytest.mark.parametrize('loss', typing.get_args(config_lib.Loss))
 def test_value_logits_learn_from_experience_and_values_are_constants(loss):
   config = config_lib.ImpalaPPOConfig(loss=loss, autoencoder=False)
   outputs, batch = random_outputs_and_batch(config)
