@@ -154,7 +154,7 @@ def _make_atari(config: EnvironmentConfig,
                 num_envs: int) -> gymnasium.vector.VectorEnv:
   rom = atari_rom(config.game)
   assert rom is not None
-  given = _arguments(config.env_arg)
+  given = _atari_arguments(config.env_arg)
   for name in sorted(_NOT_GIVEN & given.keys()):
     raise ValueError(f'env_arg {name} cannot be given for Atari, where it is the '
                      "agent's own.")
@@ -227,14 +227,13 @@ class GymnasiumGame:
 
 def gymnasium_game(config: EnvironmentConfig) -> GymnasiumGame:
   """Returns what Gymnasium needs to make a game; raises one-line ValueErrors."""
-  arguments = _arguments(config.env_arg)
   rom = atari_rom(config.game)
   if rom is None:
-    spec = gymnasium_spec(config.game)
+    spec, arguments = gymnasium_spec(config.game), _arguments(config.env_arg)
   else:
     spec = gymnasium.spec(_ale_id(rom))
     arguments = {'repeat_action_probability': config.repeat_action_probability,
-                 **arguments}
+                 **_atari_arguments(config.env_arg)}
   wrappers = ([] if config.env_wrapper is None
               else [_imported('env_wrapper', config.env_wrapper)])
   return GymnasiumGame(spec, arguments, wrappers)
@@ -273,6 +272,15 @@ def _arguments(assignments: Sequence[str]) -> dict[str, Any]:
       values[name] = json.loads(text)
     except ValueError:
       values[name] = text
+  return values
+
+
+def _atari_arguments(assignments: Sequence[str]) -> dict[str, Any]:
+  """Parses arguments for Atari; raises one-line ValueErrors."""
+  values = _arguments(assignments)
+  if 'repeat_action_probability' in values:  # Records tell that of the setting.
+    raise ValueError('env_arg repeat_action_probability cannot be given for Atari; '
+                     'give --repeat_action_probability.')
   return values
 
 

@@ -181,6 +181,18 @@ def make(config: games.EnvironmentConfig,
       vector, seed, config.game, config.on_bad_number), screens
 
 
+def _emulator_frames_a_step(env: gymnasium.Env) -> int:
+  """Returns for how many of its frames an Atari game repeats an action.
+
+  ale-py declares a rate that assumes two, whatever the arguments and wrappers are.
+  """
+  env.reset(seed=0)
+  ale = env.unwrapped.ale  # type: ignore[attr-defined]
+  before = ale.getEpisodeFrameNumber()
+  env.step(env.action_space.sample())
+  return max(ale.getEpisodeFrameNumber() - before, 1)
+
+
 def _gymnasium_screens(config: games.EnvironmentConfig) -> Screens:
   game = games.gymnasium_game(config)
 
@@ -191,7 +203,10 @@ def _gymnasium_screens(config: games.EnvironmentConfig) -> Screens:
     return env
 
   env = make_env()
-  rate = float(env.metadata.get('render_fps') or _USUAL_RATE)
+  if games.atari_rom(config.game) is None:
+    rate = float(env.metadata.get('render_fps') or _USUAL_RATE)
+  else:
+    rate = _ATARI_RATE / _emulator_frames_a_step(env)
   if 'rgb_array' not in env.metadata.get('render_modes', ()):
     return Screens(env, rate, f'{config.game} has no render mode rgb_array')
   try:

@@ -47,10 +47,16 @@ class Parser(argparse.ArgumentParser):
     self.add_argument('train_flags', nargs='*', help=f'{purpose}, after --')
 
   def check_checkout(self, compare: Optional[pathlib.Path]) -> None:
-    """Rejects a `--compare` that is not a checkout of this project."""
-    if compare and not (compare / 'launch' / 'train.py').exists():
+    """Rejects a `--compare` that is not a built checkout of this project."""
+    if compare is None:
+      return
+    if not (compare / 'launch' / 'train.py').exists():
       self.error(f'--compare {compare} has no launch/train.py; give a checkout of '
                  'this project.')
+    for source in compare.glob('programs/*/*.c'):
+      if not any(source.parent.glob(f'_{source.stem}.*')):
+        self.error(f'--compare {compare} is not built ({source.stem}.c); run `make '
+                   '.venv/.stamp` there first.')
 
   def error(self, message: str) -> NoReturn:
     self.exit(2, f'{self._name}: error: {message}\n')

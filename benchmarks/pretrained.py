@@ -27,18 +27,20 @@ _ENVS = 16
 _MOST_BYTES = 3_000_000
 
 
-def _card(name: str, config: Mapping[str, Any], row: Mapping[str, float],
-          returns: Sequence[float], seed: int) -> str:
+def _card(name: str, config: Mapping[str, Any], had_decoder: bool,
+          row: Mapping[str, float], returns: Sequence[float], seed: int) -> str:
   low, high = evaluate.bootstrap_interval(returns) or (math.nan, math.nan)
   environment, agent, run = (
       config[name] for name in ('environment', 'agent', 'run'))
   game, size = environment['game'], environment['frame_size']
+  # `config` is of what is left.
+  with_decoder = ' but with `--autoencoder`' if had_decoder else ''
   changed = ', with changes' if config['dirty'] else ''
   stopped = ('' if row['timesteps'] >= run['max_timesteps'] else
              '; stopped then, by hand or by its target')
   facts = {
       'made by': f'`python -m launch.train --game {game} --seed {run["seed"]}`, '
-                 'with the settings of `config.json`',
+                 f'with the settings of `config.json`{with_decoder}',
       'commit': f'{config["commit"]}{changed}',
       'machine': f'{config["cores"]} cores of {config["processor"]}',
       'trained for': f'{row["timesteps"]:,.0f} timesteps, '
@@ -96,9 +98,10 @@ def main() -> None:
   with open(os.path.join(flags.run_dir, settings_lib.CONFIG_FILE)) as f:
     config = json.load(f)
   config['run']['run_dir'] = flags.name
+  had_decoder = config['agent']['autoencoder']
   config['agent']['autoencoder'] = False  # Its decoder is left out.
   common.write_json(directory / settings_lib.CONFIG_FILE, config)
-  card = _card(flags.name, config, run.rows[-1], returns, flags.seed)
+  card = _card(flags.name, config, had_decoder, run.rows[-1], returns, flags.seed)
   (directory / 'README.md').write_text(card)
   size = sum(path.stat().st_size for path in directory.rglob('*') if path.is_file())
   print(f'{card}\n{directory}: {size:,} bytes')

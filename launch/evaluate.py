@@ -166,6 +166,8 @@ class _Run:
     self._builder = builder_lib.ImpalaPPOBuilder(self._settings.agent)
     self._networks = policies.restored(self._builder, self._spec, path,
                                        with_decoder=command.video is not None)
+    # Read now: a run that goes on training replaces its checkpoints.
+    self._learner_steps = checkpoints.learner_steps(path)
     self._screens = (None if command.video is None else screens.make(
         self._settings.environment, command.seed))
 
@@ -186,7 +188,7 @@ class _Run:
         'run_dir': self._run_dir,
         'game': self._settings.environment.game,
         'checkpoint': os.path.basename(self._path),
-        'learner_steps': checkpoints.learner_steps(self._path),
+        'learner_steps': self._learner_steps,
         'actions': 'sampled' if command.sampled else 'greedy',
         'sticky': self._settings.environment.repeat_action_probability,
         'seed': command.seed,
@@ -211,8 +213,8 @@ class _Run:
     return video.Recorder(
         command.video, environment, shown, thoughts.Thinker(self._networks),
         self._settings.agent.frame_stack,
-        f'{self._settings.environment.game}, after '
-        f'{checkpoints.learner_steps(self._path):,} learner steps', _say)
+        f'{self._settings.environment.game}, after {self._learner_steps:,} learner '
+        'steps', _say)
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -280,9 +282,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     elif len(results) == 1:
       print(_line(results[0]))
     else:
-      # Outside a terminal, rows are not wrapped.
-      console.Console(width=None if sys.stdout.isatty() else 1000).print(
-          _table(results))
+      # Outside a terminal, rows are not wrapped. A path is no markup.
+      console.Console(width=None if sys.stdout.isatty() else 1000, markup=False,
+                      emoji=False).print(_table(results))
   return 0
 
 

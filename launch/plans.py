@@ -71,10 +71,18 @@ class Plan:
     command: the flags of the sweep itself.
     flags: the flags of the training command that all cells share.
     seeds: the seeds to train each setting with.
+    grid: the values of each setting of a grid, as texts.
   """
   command: SweepCommand
   flags: list[str]
   seeds: list[int]
+  grid: Mapping[str, Sequence[str]]
+
+  @property
+  def varied(self) -> list[str]:
+    """The settings in which runs differ, beside their seeds."""
+    return [*self.grid, *(split(assignment)[0]
+                          for assignment in self.command.search)]
 
 
 def parse(argv: Sequence[str]) -> Plan:
@@ -90,7 +98,29 @@ def parse(argv: Sequence[str]) -> Plan:
     ValueError: for a bad flag; the message is one line.
   """
   given = FLAGS.parse(argv)
-  own = given.pop('command')
+  command = _command(given.pop('command'), given)
+  grid = _grid(command.grid)
+  in_file = {} if command.config is None else (
+      settings_lib.read_config(command.config))
+  if command.ray_address is not None and 'num_actors' not in {
+      **in_file.get('run', {}), **given.get('run', {}), **grid}:
+    raise ValueError("--num_actors is missing: give how many of a host's CPUs "
+                     'each run is to take.')
+  _check_each(given)
+  shared = _shared_flags(command, given)
+  for name, texts in grid.items():
+    for text in texts:
+      check_value(name, text)
+  if not command.search:
+    # Only the first combination: checking all may take a while, and is done before
+    # any is trained.
+    settings_lib.parse_train([*shared, *itertools.chain.from_iterable(
+        _setting(name, texts[0]) for name, texts in grid.items())])
+  return Plan(command, shared, _seeds(command.seeds), grid)
+
+
+def _command(own: Mapping[str, Any], given: settings_lib.Values) -> SweepCommand:
+  """Makes the command from its own flags, beside those for its runs."""
   if 'out' not in own:
     raise ValueError('--out is missing; give the directory of the sweep.')
   for name, instead in _INSTEAD.items():
@@ -102,36 +132,27 @@ def parse(argv: Sequence[str]) -> Plan:
                        'learning_rate=3e-4,7e-4.')
   command = SweepCommand(**own)
   command.out = os.path.abspath(os.path.expanduser(command.out))
-  if bool(command.grid) and bool(command.search):
+  if command.config is not None:
+    command.config = os.path.abspath(os.path.expanduser(command.config))
+  if command.grid and command.search:
     raise ValueError('give either --grid or --search.')
-  if command.ray_address is not None:
-    if command.search:
-      raise ValueError('--search tries one setting after the other, without '
-                       '--ray_address.')
-    if 'num_actors' not in {**given.get('run', {}), **_grid(command.grid)}:
-      raise ValueError("--num_actors is missing: give how many of a host's CPUs "
-                       'each run is to take.')
-  _check_each(given)
+  if command.ray_address is not None and command.search:
+    raise ValueError('--search tries one setting after the other, without '
+                     '--ray_address.')
+  return command
+
+
+def _shared_flags(command: SweepCommand, given: settings_lib.Values) -> list[str]:
+  """Returns the flags of the training command that all runs share."""
   shared = []
   if command.config is not None:
-    path = os.path.abspath(os.path.expanduser(command.config))
-    settings_lib.read_config(path)
-    shared += ['--config', path]
+    shared += ['--config', command.config]
   if command.preset is not None:
     shared += ['--preset', command.preset]
   for values in given.values():
     for name, value in values.items():
       shared += flags.as_argv(name, value)
-  grid = _grid(command.grid)
-  for name, texts in grid.items():
-    for text in texts:
-      check_value(name, text)
-  if not command.search:
-    # Only the first combination: checking all may take a while, and is done before
-    # any is trained.
-    settings_lib.parse_train([*shared, *itertools.chain.from_iterable(
-        _setting(name, texts[0]) for name, texts in grid.items())])
-  return Plan(command, shared, _seeds(command.seeds))
+  return shared
 
 
 def make_cells(plan: Plan, settings: Mapping[str, str], name: str
@@ -148,9 +169,8 @@ def make_cells(plan: Plan, settings: Mapping[str, str], name: str
 
 def grid_cells(plan: Plan) -> list[cells_lib.Cell]:
   """Returns a grid's cells, seed by seed, so that all settings compare early."""
-  grid = _grid(plan.command.grid)
-  combinations = [dict(zip(grid, values))
-                  for values in itertools.product(*grid.values())]
+  combinations = [dict(zip(plan.grid, values))
+                  for values in itertools.product(*plan.grid.values())]
   by_setting = [
       make_cells(plan, settings, ','.join(
           f'{name}={value}' for name, value in settings.items()) or 'all')

@@ -206,8 +206,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
   """Draws the curves, prints their final values, and returns the exit code."""
   with errors.in_one_line():
     command = parse(sys.argv[1:] if argv is None else argv)
-    panels = by_game([curves.read(os.path.expanduser(run)) for run in command.runs],
-                     command.x)
+    # The same run, given twice, counts once.
+    paths = {os.path.realpath(path): path
+             for path in map(os.path.expanduser, command.runs)}
+    panels = by_game([curves.read(path) for path in paths.values()], command.x)
     what = (command.y, command.statistic)
     draw(panels, os.path.expanduser(command.out), *what)
     if command.csv is not None:

@@ -5,8 +5,8 @@ from typing import Any, Literal, Mapping
 
 PresetName = Literal['fewest_timesteps', 'least_time', 'large_net']
 
-_HOW = ('Measured on two cores, no GPU; docs/results.md tells how. Results of 4cec730\n'
-        'are in docs/notebook.md, and were not repeated since.')
+_HOW = ('Measured on two cores, no GPU; docs/results.md tells how. What 4cec730 '
+        'reached\nis in docs/notebook.md, and was not measured again since.')
 # The defaults at 4cec730.
 _THEN = {'value_loss': 'squared', 'variable_update_period': 8, 'batch_size': 12,
          'replay_capacity': 16, 'discount': 0.99,

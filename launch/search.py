@@ -85,17 +85,7 @@ def run(plan: plans.Plan, say: Callable[[str], None]
   drawn_from = distributions(plan.command.search)
   _check_ends(drawn_from)
   study = _study(plan)
-  seeds = ','.join(map(str, plan.seeds))
-  known = study.user_attrs.get(_SEEDS, seeds)
-  if known != seeds:
-    raise ValueError(f'the trials of this search have --seeds {known}, and can only '
-                     'be compared with such; give those, or another --out.')
-  study.set_user_attr(_SEEDS, seeds)
-  for before in study.trials:
-    # The cells of a trial differ only in their seeds.
-    first = _cells(plan, before)[0]
-    if os.path.exists(first.run_dir):
-      first.check()
+  _check_earlier(plan, study, drawn_from)
   stopped = _stopped(study, set(drawn_from))
   num_failed = num_left_out = 0
   while num_failed < _MOST_FAILURES:
@@ -143,6 +133,39 @@ def _study(plan: plans.Plan) -> optuna.Study:
   study.sampler = optuna.samplers.TPESampler(
       seed=plan.seeds[0] + len(study.trials))
   return study
+
+
+def _check_earlier(plan: plans.Plan, study: optuna.Study,
+                   drawn_from: Mapping[str, Any]) -> None:
+  """Checks that earlier trials can be compared; raises ValueError (one line)."""
+  seeds = ','.join(map(str, plan.seeds))
+  known = study.user_attrs.get(_SEEDS, seeds)
+  if known != seeds:
+    raise ValueError(f'the trials of this search have --seeds {known}, and can only '
+                     'be compared with such; give those, or another --out.')
+  study.set_user_attr(_SEEDS, seeds)
+  for before in study.trials:
+    for name in before.distributions.keys() & drawn_from.keys():
+      try:
+        optuna.distributions.check_distribution_compatibility(
+            before.distributions[name], drawn_from[name])
+      except ValueError:
+        raise ValueError(
+            f'the trials of this search drew {name} otherwise, from '
+            f'{_range(before.distributions[name])}; give that again, or another '
+            '--out.') from None
+    # The cells of a trial differ only in their seeds.
+    first = _cells(plan, before)[0]
+    if os.path.exists(first.run_dir):
+      first.check()
+
+
+def _range(distribution: Any) -> str:
+  """Returns a distribution as it was given to the command."""
+  if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+    return ','.join(map(str, distribution.choices))
+  return (f'{distribution.low:g}..{distribution.high:g}'
+          f'{":log" if distribution.log else ""}')
 
 
 def _stopped(study: optuna.Study, names: set[str]) -> list[optuna.Trial]:

@@ -3,7 +3,7 @@
 # ruff: noqa: E402
 import os
 import sys
-from typing import Optional, Sequence
+from typing import Collection, Optional, Sequence
 
 from launch import cells as cells_lib
 from launch import errors
@@ -43,12 +43,19 @@ def train_all(cells: Sequence[cells_lib.Cell]) -> int:
   return num_failed
 
 
-def report(cells: Sequence[cells_lib.Cell], out: str) -> None:
-  """Prints the table of all cells with progress, and draws their curves."""
+def report(cells: Sequence[cells_lib.Cell], out: str,
+           varied: Collection[str]) -> None:
+  """Prints the table of all cells with progress, and draws their curves.
+
+  Args:
+    cells: of the sweep.
+    out: its directory.
+    varied: the settings in which cells differ.
+  """
   runs = []
   for cell in cells:
     try:
-      run = curves.read(cell.run_dir)
+      run = curves.read(cell.run_dir, varied)
       curves.points(run, 'timesteps', curves.RETURN)
       runs.append(run)
     except ValueError as e:
@@ -90,7 +97,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
       _say('stopped; the same command goes on.')
       return 130
-    report(cells, plan.command.out)
+    report(cells, plan.command.out, plan.varied)
   if num_failed and plan.command.search:
     _say(f'error: {num_failed} trials failed; the same command goes on with others.')
   elif num_failed:

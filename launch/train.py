@@ -45,7 +45,7 @@ def _prepare(argv: Sequence[str]
   track = settings.run.track
   if track is not None and importlib.util.find_spec(track) is None:
     raise ValueError(f"track '{track}' needs a package that is not installed; "
-                     f"install it by `pip install '.[{track}]'`.")
+                     f'`pip install "impala-ppo[{track}]"` installs it.')
   if not command.on_cluster:
     # May restart this command, in a network of its own.
     doors.enter(settings.run.listen, settings.run.isolate)
@@ -66,6 +66,8 @@ import tensorflow as tf
 
 from agents import cuda
 from agents.impala_ppo import builder as builder_lib
+from agents.impala_ppo import config as agent_config
+from agents.impala_ppo import values
 from launch.engines import fork_server
 from launch.engines import local
 from programs import config as run_config
@@ -129,12 +131,8 @@ def _most_that_share(num_gpus: int, batch_size: int) -> int:
 
 def _cluster(command: settings_lib.TrainCommand, run: run_config.RunConfig) -> Any:
   """Connects to the Ray cluster; raises ValueError with a one-line message."""
-  try:
-    # Ray is optional, and its import takes time.
+  with errors.extra('ray'):  # Its import takes time.
     from launch.engines import ray as ray_engine
-  except ImportError as e:
-    raise ValueError(f"--lp_launch_type ray needs Ray ({e}); install it by `pip "
-                     "install '.[ray]'`.") from None
   return ray_engine.Cluster(command.ray_address,
                             1 + run.num_replay_shards + run.num_actors, run.listen)
 
@@ -155,6 +153,18 @@ def _check_checkpoint(path: str, builder: builder_lib.ImpalaPPOBuilder,
                             'actor_critic')
   if networks.decoder is not None:
     checkpoints.check_matches(path, networks.decoder.variables, 'decoder')
+
+
+def _check_values(run_dir: str, agent: agent_config.ImpalaPPOConfig) -> None:
+  """Rejects settings by which the values of a run would mean something else."""
+  before = settings_lib.load(run_dir).agent
+  if before.value_loss == agent.value_loss == 'hl_gauss' and (
+      values.make_bins(before) != values.make_bins(agent)):
+    raise ValueError(
+        f'{run_dir} has learned values with --discount {before.discount:g} '
+        f'--max_abs_reward {before.max_abs_reward:g}, from which their bins follow '
+        '(--value_loss hl_gauss); go on with these, or start anew in another '
+        '--run_dir.')
 
 
 def _newest_checkpoint(run_dir: str) -> str:
@@ -233,6 +243,7 @@ def _train_holding(command: settings_lib.TrainCommand,
     run_dir = settings.run.run_dir
     if command.resume:
       lock = stack.enter_context(locks.held(run_dir))
+      _check_values(run_dir, settings.agent)
       checkpoint = _newest_checkpoint(run_dir)
       progress = checkpoints.progress(checkpoint)
       done = _why_done(settings.run, progress)

@@ -25,7 +25,7 @@ def run_program(program: lp.Program, launch_type: str,
                 run_dir: Optional[str] = None, restarts: bool = True,
                 keep_open: Sequence[int] = (),
                 server: Optional[fork_server.ForkServer] = None,
-                screen: Optional[printing.Quiet] = None) -> int:
+                screen: Optional[printing.Screen] = None) -> int:
   """Runs a program to its end; returns the exit code.
 
   Args:

@@ -439,7 +439,7 @@ class Cluster:
 
   def run_program(self, program: lp.Program, run_dir: Optional[str] = None,
                   restarts: bool = True,
-                  screen: Optional[printing.Quiet] = None) -> int:
+                  screen: Optional[printing.Screen] = None) -> int:
     """Runs a program to its end, once `reserve` has found room.
 
     Args:

@@ -152,7 +152,7 @@ class Node(abc.ABC):
     """
     self.title = title
     self.log: Optional[str] = None
-    self.screen: printing.Quiet = printing.Plain()
+    self.screen: printing.Screen = printing.Plain()
     self.last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
     # Why it ends the run, if it says so.
     self.ends_run: Optional[str] = None
@@ -228,7 +228,7 @@ class Supervisor:
 
   def __init__(self, nodes: Sequence[Node], run_dir: Optional[str] = None,
                restarts: bool = True,
-               screen: Optional[printing.Quiet] = None):
+               screen: Optional[printing.Screen] = None):
     """Makes a supervisor.
 
     Args:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import statistics
-from typing import Any, Callable, Literal, Mapping, Sequence
+from typing import Any, Callable, Collection, Literal, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -63,7 +63,7 @@ class Curve:
   num_runs: int
 
 
-def read(run_dir: str) -> Run:
+def read(run_dir: str, also: Collection[str] = ()) -> Run:
   """Reads a run.
 
   Runs of other versions can be read too. A setting that did not exist yet gets the
@@ -72,6 +72,7 @@ def read(run_dir: str) -> Run:
 
   Args:
     run_dir: its directory.
+    also: settings of section `run` that can distinguish it, beside the usual ones.
 
   Returns:
     The run.
@@ -95,7 +96,7 @@ def read(run_dir: str) -> Run:
     values |= {name: tuple(value) if isinstance(value, list) else value
                for name, value in {
                    **known, **settings_lib.unsaid(content, section), **given}.items()
-               if section != 'run' or name in _THAT_MATTER}
+               if section != 'run' or name in {*_THAT_MATTER, *also}}
   rows = records.read(os.path.join(run_dir, records.PROGRESS_FILE))
   if not rows:
     raise ValueError(f'{run_dir} has no rows in its {records.PROGRESS_FILE} yet.')

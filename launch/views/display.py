@@ -74,7 +74,7 @@ def _shown(name: str, row: Mapping[str, Any]) -> str:
   return f'{value:.3g}' if abs(value) >= 1e-3 or not value else f'{value:.1e}'
 
 
-class Live(printing.Quiet):
+class Live(printing.Screen):
   """Redraws one panel; messages scroll away above it."""
 
   def __init__(self, run: str, max_timesteps: int,
@@ -170,8 +170,8 @@ class Live(printing.Quiet):
     parts = ([self._progress(width), self._return(width), self._metrics(width)]
              if self._rows else [rich.text.Text(self._what_is_missing())])
     return rich.panel.Panel(
-        rich.console.Group(*parts, self._states()), title=self._run,
-        title_align='left')
+        rich.console.Group(*parts, self._states()),
+        title=rich.text.Text(self._run), title_align='left')
 
   def _what_is_missing(self) -> str:
     if self._is_stopping:

@@ -30,8 +30,8 @@ def print_line(line: str, file: TextIO) -> None:
       os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
-class Quiet:
-  """Shows only warnings and errors, and ignores everything else."""
+class Screen:
+  """What engines report to. This one shows only warnings and errors."""
 
   @contextlib.contextmanager
   def shown(self) -> Iterator[None]:
@@ -62,8 +62,8 @@ class Quiet:
   def output(self, node: str, line: str) -> None:
     """Handles a line that a node printed; lines not shown are in its log."""
     if records.is_for_launcher(node, line):
-      told = json.loads(line.partition(': ')[2])
-      self.row(told) if line.startswith(records.ROW) else self.starting(told)
+      content = json.loads(line.partition(': ')[2])
+      self.row(content) if line.startswith(records.ROW) else self.starting(content)
     elif line.startswith(_WARNING):
       self.fail(line)
     elif line.startswith((f'{node}: ', f'{node.partition("/")[0]}: ')):
@@ -80,7 +80,7 @@ class Quiet:
     """Handles a node's message about itself."""
 
 
-class Plain(Quiet):
+class Plain(Screen):
   """Prints a line for each row, suitable for files."""
 
   def __init__(self):

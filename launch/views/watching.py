@@ -6,7 +6,7 @@ import sys
 from launch.views import printing
 
 
-def make(run: str, max_timesteps: int, plain: bool, quiet: bool) -> printing.Quiet:
+def make(run: str, max_timesteps: int, plain: bool, quiet: bool) -> printing.Screen:
   """Makes the screen that fits standard output.
 
   Args:
@@ -16,7 +16,7 @@ def make(run: str, max_timesteps: int, plain: bool, quiet: bool) -> printing.Qui
     quiet: whether to print only warnings.
   """
   if quiet:
-    return printing.Quiet()
+    return printing.Screen()
   if (plain or not sys.stdout.isatty() or os.environ.get('TERM') == 'dumb' or
       not _can_draw(sys.stdout.encoding)):
     return printing.Plain()

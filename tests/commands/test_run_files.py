@@ -95,6 +95,18 @@ def test_a_run_that_has_reached_its_target_says_so(finished, launched, capsys):
   assert launched == [str(finished)]
 
 
+@pytest.mark.parametrize('flags', [['--discount', 0.5], ['--max_abs_reward', 9]])
+def test_values_that_were_learned_go_on_meaning_the_same(
+    finished, launched, capsys, flags):
+  before = contents(finished)
+  with pytest.raises(SystemExit) as ended:
+    resume(finished, '--max_timesteps', 10**6, *flags)
+  assert ended.value.code == 2
+  assert ('has learned values with --discount 0.97 --max_abs_reward 1, from which' in
+          capsys.readouterr().err)
+  assert contents(finished) == before and not launched
+
+
 def test_what_is_resumed_in_a_copy_is_the_copy(
     finished, copied, launched, monkeypatch):
   before = contents(finished)

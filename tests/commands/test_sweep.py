@@ -66,6 +66,16 @@ def test_a_grid_is_trained_seed_by_seed_and_drawn(training, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_runs_of_a_sweep_differ_in_whatever_it_is_over(training, tmp_path, capsys):
+  del training
+  assert swept(tmp_path, '--learning_rate', '0.1', '--seeds', '0-1', '--grid',
+               'evaluation_interval=0,500') == 0
+  printed = capsys.readouterr().out
+  for interval in (0, 500):
+    assert re.search(rf'\| evaluation_interval={interval} +\| 2 ', printed)
+
+
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_stopped(training, tmp_path, capsys):
   log, stop = training
   stop.touch()
@@ -140,6 +150,7 @@ def test_a_search_goes_on_in_the_trial_that_was_stopped(training, tmp_path):
 @pytest.mark.parametrize('what, told', [
     ('latent_size', 'holds a run with latent_size 256, not 8'),
     ('journal', 'holds a run with learning_rate'),
+    ('scale', 'drew learning_rate otherwise, from 0.1..0.5; give that again'),
     ('seeds', 'have --seeds 0, and')])
 def test_other_settings_are_not_mixed_into_a_search(training, tmp_path, capsys,
                                                     what, told):
@@ -149,6 +160,8 @@ def test_other_settings_are_not_mixed_into_a_search(training, tmp_path, capsys,
   if what == 'journal':
     (tmp_path / 'out' / 'optuna.log').unlink()
     argv[-1] = 'learning_rate=0.6..0.7'
+  elif what == 'scale':
+    argv[-1] = 'learning_rate=0.1..0.5:log'
   elif what == 'latent_size':
     argv += ['--latent_size', '8']
   argv += ['--seeds', '0-1' if what == 'seeds' else '0']
@@ -194,6 +207,18 @@ def test_a_run_that_somebody_trains_is_not_removed(training, tmp_path):
       cell.train()
   assert settings_lib.load(cell.run_dir) == settings and not log.exists()
   assert cell.train() == 0 and cell.is_done()
+
+
+def test_a_run_whose_checkpoints_cannot_be_read_begins_anew(training, tmp_path):
+  log, _ = training
+  cell = cells.Cell(str(tmp_path / 'run'), [*FLAGS, '--learning_rate', '0.1'])
+  folder = tmp_path / 'run' / 'checkpoints'
+  folder.mkdir(parents=True)
+  settings_lib.save(cell.settings())
+  (folder / 'broken-ckpt-1.index').touch()  # As a resumption has named it.
+  assert cell.train() == 0 and cell.is_done()
+  assert log.read_text().endswith('/run False\n')
+  assert not (folder / 'broken-ckpt-1.index').exists()
 
 
 @pytest.mark.parametrize('rows, ended', [
@@ -268,13 +293,16 @@ def test_a_real_sweep_pauses_and_saves_what_it_has_when_it_is_stopped(tmp_path):
     (['--run_dir', 'x'], 'a sweep has no --run_dir; give --out'),
     (['--loss', 'dqn'], 'loss must be one of'),
     (['--ray_address', 'auto'], '--num_actors is missing'),
+    (['--ray_address', '127.0.0.1:9', '--config', 'ACTORS'], 'no Ray cluster at'),
     (['--ray_address', 'auto', '--search', 'discount=0..1'], 'without --ray'),
     (['--ray_address', '127.0.0.1:9', '--num_actors', '2'], 'no Ray cluster at'),
 ])
 def test_bad_sweeps_are_told_in_one_line(argv, told, training, tmp_path, capsys):
   log, _ = training
+  actors = tmp_path / 'actors.yaml'
+  actors.write_text('run: {num_actors: 2}')
   with pytest.raises(SystemExit) as ended:
-    swept(tmp_path, *argv)
+    swept(tmp_path, *(arg.replace('ACTORS', str(actors)) for arg in argv))
   assert ended.value.code == 2
   said = capsys.readouterr().err
   assert told in said and said.count('\n') == 1

@@ -144,6 +144,14 @@ def test_plot_draws_and_writes_what_it_says(tmp_path, capsys):
   ] == pytest.approx([2, 200, 30, 20, 40])
 
 
+def test_a_run_that_is_given_twice_counts_once(tmp_path, capsys):
+  run = write_run(tmp_path / 'run', line(1.))
+  (tmp_path / 'again').symlink_to(run)
+  assert plot.main([run, f'{run}/', str(tmp_path / 'again'), '--out',
+                    str(tmp_path / 'curves.png')]) == 0
+  assert '| pong | 1 ' in ' '.join(capsys.readouterr().out.split())
+
+
 def test_plot_takes_another_statistic_and_other_axes(tmp_path):
   runs = [write_run(tmp_path / str(seed), line(10. * slope), seed=seed)
           for seed, slope in enumerate([-999., 1., 2., 3., 4., 5., 6., 999.])]

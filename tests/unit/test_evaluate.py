@@ -1,9 +1,14 @@
-"""Intervals of evaluations."""
+"""Evaluations: their intervals, and what becomes of runs meanwhile."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
 
 from launch import evaluate
+from launch import settings as settings_lib
+from programs.nodes import evaluator
 
 
 def test_intervals_of_many_returns_are_those_of_the_normal_distribution():
@@ -20,3 +25,30 @@ def test_intervals_of_few_returns():
   assert evaluate.bootstrap_interval([3., 3., 3.]) == (3., 3.)
   # Of two, a quarter of all resamples are the one and a quarter the other.
   assert evaluate.bootstrap_interval([0., 1.]) == (0., 1.)
+
+
+def test_a_run_that_goes_on_training_may_replace_what_is_evaluated(
+    tmp_path, capsys, monkeypatch):
+  run_dir = tmp_path / 'run[new]'
+  shutil.copytree(settings_lib.pretrained('pong'), run_dir)
+  play = evaluator.play_episodes
+
+  def play_while_it_trains(*args):
+    shutil.rmtree(run_dir / 'checkpoints', ignore_errors=True)
+    return play(*args)
+
+  monkeypatch.setattr(evaluator, 'play_episodes', play_while_it_trains)
+  argv = ['--run_dir', str(run_dir), '--episodes', '1', '--max_episode_steps', '5']
+  assert evaluate.main([*argv, '--json']) == 0
+  result, = json.loads(capsys.readouterr().out)
+  assert result['learner_steps'] == 12_837
+
+
+def test_a_path_is_no_markup_in_a_table(tmp_path, capsys):
+  argv = []
+  for name in ('pong[new]', 'pong[/old]', ':smile:'):
+    shutil.copytree(settings_lib.pretrained('pong'), tmp_path / name)
+    argv += ['--run_dir', str(tmp_path / name)]
+  assert evaluate.main([*argv, '--episodes', '1', '--max_episode_steps', '1']) == 0
+  printed = capsys.readouterr().out
+  assert all(path in printed for path in argv[1::2])

@@ -176,6 +176,13 @@ def test_bad_wrappers_and_arguments_are_told_in_one_line(game, settings, told):
   assert told in str(error.value) and '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('wrapper', [None, 'tests.wrapped:cropped'])
+def test_stickiness_has_one_place_that_records_and_evaluations_go_by(wrapper):
+  with pytest.raises(ValueError, match='give --repeat_action_probability'):
+    games.EnvironmentConfig('pong', env_wrapper=wrapper, env_arg=(
+        'repeat_action_probability=0.25',)).try_out(0)
+
+
 @pytest.mark.parametrize('argument, told', [
     ('frameskip=0', 'Invalid frameskip of 0'), ('img_height=tall', "game 'pong'"),
     ('continuous=true', 'needs a Discrete action space'),

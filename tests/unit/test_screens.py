@@ -96,6 +96,13 @@ def test_any_environment_shows_what_it_renders():
   assert shown.take() == []
 
 
+@pytest.mark.parametrize('frameskip, rate', [((), 15.), (('frameskip=2',), 30.)])
+def test_atari_with_a_wrapper_is_shown_at_the_emulators_speed(frameskip, rate):
+  _, shown = screens.make(games.EnvironmentConfig(
+      'pong', env_wrapper='tests.wrapped:cropped', env_arg=frameskip), 0)
+  assert shown.why_not is None and shown.rate == rate
+
+
 class Reversed(gymnasium.ActionWrapper):
 
   def action(self, action):

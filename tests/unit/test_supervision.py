@@ -132,7 +132,7 @@ def test_what_a_game_prints_is_a_line_whatever_it_looks_like(line, tmp_path, cap
 def test_what_the_counter_tells_the_launcher_is_in_no_log(tmp_path):
   rows = []
 
-  class Screen(printing.Quiet):
+  class Screen(printing.Screen):
     def row(self, row):
       rows.append(row)
 

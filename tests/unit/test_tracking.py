@@ -63,7 +63,7 @@ def test_a_package_that_is_missing_gets_one_line(tmp_path, capsys, monkeypatch,
   with pytest.raises(SystemExit) as ended:
     train.main(['--track', track, '--run_dir', str(tmp_path / 'run')])
   line, = capsys.readouterr().err.splitlines()
-  assert ended.value.code == 2 and f"pip install '.[{track}]'" in line
+  assert ended.value.code == 2 and f'pip install "impala-ppo[{track}]"' in line
 
 
 def test_a_new_run_in_the_place_of_another_has_an_id_of_its_own(tmp_path):

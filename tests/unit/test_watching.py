@@ -56,7 +56,7 @@ def test_plain_lines_are_of_rows_and_of_what_nodes_say(capsys, monkeypatch):
 
 
 def test_quiet_is_but_for_warnings(capsys):
-  fill(printing.Quiet())
+  fill(printing.Screen())
   output = capsys.readouterr()
   assert output.out == ''
   assert output.err.splitlines() == WARNINGS
@@ -64,7 +64,7 @@ def test_quiet_is_but_for_warnings(capsys):
 
 @pytest.mark.parametrize('is_terminal, plain, quiet, made', [
     (True, False, False, display.Live), (True, True, False, printing.Plain),
-    (False, False, False, printing.Plain), (True, True, True, printing.Quiet)])
+    (False, False, False, printing.Plain), (True, True, True, printing.Screen)])
 def test_a_screen_fits_the_output(monkeypatch, is_terminal, plain, quiet, made):
   monkeypatch.setattr(sys.stdout, 'isatty', lambda: is_terminal, raising=False)
   monkeypatch.setenv('TERM', 'xterm')
