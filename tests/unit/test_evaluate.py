@@ -45,10 +45,10 @@ def test_a_run_that_goes_on_training_may_replace_what_is_evaluated(
 
 
 def test_a_path_is_no_markup_in_a_table(tmp_path, capsys):
-  argv = []
-  for name in ('pong[new]', 'pong[/old]', ':smile:'):
-    shutil.copytree(settings_lib.pretrained('pong'), tmp_path / name)
-    argv += ['--run_dir', str(tmp_path / name)]
-  assert evaluate.main([*argv, '--episodes', '1', '--max_episode_steps', '1']) == 0
+  paths = [str(tmp_path / name) for name in ('pong[new]', 'pong[/old]', ':smile:')]
+  for path in paths:
+    shutil.copytree(settings_lib.pretrained('pong'), path)
+  assert evaluate.main(['--run_dir', *paths, '--episodes', '1',
+                        '--max_episode_steps', '1']) == 0
   printed = capsys.readouterr().out
-  assert all(path in printed for path in argv[1::2])
+  assert all(path in printed for path in paths)

@@ -62,6 +62,12 @@ def test_quiet_is_but_for_warnings(capsys):
   assert output.err.splitlines() == WARNINGS
 
 
+def test_a_path_is_no_markup_in_a_title():
+  console = rich.console.Console(file=io.StringIO(), width=60)
+  console.print(display.Live('pong → runs/[/x] :smile:', 10, console).render())
+  assert ' pong → runs/[/x] :smile: ' in console.file.getvalue()
+
+
 @pytest.mark.parametrize('is_terminal, plain, quiet, made', [
     (True, False, False, display.Live), (True, True, False, printing.Plain),
     (False, False, False, printing.Plain), (True, True, True, printing.Screen)])
