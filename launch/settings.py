@@ -239,7 +239,11 @@ def _run_dir(values: Values) -> str:
       'runs', re.sub(r'\W+', '_', str(game)).lower()))
   run_dir = validation.checked(
       'run_dir', validation.fields(run_config.RunConfig)['run_dir'], given)
-  return os.path.abspath(os.path.expanduser(run_dir))
+  path = os.path.abspath(os.path.expanduser(run_dir))
+  if '[' in path or '\\' in path:
+    raise ValueError(f'run_dir must have no [ and no \\ in its path, or TensorFlow '
+                     f'could not read its checkpoints; it is {path}.')
+  return path
 
 
 def read_config(path: str) -> dict[str, dict[str, Any]]:

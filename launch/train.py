@@ -16,6 +16,7 @@ if __name__ == '__main__':
 import contextlib
 import importlib.util
 import os
+import pathlib
 import socket
 from typing import Any, Mapping, Optional, Sequence
 
@@ -39,9 +40,12 @@ def _prepare(argv: Sequence[str]
   if not command.resume and os.path.isdir(run_dir) and (
       set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, settings_lib.LOGS,
                                   locks.FILE, servers.FILE}):
+    can_resume = any(pathlib.Path(run_dir).glob('checkpoints/ckpt-*.index'))
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
-        'another --run_dir.')
+        'another --run_dir.' if can_resume else
+        f'{run_dir} is not empty, and holds no checkpoint to resume from; remove '
+        'it, or give another --run_dir.')
   track = settings.run.track
   if track is not None and importlib.util.find_spec(track) is None:
     raise ValueError(f"track '{track}' needs a package that is not installed; "

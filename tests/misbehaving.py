@@ -34,6 +34,7 @@ class Raises(_Misbehaving):
 class Hangs(_Misbehaving):
 
   def misbehave(self):
+    print('the simulator hangs', flush=True)
     # As C code that keeps Python's lock, so that none of its threads runs.
     ctypes.PyDLL(None).sleep(10**6)
 

@@ -59,6 +59,10 @@ def run_program(program: lp.Program, launch_type: str,
 
 def _run_threads(program: lp.Program) -> int:
   manager = lp.launch(program, 'local_mt')
+  # The manager forgets nodes that end while it stops, and what they raise.
+  learners = list(manager._active_workers[supervision.LEARNER])
+  if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Launchpad ignores it.
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
   try:
     manager.wait(return_on_first_completed=True)
     failed = not manager.stop_event().is_set()
@@ -71,6 +75,12 @@ def _run_threads(program: lp.Program) -> int:
         'are threads cannot be restarted.', sys.stderr)
     signal.raise_signal(signal.SIGTERM)
   manager.wait(raise_error=False)
+  for learner in learners:
+    error = learner.future.exception()
+    if not failed and isinstance(error, Exception):
+      supervision.say(f'error: the learner failed, so its last steps may not be in '
+                      f'the newest checkpoint: {error}', sys.stderr)
+      failed = True
   return int(failed)
 
 

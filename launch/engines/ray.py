@@ -104,7 +104,7 @@ class _Process:
     self._node = node
     self._agent = agent
     self._variables = variables
-    self._has_started = False
+    self._has_started = self._was_told_to_end = False
     self._end: Optional[supervision.End] = None
 
   def lines(self) -> Iterator[str]:
@@ -125,6 +125,8 @@ class _Process:
             self._end = supervision.End(value, supervision.describe_exit(value))
     except ray.exceptions.RayActorError:
       self._end = self._node.lost()
+      if self._was_told_to_end:
+        self._end = supervision.End(-signal.SIGTERM, 'was told to end at once')
     except ray.exceptions.RayTaskError as e:
       self._end = supervision.End(1, f'cannot be started ({e.cause})')
     except (ray.exceptions.RayError, OSError) as e:
@@ -149,6 +151,7 @@ class _Process:
       self._agent.signal.remote(number)
     else:
       # It is waiting for room, and would not receive the signal.
+      self._was_told_to_end = True
       ray.kill(self._agent)
 
 

@@ -28,6 +28,7 @@ from acme.utils import loggers
 from launch import settings
 from launch.engines import pausing
 from launch.views import printing
+from programs.runtime import locks
 from programs.runtime import processes
 from programs.runtime import records
 
@@ -42,8 +43,13 @@ _FAILURES = 3
 _FAILURE_WINDOW_SECONDS = 60.
 _STARTS = 5
 _START_SECONDS = 10.
-# The node that saves checkpoints.
-_LEARNER = 'learner'
+# The group of the node that saves checkpoints.
+LEARNER = 'learner'
+# Signals by which a process ends itself.
+_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE,
+            signal.SIGILL)
+# How long the run's directory may be away.
+_GONE_SECONDS = 3.
 # How many lines to show of a node that fails.
 _LAST_LINES = 8
 
@@ -103,7 +109,7 @@ class RestartPolicy:
     history, now = self._nodes[node], self._clock()
     is_early = now - history.started_at < _START_SECONDS
     history.early_ends = history.early_ends + 1 if is_early else 0
-    if code >= 0:
+    if code >= 0 or -code in _CRASHES:
       history.failures.append(now)
     while history.failures and now - history.failures[0] > _FAILURE_WINDOW_SECONDS:
       history.failures.popleft()
@@ -243,6 +249,8 @@ class Supervisor:
     for node in nodes:
       node.screen = self._screen
     self._record: loggers.Logger = loggers.NoOpLogger()
+    self._directory: Optional[locks.Directory] = None
+    self._seen_at = time.monotonic()
     if run_dir is not None:
       log_dir = os.path.join(run_dir, settings.LOGS)
       os.makedirs(log_dir, exist_ok=True)
@@ -250,6 +258,7 @@ class Supervisor:
         node.log = os.path.join(log_dir, node.title.replace('/', '_') + '.log')
       self._record = records.csv_logger(run_dir, records.RESTARTS_FILE,
                                         records.RESTARTS_COLUMNS)
+      self._directory = locks.Directory(run_dir)
     self._policy = RestartPolicy(restarts)
     self._why: Optional[str] = None
     self._asked_at = 0.
@@ -276,7 +285,7 @@ class Supervisor:
       while self._why is None and failure is None:
         time.sleep(_POLL_SECONDS)
         pause.take_if_due(self._paused)
-        failure = self._restart_ended()
+        failure = self._restart_ended() or self._lost_directory()
       self._screen.stopping()
       self._stop()
     lost = self._what_was_lost()
@@ -336,6 +345,17 @@ class Supervisor:
         node.start(self._policy.started(node.title))
     return None
 
+  def _lost_directory(self) -> Optional[tuple[int, str]]:
+    """Returns exit code and reason if the run's directory has gone for good."""
+    if self._directory is None or not self._directory.has_gone():
+      self._seen_at = time.monotonic()
+      return None
+    if time.monotonic() - self._seen_at < _GONE_SECONDS:
+      return None
+    # Whatever is there now is another run's, so a retry could not go on.
+    return processes.ENDS_RUN, (
+        f'{self._directory.path} was removed or moved, so nothing can be saved')
+
   def _stop(self) -> None:
     """Tells all nodes to end, and kills those that take too long.
 
@@ -362,7 +382,7 @@ class Supervisor:
     if self._is_asked_again:
       return None  # Who asks again does not wait for that.
     for node in self._nodes:
-      if node.title.partition('/')[0] == _LEARNER:
+      if node.title.partition('/')[0] == LEARNER:
         end = node.poll()
         # One that SIGTERM itself has ended had no handler yet, and nothing to save.
         if end is None or end.code not in (0, -signal.SIGTERM):

@@ -1,5 +1,6 @@
 """The actor node: an actor in a vector environment, and its reports."""
 
+import contextlib
 import threading
 import time
 from typing import Optional
@@ -118,8 +119,12 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
     with watchdog.step():
       environment = setup.environment_factory(setup.config.envs_per_actor, seed)
     processes.say_if_back(name, 'the episodes and trajectories that it was in')
-    VectorEnvironmentLoop(watchdog_lib.Watched(environment, watchdog), actor,
-                          counter, should_stop).run()
+    environment = watchdog_lib.Watched(environment, watchdog)
+    try:
+      VectorEnvironmentLoop(environment, actor, counter, should_stop).run()
+    finally:
+      with contextlib.suppress(Exception):  # It may be what has failed.
+        environment.close()
 
   # The replay may block the actor for as long as nobody samples.
   stopping.run_until_stopped(act, should_stop, interrupt=adder.reset)

@@ -71,7 +71,7 @@ class Watchdog:
 
 
 class Watched:
-  """Environments whose resets and steps a watchdog watches."""
+  """Environments whose resets, steps and end a watchdog watches."""
 
   def __init__(self, environment: environments.Playable, watchdog: Watchdog):
     self._environment = environment
@@ -87,4 +87,5 @@ class Watched:
       return self._environment.step(action)
 
   def close(self) -> None:
-    self._environment.close()
+    with self._watchdog.step():
+      self._environment.close()

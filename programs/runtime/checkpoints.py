@@ -19,6 +19,8 @@ from acme import core
 import numpy as np
 import tensorflow as tf
 
+from programs.runtime import locks
+
 SUBDIRECTORY = 'checkpoints'
 _KEPT = 3
 _FILE = re.compile(r'ckpt-(\d+)\.(index|data-\d+-of-\d+)')
@@ -298,6 +300,8 @@ class Saver:
     self._checkpoint = checkpoint
     self._variables = list(variables)
     self._run_dir = run_dir
+    os.makedirs(run_dir, exist_ok=True)
+    self._directory = locks.Directory(run_dir)
     self._period_seconds = 60. * period_minutes
     self._tried_at = -float('inf')
 
@@ -317,6 +321,10 @@ class Saver:
         raise FloatingPointError(
             f'{variable.name} is not finite, so no checkpoint is saved.')
     self._tried_at = time.monotonic()
+    if self._directory.has_gone():  # What is there now may be another run's.
+      print(f'learner: warning: no checkpoint could be saved ({self._run_dir} was '
+            'removed or moved).', file=sys.stderr, flush=True)
+      return False
     numbers = _numbers(self._run_dir)
     path = _path(self._run_dir, numbers[0] + 1 if numbers else 1)
     try:

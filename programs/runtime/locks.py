@@ -1,4 +1,4 @@
-"""A lock on a run's directory, so that it has one writer."""
+"""A lock on a run's directory, so that it has one writer; and where it has gone."""
 
 import contextlib
 import fcntl
@@ -42,6 +42,28 @@ def held(run_dir: str) -> Iterator[int]:
     yield file
   finally:
     os.close(file)
+
+
+class Directory:
+  """A directory, which somebody may remove or move.
+
+  Attributes:
+    path: where it was.
+  """
+
+  def __init__(self, path: str):
+    self.path = path
+    # While it is open, no other can be taken for it.
+    self._open = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+  def has_gone(self) -> bool:
+    """Tells whether its path now leads to nothing, or to another."""
+    try:
+      return not os.path.samestat(os.fstat(self._open), os.stat(self.path))
+    except (FileNotFoundError, NotADirectoryError):
+      return True
+    except OSError:
+      return False  # A network's storage may be out of reach for a while.
 
 
 def _where() -> str:

@@ -119,10 +119,11 @@ def _name(run_dir: str) -> str:
 def _id(run_dir: str) -> str:
   """Returns the run's id, kept in its directory, so that a resumed run has the same.
 
-  The directory's path is kept too: a copy elsewhere is another run, with a new id.
+  The directory's own number is kept too: a copy of it is another run, with a new id,
+  while it may be moved.
   """
   path = os.path.join(run_dir, _ID_FILE)
-  here = os.path.abspath(run_dir)
+  here = os.stat(run_dir).st_ino
   try:
     with open(path) as f:
       known, of = json.load(f)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import time
@@ -121,6 +122,25 @@ def test_vectors_train_under_threads_to_the_end_and_quietly(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('is_broken', [False, True])
+def test_threads_end_with_the_terminal_and_tell_if_nothing_could_be_saved(
+    tmp_path, is_broken):
+  run_dir = tmp_path / 'run'
+  process = runs.start('--game', 'CartPole-v1', '--run_dir', str(run_dir),
+                       '--lp_launch_type', 'local_mt', *runs.SMALL)
+  if is_broken:
+    shutil.rmtree(run_dir / 'checkpoints')
+    (run_dir / 'checkpoints').touch()
+  process.send_signal(signal.SIGHUP)
+  output = process.communicate(timeout=60)[0].decode()
+  assert process.returncode == is_broken, output
+  assert ('the learner failed, so its last steps' in output) == is_broken
+  if not is_broken:
+    assert checkpoints.learner_steps(checkpoints.latest(str(run_dir))) == (
+        runs.rows(str(run_dir))[-1]['learner_steps'])
+
+
+@pytest.mark.slow
 def test_an_unknown_game_gets_one_line(tmp_path):
   run_dir = tmp_path / 'run'
   result = runs.run('launch.train', '--run_dir', run_dir, '--game', 'pongg')
@@ -176,9 +196,17 @@ def test_bad_input_gets_one_line(tmp_path, capfd, args, message):
     ('/dev/null', 'nothing can be written to run_dir'),
     ('/dev/null/run', 'nothing can be written to run_dir'),
     ('/proc/run', 'nothing can be written to run_dir'),
+    ('runs/pong[1]', 'run_dir must have no [ and no'),
+    ('runs\\pong', 'run_dir must have no [ and no'),
 ])
 def test_a_run_has_to_go_somewhere(capfd, run_dir, message):
   assert message in runs.refusal(capfd, train.main, '--run_dir', run_dir)
+
+
+def test_what_has_nothing_to_resume_from_is_told(tmp_path, capfd):
+  (tmp_path / 'progress.csv').touch()  # As of a run without a learner step.
+  assert 'is not empty, and holds no checkpoint to resume from; remove it' in (
+      runs.refusal(capfd, train.main, '--run_dir', tmp_path))
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """The loop of actors: what it shows them, and what it counts."""
 
 import threading
+import types
 
 import numpy as np
 import pytest
 
+from programs import config as run_config
 from programs.nodes import actor as actor_node
 from tests import scripted
 
@@ -18,6 +20,9 @@ class Recorder:
 
   def __init__(self):
     self.reports = []
+
+  def record_start(self, node, waits_for):
+    pass
 
   def record_acting(self, timesteps, returns, bad_numbers):
     assert bad_numbers == 0
@@ -92,3 +97,36 @@ def test_a_loop_stops_when_told_to():
       scripted.ScriptedEnvironment(EPISODES), actor, Recorder(),
       should_stop).run()
   assert actor.steps == 5
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_environments_are_closed_at_the_end(fails, monkeypatch):
+  monkeypatch.setattr(actor_node.weights, 'NearestSource', lambda *args: None)
+  environment = scripted.ScriptedEnvironment(EPISODES)
+  should_stop = threading.Event()
+
+  class Actor(scripted.ScriptedActor):
+
+    def update(self, wait=False):
+      if fails:
+        raise RuntimeError('lost')
+      should_stop.set()
+
+  builder = types.SimpleNamespace(
+      make_adder=lambda shard: types.SimpleNamespace(reset=lambda: None),
+      make_actor=lambda *args: Actor())
+  setup = types.SimpleNamespace(
+      config=run_config.RunConfig('unused'), builder=builder,
+      make_policy=lambda: None, environment_factory=lambda *args: environment)
+  errors = []
+
+  def act():
+    try:
+      actor_node.run(setup, 0, None, None, Recorder(), should_stop)
+    except RuntimeError as e:
+      errors.append(str(e))
+
+  thread = threading.Thread(target=act)  # As the main thread is no node's.
+  thread.start()
+  thread.join()
+  assert environment.is_closed and errors == ['lost'] * fails

@@ -271,6 +271,25 @@ def test_saving_when_asked_to_puts_the_next_time_off(tmp_path, clock):
   assert checkpoints.latest(str(tmp_path)) != first
 
 
+@pytest.mark.parametrize('is_replaced', [False, True])
+def test_nothing_is_saved_where_a_directory_was_moved_away(tmp_path, is_replaced,
+                                                           capsys):
+  run_dir = tmp_path / 'run'
+  saver = checkpoints.Saver(
+      checkpoints.Checkpoint({'number': tf.Variable(0)}), str(run_dir), 1.)
+  assert saver.save()
+  run_dir.rename(tmp_path / 'moved')
+  if is_replaced:
+    run_dir.mkdir()
+  assert not saver.save()
+  assert 'was removed or moved' in capsys.readouterr().err
+  assert run_dir.exists() == is_replaced and not list(run_dir.glob('*'))
+  if is_replaced:
+    run_dir.rmdir()
+  (tmp_path / 'moved').rename(run_dir)
+  assert saver.save()
+
+
 def test_a_saver_keeps_three_also_of_before_it(run):
   run_dir, _, paths = run
   saver = checkpoints.Saver(

@@ -83,6 +83,12 @@ def test_without_restarts_the_first_end_is_the_last(clock):
   assert live(policy, clock, 500., KILLED) == 'nodes are not restarted'
 
 
+@pytest.mark.parametrize('number', [signal.SIGABRT, signal.SIGSEGV])
+def test_a_crash_is_a_failure(policy, clock, number):
+  verdicts = [live(policy, clock, 12., -number) for _ in range(3)]
+  assert verdicts[:2] == [None, None] and '3 times within' in verdicts[2]
+
+
 @pytest.mark.parametrize('code, told', [
     (-9, 'was killed by signal 9 (Killed)'), (3, 'ended with exit code 3'),
     (0, 'ended with exit code 0')])
@@ -219,6 +225,24 @@ def test_who_asks_again_does_not_wait_for_what_does_not_end():
   assert supervision.Supervisor([Node('learner/0', process=process)]).run() == 0
   assert process.signals == [signal.SIGTERM, signal.SIGKILL]
   assert 1.5 < time.monotonic() - began < 10.
+
+
+@pytest.mark.usefixtures('handlers')
+@pytest.mark.parametrize('is_back', [False, True])
+def test_a_run_ends_once_its_directory_has_gone_for_good(
+    tmp_path, is_back, monkeypatch, capsys):
+  monkeypatch.setattr(supervision, '_GONE_SECONDS', 0.5)
+  run_dir, moved = tmp_path / 'run', tmp_path / 'moved'
+  run_dir.mkdir()
+  process = Living(0.1, [(2., signal.SIGTERM)])
+  threading.Timer(0.3, run_dir.rename, (moved,)).start()
+  if is_back:
+    threading.Timer(0.5, moved.rename, (run_dir,)).start()
+  code = supervision.Supervisor(
+      [Node('learner/0', process=process)], str(run_dir)).run()
+  assert code == (0 if is_back else processes.ENDS_RUN)
+  told = f'{run_dir} was removed or moved' in capsys.readouterr().err
+  assert told != is_back
 
 
 @pytest.mark.usefixtures('handlers')

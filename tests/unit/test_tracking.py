@@ -74,6 +74,8 @@ def test_a_new_run_in_the_place_of_another_has_an_id_of_its_own(tmp_path):
   (run_dir / 'tracker_id').write_text(16 * '\0')  # As a power failure leaves it.
   second = tracking._id(str(run_dir))
   assert tracking._id(str(run_dir)) == second != first
+  run_dir = run_dir.rename(tmp_path / 'moved')
+  assert tracking._id(str(run_dir)) == second
   copied = shutil.copytree(run_dir, tmp_path / 'copied')
   assert tracking._id(str(copied)) not in (first, second)
   shutil.rmtree(run_dir)
