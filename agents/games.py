@@ -281,6 +281,9 @@ def _atari_arguments(assignments: Sequence[str]) -> dict[str, Any]:
   if 'repeat_action_probability' in values:  # Records tell that of the setting.
     raise ValueError('env_arg repeat_action_probability cannot be given for Atari; '
                      'give --repeat_action_probability.')
+  if values.get('life_loss_info'):
+    raise ValueError('env_arg life_loss_info ends episodes without a reset, which '
+                     'this agent cannot take; give episodic_life=true.')
   return values
 
 

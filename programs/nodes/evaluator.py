@@ -22,6 +22,12 @@ from programs.runtime import weights
 _NUM_ENVS = 4
 _NICENESS = 15
 _POLL_SECONDS = 2.
+# Episodes of one environment, in a row.
+_MOST_LOST = 100
+
+
+class NoEpisodeError(environments.BadNumberError):
+  """Every episode is cut at a number that is not finite; one line says so."""
 
 
 def play_episodes(
@@ -45,6 +51,10 @@ def play_episodes(
 
   Returns:
     `num_episodes` returns, or fewer if it was stopped.
+
+  Raises:
+    BadNumberError: for a number that is not finite.
+    NoEpisodeError: if those are skipped, and no episode comes to its end.
   """
   should_stop = should_stop or threading.Event()
   num_envs = environment.num_envs
@@ -54,16 +64,25 @@ def play_episodes(
   plays = np.zeros(num_envs, bool)
   totals = np.zeros(num_envs)
   steps = np.zeros(num_envs, int)
+  lost = np.zeros(num_envs, int)
   returns: list[float] = []
   num_cut = 0
   while left.any() and not should_stop.is_set():
     if not plays.any():
       timestep = environment.reset()
       plays, totals[:], steps[:] = left > 0, 0., 0
+    was_last = timestep.step_type == dm_env.StepType.LAST
     timestep = environment.step(actor.select_action(timestep.observation))
     totals += timestep.reward
     steps += environments.is_experience(timestep)
     last = timestep.step_type == dm_env.StepType.LAST
+    # A reset that follows no end.
+    lost += plays & ~was_last & (timestep.step_type == dm_env.StepType.FIRST)
+    lost[last] = 0
+    if lost.max() >= _MOST_LOST:
+      raise NoEpisodeError(
+          f'{_MOST_LOST} episodes in a row were cut at a number that was not '
+          'finite; mend the environment.')
     cut = plays & ~last & (steps >= max_steps)
     num_cut += int(cut.sum())
     over = plays & (last | cut)
@@ -127,8 +146,12 @@ class Evaluator(core.Worker):
       # Made once: environments of ale-py have a thread. When it ends, memory left
       # in its heap may not be reused, as glibc gives the next thread another heap.
       environment = environment or self._environment_factory()
-      returns = play_episodes(environment, self._actor, self._num_episodes,
-                              self._max_episode_steps, self._should_stop)
+      try:
+        returns = play_episodes(environment, self._actor, self._num_episodes,
+                                self._max_episode_steps, self._should_stop)
+      except NoEpisodeError as e:
+        print(f'evaluator: warning: no evaluation: {e}', flush=True)
+        continue
       if len(returns) == self._num_episodes:
         self._logger.write(records.evaluation_row(timesteps, returns))
     if environment:

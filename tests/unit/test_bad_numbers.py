@@ -220,6 +220,13 @@ def test_evaluation_plays_cut_episodes_again():
   assert returns == [float(bad_readings.EPISODE_STEPS)] * 9
 
 
+def test_evaluation_ends_if_no_episode_does():
+  always = range(2, 10**6, bad_readings.EPISODE_STEPS - 1)
+  environment, _ = make(always, 'skip')
+  with pytest.raises(evaluator.NoEpisodeError, match='100 episodes in a row'):
+    evaluator.play_episodes(environment, Idle(), 9, max_steps=1000)
+
+
 @pytest.mark.parametrize('bad', (math.inf, -math.inf, math.nan))
 def test_a_return_that_is_not_finite_never_reaches_the_target(bad):
   stopped = threading.Event()

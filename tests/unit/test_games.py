@@ -188,7 +188,8 @@ def test_stickiness_has_one_place_that_records_and_evaluations_go_by(wrapper):
     ('continuous=true', 'needs a Discrete action space'),
     ('grayscale=false', 'needs a Box of pixels'),
     ('stack_num=2', 'env_arg stack_num'), ('batch_size=1', 'env_arg batch_size'),
-    ('autoreset_mode=SameStep', 'env_arg autoreset_mode')])
+    ('autoreset_mode=SameStep', 'env_arg autoreset_mode'),
+    ('life_loss_info=true', 'give episodic_life=true')])
 def test_what_arguments_of_atari_cannot_be_is_told_in_one_line(argument, told):
   with pytest.raises(ValueError) as error:
     games.EnvironmentConfig('pong', env_arg=(argument,)).try_out(0)
