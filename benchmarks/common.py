@@ -23,7 +23,7 @@ TARGET_RETURNS = {'pong': 18.}
 CONFIDENCE = 0.95  # Of all intervals.
 ROWS_KEPT = 300
 
-Row = dict[str, float]
+Row = records.Row
 
 
 class Parser(argparse.ArgumentParser):

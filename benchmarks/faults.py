@@ -169,18 +169,18 @@ def _listening(family: Sequence[psutil.Process]) -> set[int]:
           if c.laddr and c.status == psutil.CONN_LISTEN and c.pid in pids}
 
 
-Row = dict[str, object]
+Outcome = dict[str, object]
 
 
 def _row(fault: str, seconds: float, lost: Optional[float], then: str,
-         left: Sequence[object] = ('', '')) -> Row:
+         left: Sequence[object] = ('', '')) -> Outcome:
   cells = [fault, f'{seconds:.1f}', '' if lost is None else f'{lost:.1f}', then,
            *left]
   common.print_row(cells)
   return dict(zip(_TITLES, cells))
 
 
-def in_one_run(max_timesteps: int) -> Iterator[Row]:
+def in_one_run(max_timesteps: int) -> Iterator[Outcome]:
   """Kills every kind of node in a run, which has to reach its budget."""
   with Run('--max_timesteps', str(max_timesteps),
            '--evaluation_interval', '20000') as run:
@@ -210,7 +210,7 @@ def in_one_run(max_timesteps: int) -> Iterator[Row]:
                f'of {max_timesteps:,}', left)
 
 
-def at_the_end(fault: str, how: Callable[[Run], None], *flags: str) -> Row:
+def at_the_end(fault: str, how: Callable[[Run], None], *flags: str) -> Outcome:
   """Starts a run, and ends it with a fault."""
   with Run('--evaluation_interval', '0', *flags) as run:
     run.wait_until_steady()
@@ -222,7 +222,7 @@ def at_the_end(fault: str, how: Callable[[Run], None], *flags: str) -> Row:
                 left)
 
 
-def in_the_environment(fault: str, game: str, *flags: str) -> Row:
+def in_the_environment(fault: str, game: str, *flags: str) -> Outcome:
   """Lets an environment misbehave at each start, until the run gives up."""
   with Run('--evaluation_interval', '0', '--num_actors', '1', *flags,
            game=f'tests.misbehaving:{game}') as run:
@@ -232,7 +232,7 @@ def in_the_environment(fault: str, game: str, *flags: str) -> Row:
                 f'{restarts} restarts, then exit code {run.process.wait()}', left)
 
 
-def without_a_reader() -> Row:
+def without_a_reader() -> Outcome:
   """Closes the pipe that a run's output is read from."""
   with Run('--evaluation_interval', '0', stdout=subprocess.PIPE) as run:
     assert run.process.stdout is not None
@@ -243,7 +243,7 @@ def without_a_reader() -> Row:
                 f'exit code {run.process.wait()} when told to stop', left)
 
 
-def _all(max_timesteps: int) -> Iterator[Row]:
+def _all(max_timesteps: int) -> Iterator[Outcome]:
   """Measures one fault after the other, and prints its row."""
   yield from in_one_run(max_timesteps)
   for name in ('learner/0', 'counter/0', 'replay/0'):

@@ -217,11 +217,11 @@ def play(player: str, game: str, seed: int, seconds: float,
     RuntimeError: if it does not run; the message has its last output.
   """
   environment = os.path.join(environments or '', runs.installed_as(player))
-  made_on = runs.made_on(player, environment)
+  machine = runs.made_on(player, environment)
   rows, memory = runs.play(player, environment, game, seed, seconds,
                            train_flags=train_flags)
   runs.keep(player, game, seed, rows, minutes=seconds / 60, memory=memory,
-            made_on=made_on, train_flags=train_flags)
+            machine=machine, train_flags=train_flags)
   common.print_row([player, game, seed, f'{rows[-1]["timesteps"]:,.0f}',
                     f'{rows[-1]["episode_return_mean_100"]:.1f}'])
 

@@ -6,7 +6,6 @@ is killed: namespaces end with their last process.
 """
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -17,13 +16,13 @@ from typing import Iterator, Optional, Sequence
 
 import psutil
 
+from launch.engines import child
 from programs.runtime import processes
 
 _NETWORK = '10.78.0'
 _PORT = 6379
 # Large, for fewer frames: a wire that delays them without the kernel's help is busy.
 _MTU = 9000
-_DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _UNSHARE = ['unshare', '--net', '--uts', '--pid', '--mount', '--fork',
             '--kill-child', '--mount-proc']
 # Process 1 waits for no child; it ignores SIGCHLD so that ended processes go away.
@@ -32,16 +31,16 @@ _HOLD = ('{}ip link set lo up && echo ready && '
 _STORE_BYTES = 80 * 2**20
 
 
-def _die_with_parent():
-  ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
+def _end_with_parent() -> None:
+  child.end_with_parent(signal.SIGKILL)
 
 
-def output(command: Sequence[str], told: Sequence[str]) -> str:
+def output(command: Sequence[str], shown: Sequence[str]) -> str:
   """Runs a command; returns what it prints.
 
   Args:
     command: to run.
-    told: the command that an error names instead.
+    shown: the command that an error names instead.
 
   Raises:
     OSError: if it fails, with what it printed.
@@ -49,7 +48,7 @@ def output(command: Sequence[str], told: Sequence[str]) -> str:
   done = subprocess.run(command, stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT, text=True)
   if done.returncode:
-    raise OSError(f'{" ".join(told)}: {done.stdout.strip()}')
+    raise OSError(f'{" ".join(shown)}: {done.stdout.strip()}')
   return done.stdout
 
 
@@ -70,7 +69,7 @@ class Namespace:
     self._holder = subprocess.Popen(
         [*_UNSHARE, 'sh', '-c', _HOLD.format(setup and f'{setup} && ')],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        preexec_fn=_die_with_parent)
+        preexec_fn=_end_with_parent)
     assert self._holder.stdout is not None
     said = self._holder.stdout.readline().strip()
     if said != 'ready':
@@ -172,7 +171,7 @@ class Hosts:
       if delay_ms and not self._has_netem():
         self._carrier = subprocess.Popen(self._wire.command(
             sys.executable, '-m', 'benchmarks.wire', str(delay_ms)),
-                                         preexec_fn=_die_with_parent)
+                                         preexec_fn=_end_with_parent)
       else:
         self._wire.run('ip', 'link', 'add', 'bridge', 'type', 'bridge')
         self._wire.run('ip', 'link', 'set', 'bridge', 'up')

@@ -1,7 +1,6 @@
 """The runs of a sweep, each trained and resumed by the training command."""
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import pathlib
@@ -12,6 +11,7 @@ import sys
 from typing import Callable, Iterator, Mapping, Optional, Sequence
 
 from launch import settings as settings_lib
+from launch.engines import child
 from launch.engines import pausing
 from programs.nodes import limiter
 from programs.runtime import locks
@@ -21,11 +21,6 @@ _POLL_SECONDS = 1.
 # Marks a run as finished, so that it need not be checked again.
 _DONE_FILE = 'done'
 _LOG_FILE = 'train.log'
-# From <linux/prctl.h>; loaded here, as loading it after a fork is unsafe.
-_PR_SET_PDEATHSIG = 1
-_prctl = ctypes.CDLL(None).prctl
-# Ray sets it, which would limit TensorFlow to that many threads.
-_LEFT_OUT = ('OMP_NUM_THREADS',)
 
 # Takes a run's rows so far; returns whether to stop it.
 Watch = Callable[[Sequence[records.Row]], bool]
@@ -108,9 +103,10 @@ class Cell:
       if to_log:
         os.makedirs(os.path.dirname(self.log), exist_ok=True)
         output = stack.enter_context(open(self.log, 'a'))
-      training = subprocess.Popen(command, preexec_fn=_be_told_of_our_end,
-                                  env=_environment(variables or {}), stdout=output,
-                                  stderr=output and subprocess.STDOUT)
+      training = subprocess.Popen(
+          command, preexec_fn=_be_told_of_our_end,
+          env=child.environment(variables or {}), stdout=output,
+          stderr=output and subprocess.STDOUT)
     try:
       code, was_stopped = _wait(training, self.rows, watch)
     except KeyboardInterrupt:
@@ -170,16 +166,7 @@ def _be_told_of_our_end() -> None:
   # In a process group of its own: Ctrl-C in a terminal reaches only this process,
   # which tells the run once. Told twice, the run would not save what it has.
   os.setpgrp()
-  _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-  # The run must import this package from where this process did.
-  root = str(pathlib.Path(__file__).resolve().parents[1])
-  path = os.pathsep.join(filter(None, [
-      root, os.environ.get('PYTHONPATH'), variables.get('PYTHONPATH')]))
-  return {**{name: value for name, value in os.environ.items()
-             if name not in _LEFT_OUT}, **variables, 'PYTHONPATH': path}
+  child.end_with_parent(signal.SIGTERM)
 
 
 def end_on_signals() -> None:

@@ -195,20 +195,20 @@ def _flags_of(config_class: type, derived: Mapping[str, str], positional: str,
     if name in _NO_FLAG:
       continue
     schema = field.json_schema()
-    told = tyro.conf.arg(
+    argument = tyro.conf.arg(
         help=' '.join(helps.get(name, '').split()),
         help_behavior_hint=(f'(default: {defaults[name]})' if name in defaults
                             else '(required)'))
     if schema.get('type') == 'boolean':
-      flags[name] = Annotated[bool, told]  # Two flags: --name and --no_name.
+      flags[name] = Annotated[bool, argument]  # Two flags: --name and --no_name.
     elif _is_words(schema):
-      words: Any = Annotated[list, told, constructors.PrimitiveConstructorSpec(
+      words: Any = Annotated[list, argument, constructors.PrimitiveConstructorSpec(
           nargs='*', metavar='TEXT ...', instance_from_str=list,
           is_instance=lambda _: True, str_from_instance=list)]
       flags[name] = (tyro.conf.Positional[words]  # type: ignore[misc]
                      if name == positional else words)
     else:
-      flags[name] = Annotated[str, told, constructors.PrimitiveConstructorSpec(
+      flags[name] = Annotated[str, argument, constructors.PrimitiveConstructorSpec(
           nargs=1, metavar=_placeholder(schema), choices=(
               tuple(schema.get('anyOf', [schema])[0].get('enum', ())) or None
               if for_completion else None),

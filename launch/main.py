@@ -21,22 +21,22 @@ _SHELLS = ('bash', 'zsh', 'fish')
 
 def commands() -> dict[str, str]:
   """Returns what each command does, by name, without importing any."""
-  told = {}
+  descriptions = {}
   for path in sorted(pathlib.Path(__file__).parent.glob('*.py')):
     line = (ast.get_docstring(ast.parse(path.read_text('utf-8'))) or '').partition(
         '\n')[0]
     found = re.match(rf'(.*): `python -m launch\.{path.stem}\b', line)
     if found:
-      told[path.stem] = found[1]
-  return told
+      descriptions[path.stem] = found[1]
+  return descriptions
 
 
 def _help() -> str:
-  told = commands()
-  width = max(map(len, told))
+  descriptions = commands()
+  width = max(map(len, descriptions))
   return '\n'.join([
       'usage: impala-ppo COMMAND [FLAGS]', '',
-      *(f'  {name:<{width}}  {does}.' for name, does in told.items()), '',
+      *(f'  {name:<{width}}  {does}.' for name, does in descriptions.items()), '',
       '`impala-ppo COMMAND --help` says more of one.',
       f'`impala-ppo {_COMPLETION} bash`, or zsh or fish, prints a script that '
       'completes', 'commands and flags once your shell has sourced it.'])

@@ -95,7 +95,7 @@ def run(plan: plans.Plan, say: Callable[[str], None]
       break
     trial = stopped.pop(0) if stopped else study.ask(drawn_from)
     say(f'trial {trial.number}, after {num_ended} of {plan.command.trials}: '
-        f'{_told(trial.params)}')
+        f'{_assignments(trial.params)}')
     cells = _cells(plan, trial)
     why = _why_impossible(cells)
     if why is not None:
@@ -116,7 +116,8 @@ def run(plan: plans.Plan, say: Callable[[str], None]
   best = sorted(study.get_trials(states=[_State.COMPLETE]),
                 key=lambda trial: -(trial.value or 0.))[:_MOST_REPORTED]
   for done in best:
-    say(f'trial {done.number} returned {done.value:.4g}: {_told(done.params)}')
+    say(f'trial {done.number} returned {done.value:.4g}: '
+        f'{_assignments(done.params)}')
   return [cell for done in best
           for cell in _cells(plan, done)], num_failed
 
@@ -188,7 +189,7 @@ def _why_impossible(cells: Sequence[cells_lib.Cell]) -> Optional[str]:
   return None
 
 
-def _told(params: Mapping[str, Any]) -> str:
+def _assignments(params: Mapping[str, Any]) -> str:
   return ' '.join(f'{name}={value}' for name, value in params.items())
 
 
@@ -216,8 +217,8 @@ class _Pruner:
     self._trial = trial
     self._interval = max_timesteps / _REPORTS
     # A trial that was stopped has already reported values.
-    told = trial.study.trials[trial.number].intermediate_values
-    self._next = 1 + max(told, default=0)
+    reported = trial.study.trials[trial.number].intermediate_values
+    self._next = 1 + max(reported, default=0)
     self.has_pruned = False
 
   def __call__(self, rows: Sequence[records.Row]) -> bool:

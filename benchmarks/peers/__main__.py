@@ -81,7 +81,7 @@ def main() -> None:
         f'benchmarks/peers/install.sh {runs.installed_as(flags.peer)} DIRECTORY.')
   warm_up = 60. * flags.warm_up_minutes
   # Before the run, as the checkout may change meanwhile.
-  made_on = runs.made_on(flags.peer, flags.environment) if flags.keep else {}
+  machine = runs.made_on(flags.peer, flags.environment) if flags.keep else {}
   try:
     rows, memory = runs.play(
         flags.peer, flags.environment, flags.game, flags.seed,
@@ -100,7 +100,7 @@ def main() -> None:
   common.write_json(flags.json, {**figures, 'rows': rows})
   if flags.keep:
     runs.keep(flags.peer, flags.game, flags.seed, rows, memory=memory,
-              minutes=flags.warm_up_minutes + flags.minutes, made_on=made_on)
+              minutes=flags.warm_up_minutes + flags.minutes, machine=machine)
 
 
 if __name__ == '__main__':

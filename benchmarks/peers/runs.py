@@ -149,7 +149,7 @@ def run(command: list[str], run_dir: str, seconds: float,
 
 
 def keep(player: str, game: str, seed: int, rows: Sequence[common.Row], *,
-         minutes: float, memory: float, made_on: Mapping[str, Any],
+         minutes: float, memory: float, machine: Mapping[str, Any],
          train_flags: Sequence[str] = ()) -> None:
   """Keeps a run's rows among the results, beside how it was made.
 
@@ -160,14 +160,14 @@ def keep(player: str, game: str, seed: int, rows: Sequence[common.Row], *,
     rows: that it wrote.
     minutes: that it was given.
     memory: its peak, in GiB.
-    made_on: what `made_on` returned before it began.
+    machine: what `made_on` returned before the run began.
     train_flags: of launch.train, for ours.
   """
   directory = common.keep_rows(game, f'peer_{player}', seed, rows)
   common.write_json(directory / RUN_FILE, {
       'player': player, 'game': game, 'seed': seed, 'minutes': minutes,
       'train_flags': list(train_flags), 'peak_memory_gib': round(memory, 2),
-      **made_on})
+      **machine})
 
 
 def play(peer: str, environment: str, game: str, seed: int, seconds: float,

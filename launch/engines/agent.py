@@ -16,8 +16,6 @@ import ray
 from launch.engines import child
 from programs.runtime import doors
 
-# Ray's guess would limit TensorFlow to one thread.
-_LEFT_OUT = ('OMP_NUM_THREADS',)
 _BACKLOG_LINES = 1000
 _LAST_WORDS_SECONDS = 1.
 _COUNT_GPUS = """
@@ -91,12 +89,8 @@ class Agent:
     Raises:
       ValueError: if doors cannot be closed here.
     """
-    env = {name: value for name, value in os.environ.items()
-           if name not in _LEFT_OUT}
     # What the launcher would import can be imported here too, if it is here at all.
-    path = os.pathsep.join([child.import_path(), *variables['PYTHONPATH'].split(
-        os.pathsep)])
-    env.update({**variables, 'PYTHONPATH': path})
+    env = child.environment(variables)
     env.update(doors.closed(listen or ray.util.get_node_ip_address()))
     pipe = child.StopPipe()
     file = os.memfd_create('job')

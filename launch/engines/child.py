@@ -1,6 +1,7 @@
 """A node's process on this machine; imports nothing slow."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import signal
@@ -15,11 +16,32 @@ ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 # Launchpad's countdown to killing a node is left to the supervisor.
 NODE_FLAGS = ('--lp_termination_notice_secs=-1',)
 _STOP_VARIABLE = 'IMPALA_PPO_STOP_FD'
+# Ray sets it, which would limit TensorFlow to that many threads.
+_LEFT_OUT = ('OMP_NUM_THREADS',)
+# From <linux/prctl.h>; loaded here, as loading it after a fork is unsafe.
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl
 
 
 def import_path() -> str:
   """Returns a PYTHONPATH with this package, wherever it was imported from."""
   return os.pathsep.join(filter(None, [ROOT, os.environ.get('PYTHONPATH')]))
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+  """Returns this process's environment for a child, with some variables added.
+
+  The child can import what this process can. A `PYTHONPATH` among the variables
+  comes after that.
+  """
+  path = os.pathsep.join(filter(None, [import_path(), variables.get('PYTHONPATH')]))
+  return {**{name: value for name, value in os.environ.items()
+             if name not in _LEFT_OUT}, **variables, 'PYTHONPATH': path}
+
+
+def end_with_parent(number: int) -> None:
+  """Makes this process get a signal once its parent has ended."""
+  _prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def end_group_of_ended(pid: int, options: int = os.WNOHANG) -> None:

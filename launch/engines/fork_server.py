@@ -27,7 +27,6 @@ from launch.engines import child
 from programs.runtime import parents
 
 # From <linux/prctl.h>.
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_BYTES = 2**16
 _MAX_DESCRIPTORS = 16
@@ -86,7 +85,7 @@ class ForkServer:
         from the main module, outside any `try`.
     """
     self._modules = modules
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     self._start(is_fork)
 
   def _start(self, is_fork: bool = False) -> None:
@@ -152,10 +151,6 @@ class ForkServer:
       os.kill(self._pid, signal.SIGKILL)
       os.waitpid(self._pid, 0)
       self._pid = 0
-
-
-def _prctl(option: int, value: int) -> None:
-  ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _serve(channel: socket.socket) -> list[str]:
@@ -248,7 +243,7 @@ def _follow_launcher() -> None:
   """Lets this process end with the launcher, and Ctrl-C be for that alone."""
   os.setpgrp()
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  child.end_with_parent(signal.SIGKILL)
 
 
 def _run(channel: socket.socket) -> NoReturn:

@@ -115,21 +115,21 @@ def group_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
     named by those that it does not share with most runs.
   """
   names = dict.fromkeys(name for run in runs for name in run.settings)
-  told = {name: [_told(run, name) for run in runs] for name in names}
-  differing = [name for name in names if len(set(told[name])) > 1]
+  assignments = {name: [_assignment(run, name) for run in runs] for name in names}
+  differing = [name for name in names if len(set(assignments[name])) > 1]
   usual: Mapping[str, str] = {}
   if len(differing) > _MOST_SETTINGS_TOLD:
-    usual = {name: statistics.mode(told[name]) for name in differing}
+    usual = {name: statistics.mode(assignments[name]) for name in differing}
   groups: dict[str, list[Run]] = {}
   for i, run in enumerate(runs):
-    label = ', '.join(told[name][i] for name in differing
-                      if told[name][i] != usual.get(name))
+    label = ', '.join(assignments[name][i] for name in differing
+                      if assignments[name][i] != usual.get(name))
     nothing = 'the most common settings' if usual else run.game
     groups.setdefault(label or nothing, []).append(run)
   return groups
 
 
-def _told(run: Run, name: str) -> str:
+def _assignment(run: Run, name: str) -> str:
   if name not in run.settings:
     return f'no {name}'
   value = run.settings[name]

@@ -23,7 +23,7 @@ def keep(player, game, seed, *means, minutes=15., train_flags=()):
   games.runs.keep(player, game, seed, [
       {'timesteps': 1000. * i, 'walltime_seconds': 60. * i, 'episodes': 100,
        'episode_return_mean_100': mean} for i, mean in enumerate(means)],
-       minutes=minutes, memory=1., made_on={}, train_flags=train_flags)
+       minutes=minutes, memory=1., machine={}, train_flags=train_flags)
 
 
 @pytest.mark.parametrize('game', games.REFERENCES)
