@@ -52,13 +52,20 @@ $(ENV): pyproject.toml requirements.lock programs/runtime/doors.c programs/nodes
 	  done; \
 	  if [ -z "$$python" ]; then \
 	    echo 'error: no Python 3.10 found; install it, say by "pyenv install 3.10",' \
-	        '"uv python install 3.10" or "apt install python3.10-venv".' >&2; \
+	        '"uv python install 3.10" or "apt install python3.10-venv libpython3.10".' \
+	        >&2; \
 	    exit 1; \
 	  fi; \
 	  "$$python" -m venv --clear .venv; \
 	fi
 	$(PYTHON) -m pip install --no-compile -r requirements.lock
 	$(PYTHON) -m pip install --no-deps --no-build-isolation -e .
+	@$(PYTHON) -c 'import courier' &>/dev/null || { \
+	  echo 'error: this Python cannot load Courier, which needs libpython3.10.so.1.0:' \
+	      '"apt install libpython3.10", or take a Python built with --enable-shared,' \
+	      'such as those of pyenv; then remove .venv.' >&2; \
+	  exit 1; \
+	}
 	@touch $@
 
 $(GPU_ENV): $(ENV)

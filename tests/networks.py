@@ -1,5 +1,6 @@
 """Network namespaces, and who listens where."""
 
+import contextlib
 import ipaddress
 import os
 import pathlib
@@ -48,13 +49,14 @@ class Network:
 
 def make() -> Iterator[Network]:
   """Yields a network with loopback only, where that is permitted."""
-  try:
-    network = Network('unshare', '--user', '--map-root-user', '--net')
-    network.run('ip', 'link', 'set', 'lo', 'up')
-  except OSError as e:
-    pytest.skip(f'no network namespaces are permitted here: {e}')
-  yield network
-  network.close()
+  with contextlib.ExitStack() as stack:
+    try:
+      network = Network('unshare', '--user', '--map-root-user', '--net')
+      stack.callback(network.close)
+      network.run('ip', 'link', 'set', 'lo', 'up')
+    except OSError as e:
+      pytest.skip(f'no network namespaces are permitted here: {e}')
+    yield network
 
 
 def open_ports(pid: int) -> dict[tuple[Address, int], str]:

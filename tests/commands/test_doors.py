@@ -59,16 +59,17 @@ lp.launch(program, 'local_mp', terminal='current_terminal').wait()
 def networks_side_by_side():
   """Yields a network, and the one of a stranger, as if of another machine."""
   for here in networks.make():
-    there = networks.Network(*here.command('unshare', '--net'))
-    here.run('ip', 'link', 'add', 'cable', 'type', 'veth', 'peer', 'name', 'cable',
-             'netns', str(there.pid))
-    for network, ipv4, ipv6 in (
-        (here, HERE, HERE_IPV6), (there, THERE, THERE_IPV6)):
-      network.run('ip', 'address', 'add', f'{ipv4}/24', 'dev', 'cable')
-      network.run('ip', 'address', 'add', f'{ipv6}/64', 'dev', 'cable', 'nodad')
-      network.run('ip', 'link', 'set', 'cable', 'up')
-    yield here, there
-    there.close()
+    with contextlib.ExitStack() as stack:
+      there = networks.Network(*here.command('unshare', '--net'))
+      stack.callback(there.close)
+      here.run('ip', 'link', 'add', 'cable', 'type', 'veth', 'peer', 'name', 'cable',
+               'netns', str(there.pid))
+      for network, ipv4, ipv6 in (
+          (here, HERE, HERE_IPV6), (there, THERE, THERE_IPV6)):
+        network.run('ip', 'address', 'add', f'{ipv4}/24', 'dev', 'cable')
+        network.run('ip', 'address', 'add', f'{ipv6}/64', 'dev', 'cable', 'nodad')
+        network.run('ip', 'link', 'set', 'cable', 'up')
+      yield here, there
 
 
 def train_command(run_dir, *args):

@@ -29,6 +29,7 @@ from launch import plans
 from launch import plot
 from launch import settings as settings_lib
 from programs import config as run_config
+from programs.runtime import machine
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SECTIONS = {'environment': games.EnvironmentConfig,
@@ -272,7 +273,7 @@ def test_defaults_are_those_of_the_configs():
   assert settings.agent == agent_config.ImpalaPPOConfig(
       frame_stack=games.ATARI_FRAME_STACK)
   assert settings.run == run_config.RunConfig(os.path.abspath('runs/pong'))
-  assert settings.run.num_actors == len(os.sched_getaffinity(0))
+  assert settings.run.num_actors == machine.cores()
 
 
 def test_flags_override_defaults(tmp_path):
@@ -625,8 +626,9 @@ def test_what_a_run_was_made_with_is_saved(tmp_path):
     assert versions[package] == importlib.metadata.version(package)
   assert versions['python'].startswith('3.')
   with open('/proc/cpuinfo') as f:
-    assert content['processor'] is None or content['processor'] in f.read()
-  assert content['cores'] == len(os.sched_getaffinity(0))
+    names = re.findall(r'model name\s*: (.*)', f.read())
+  assert content['processor'] == (names[0] if names else None)
+  assert content['cores'] == machine.cores()
 
 
 @pytest.mark.slow

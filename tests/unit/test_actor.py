@@ -99,9 +99,36 @@ def test_a_loop_stops_when_told_to():
   assert actor.steps == 5
 
 
-@pytest.mark.parametrize('fails', [False, True])
-def test_environments_are_closed_at_the_end(fails, monkeypatch):
+def run_node(index, environment_factory, make_actor, should_stop, seed=0):
+  """Runs an actor's node; returns what it raised."""
+  builder = types.SimpleNamespace(
+      make_adder=lambda shard: types.SimpleNamespace(reset=lambda: None),
+      make_actor=make_actor)
+  setup = types.SimpleNamespace(
+      config=run_config.RunConfig('unused', seed=seed), builder=builder,
+      make_policy=lambda: None, environment_factory=environment_factory)
+  errors = []
+
+  def act():
+    try:
+      actor_node.run(setup, index, None, None, Recorder(), should_stop)
+    except RuntimeError as e:
+      errors.append(str(e))
+
+  thread = threading.Thread(target=act)  # The main thread is no node's.
+  thread.start()
+  thread.join()
+  return errors
+
+
+@pytest.fixture
+def without_weights(monkeypatch):
   monkeypatch.setattr(actor_node.weights, 'NearestSource', lambda *args: None)
+
+
+@pytest.mark.usefixtures('without_weights')
+@pytest.mark.parametrize('fails', [False, True])
+def test_environments_are_closed_at_the_end(fails):
   environment = scripted.ScriptedEnvironment(EPISODES)
   should_stop = threading.Event()
 
@@ -112,21 +139,27 @@ def test_environments_are_closed_at_the_end(fails, monkeypatch):
         raise RuntimeError('lost')
       should_stop.set()
 
-  builder = types.SimpleNamespace(
-      make_adder=lambda shard: types.SimpleNamespace(reset=lambda: None),
-      make_actor=lambda *args: Actor())
-  setup = types.SimpleNamespace(
-      config=run_config.RunConfig('unused'), builder=builder,
-      make_policy=lambda: None, environment_factory=lambda *args: environment)
-  errors = []
-
-  def act():
-    try:
-      actor_node.run(setup, 0, None, None, Recorder(), should_stop)
-    except RuntimeError as e:
-      errors.append(str(e))
-
-  thread = threading.Thread(target=act)  # As the main thread is no node's.
-  thread.start()
-  thread.join()
+  errors = run_node(0, lambda *args: environment, lambda *args: Actor(), should_stop)
   assert environment.is_closed and errors == ['lost'] * fails
+
+
+@pytest.mark.usefixtures('without_weights')
+def test_each_actor_of_each_run_has_a_seed_of_its_own():
+  of_environments, of_actors = [], []
+  should_stop = threading.Event()
+  should_stop.set()
+
+  def make_environment(num_envs, seed):
+    of_environments.append(seed)
+    return scripted.ScriptedEnvironment(num_envs * [[[1.]]])
+
+  def make_actor(seed, *args):
+    of_actors.append(seed)
+    return scripted.ScriptedActor()
+
+  for seed in (0, 1):
+    for index in (0, 1):
+      assert run_node(index, make_environment, make_actor, should_stop, seed) == []
+  evaluators = [run_config.RunConfig('unused', seed=seed).process_seed(0)
+                for seed in (0, 1)]
+  assert of_actors == of_environments and len({*of_actors, *evaluators}) == 6

@@ -221,7 +221,7 @@ evaluator.run(
         config=config_lib.RunConfig(
             run_dir='.', evaluation_interval=1, evaluation_episodes=4,
             max_episode_steps=10),
-        make_policy=lambda evaluation: None,
+        make_policy=lambda evaluation: {True: None}[evaluation],
         builder=types.SimpleNamespace(make_actor=lambda *_, **__: Actor()),
         environment_factory=make_environment),
     None, Counter(), should_stop)

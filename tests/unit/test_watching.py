@@ -108,7 +108,7 @@ class Terminal:
   def __init__(self, width):
     self.console = rich.console.Console(
         file=io.StringIO(), width=width, height=30, force_terminal=True,
-        color_system=None)
+        color_system=None, _environ={'TERM': 'xterm'})
     self.screen = display.Live('pong', 3000, self.console)
 
   def lines(self):
