@@ -86,8 +86,8 @@ def test_a_run_that_has_reached_its_budget_says_so_and_adds_nothing(
 
 
 def test_a_run_ends_at_its_target(tmp_path):
-  ended = runs.run('launch.train', '--run_dir', tmp_path / 'run', '--target_return', 5,
-                   '--max_timesteps', 10**9, *ARGS)
+  ended = runs.run('launch.train', '--run_dir', tmp_path / 'run', '--target_return',
+                   5, '--max_timesteps', 10**9, *ARGS)
   assert ended.returncode == 0, ended.stdout + ended.stderr
   last = runs.rows(str(tmp_path / 'run'))[-1]
   assert last['episode_return_mean_100'] == 5 and last['timesteps'] < 10**6
