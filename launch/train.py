@@ -133,6 +133,16 @@ def _most_that_share(num_gpus: int, batch_size: int) -> int:
   return used
 
 
+def _make_builder(agent: agent_config.ImpalaPPOConfig,
+                  num_gpus: int) -> builder_lib.ImpalaPPOBuilder:
+  """Makes the builder; raises ValueError (one line) if it would need a GPU."""
+  if agent.compute_dtype == 'float16' and not num_gpus:
+    raise ValueError('compute_dtype float16 is for GPUs, and none is used; a CPU '
+                     'takes a hundred times as long for it as for float32.')
+  return builder_lib.ImpalaPPOBuilder(
+      agent, [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0'])
+
+
 def _cluster(command: settings_lib.TrainCommand, run: run_config.RunConfig) -> Any:
   """Connects to the Ray cluster; raises ValueError with a one-line message."""
   with errors.extra('ray'):  # Its import takes time.
@@ -264,11 +274,7 @@ def _train_holding(command: settings_lib.TrainCommand,
       watchdog.load()
     environment_spec = settings.environment.try_out(settings.run.seed)
     num_gpus = _num_gpus(settings.run.num_gpus, settings.agent.batch_size, cluster)
-    if settings.agent.compute_dtype == 'float16' and not num_gpus:
-      raise ValueError('compute_dtype float16 is for GPUs, and none is used; a CPU '
-                       'takes a hundred times as long for it as for float32.')
-    builder = builder_lib.ImpalaPPOBuilder(
-        settings.agent, [f'/gpu:{i}' for i in range(num_gpus)] or ['/cpu:0'])
+    builder = _make_builder(settings.agent, num_gpus)
     if command.lp_launch_type != 'local_mt':
       processes.use_no_gpus()
     variable_bytes, trained_bytes = sizes.of_variables(
