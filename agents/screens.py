@@ -182,12 +182,14 @@ def make(config: games.EnvironmentConfig,
 
 
 def _emulator_frames_a_step(env: gymnasium.Env) -> int:
-  """Returns for how many of its frames an Atari game repeats an action.
+  """Returns for how many of its frames Atari repeats an action; 0 for other games.
 
   ale-py declares a rate that assumes two, whatever the arguments and wrappers are.
   """
+  ale = getattr(env.unwrapped, 'ale', None)
+  if ale is None:
+    return 0
   env.reset(seed=0)
-  ale = env.unwrapped.ale  # type: ignore[attr-defined]
   before = ale.getEpisodeFrameNumber()
   env.step(env.action_space.sample())
   return max(ale.getEpisodeFrameNumber() - before, 1)
@@ -203,10 +205,9 @@ def _gymnasium_screens(config: games.EnvironmentConfig) -> Screens:
     return env
 
   env = make_env()
-  if games.atari_rom(config.game) is None:
-    rate = float(env.metadata.get('render_fps') or _USUAL_RATE)
-  else:
-    rate = _ATARI_RATE / _emulator_frames_a_step(env)
+  frames = _emulator_frames_a_step(env)
+  rate = _ATARI_RATE / frames if frames else float(
+      env.metadata.get('render_fps') or _USUAL_RATE)
   if 'rgb_array' not in env.metadata.get('render_modes', ()):
     return Screens(env, rate, f'{config.game} has no render mode rgb_array')
   try:

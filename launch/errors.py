@@ -40,12 +40,14 @@ def _end_unread() -> NoReturn:
 
 @contextlib.contextmanager
 def extra(name: str) -> Iterator[None]:
-  """Turns a missing module into a ValueError that names our extra to install."""
+  """Turns a failed import into a ValueError that names our extra to install."""
   try:
     yield
-  except ModuleNotFoundError as e:
-    raise ValueError(f'{e.name} is missing; `pip install "impala-ppo[{name}]"` '
-                     'installs it.') from None
+  except ImportError as e:
+    what = (f'{e.name} is missing' if isinstance(e, ModuleNotFoundError) else
+            f'{e.name or name} cannot be imported ({e})')
+    raise ValueError(f'{what}; `pip install "impala-ppo[{name}]"` installs it.'
+                     ) from None
 
 
 def fail(message: str) -> NoReturn:

@@ -62,7 +62,7 @@ def _run_threads(program: lp.Program) -> int:
   # The manager forgets nodes that end while it stops, and what they raise.
   learners = list(manager._active_workers[supervision.LEARNER])
   if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Launchpad ignores it.
-    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    signal.signal(signal.SIGHUP, _end_without_terminal)
   try:
     manager.wait(return_on_first_completed=True)
     failed = not manager.stop_event().is_set()
@@ -80,8 +80,17 @@ def _run_threads(program: lp.Program) -> int:
     if not failed and isinstance(error, Exception):
       supervision.say(f'error: the learner failed, so its last steps may not be in '
                       f'the newest checkpoint: {error}', sys.stderr)
-      failed = True
+      return processes.ENDS_RUN  # It was told to end, so there is no retry.
   return int(failed)
+
+
+def _end_without_terminal(*_: Any) -> None:
+  """Ends the program as SIGTERM does; Launchpad prints on what has gone."""
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  for output in (1, 2):
+    if os.isatty(output):
+      os.dup2(nowhere, output)
+  signal.raise_signal(signal.SIGTERM)
 
 
 class _Process(fork_server.Forked):

@@ -350,9 +350,10 @@ class Supervisor:
     if self._directory is None or not self._directory.has_gone():
       self._seen_at = time.monotonic()
       return None
-    if time.monotonic() - self._seen_at < _GONE_SECONDS:
+    is_replaced = os.path.exists(self._directory.path)
+    if not is_replaced and time.monotonic() - self._seen_at < _GONE_SECONDS:
       return None
-    # Whatever is there now is another run's, so a retry could not go on.
+    # What may be there now is another run's, so a retry could not go on.
     return processes.ENDS_RUN, (
         f'{self._directory.path} was removed or moved, so nothing can be saved')
 

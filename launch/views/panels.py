@@ -24,6 +24,7 @@ class Moment:
     values: [N], of this timestep and those before it, oldest first.
     vectors: [N, D], observations of the same timesteps, if they are vectors.
     decoded: [N, D], their reconstructions, if there are any.
+    levels: of pixels; by default those of the observation alone.
   """
   observation: np.ndarray
   reconstruction: Optional[np.ndarray]
@@ -32,6 +33,7 @@ class Moment:
   values: np.ndarray
   vectors: Optional[np.ndarray] = None
   decoded: Optional[np.ndarray] = None
+  levels: Optional[pictures.Levels] = None
 
 
 def draw(canvas: pictures.Canvas, left: int, top: int, moment: Moment,
@@ -71,7 +73,7 @@ def draw(canvas: pictures.Canvas, left: int, top: int, moment: Moment,
 def _draw_sights(canvas: pictures.Canvas, left: int, top: int, moment: Moment,
                  frame_stack: int) -> None:
   observation = moment.observation
-  levels = pictures.levels(observation)
+  levels = moment.levels or pictures.levels(observation)
   channels = observation.shape[-1]
   below = top + 20
   if frame_stack > 1:

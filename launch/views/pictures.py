@@ -37,15 +37,21 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
   return font
 
 
-def levels(observations: np.ndarray) -> Levels:
-  """Returns the levels of pixels [...] of any type.
+def levels(observations: np.ndarray, before: Optional[Levels] = None) -> Levels:
+  """Returns the levels of pixels of any type.
 
   Those of floats may be anything: this is the narrowest usual range that holds them,
   or else their own.
+
+  Args:
+    observations: [...].
+    before: the levels of earlier ones, which are to stay in range.
   """
   if observations.dtype == np.uint8:
     return _BYTES
   low, high = float(observations.min()), float(observations.max())
+  if before is not None:
+    low, high = min(low, before[0]), max(high, before[1])
   for usual in _USUAL_LEVELS:
     if usual[0] <= low and high <= usual[1]:
       return usual

@@ -185,6 +185,7 @@ def write_gif(path: str, trajectory: Trajectory, action_names: Sequence[str],
   frames: list[Any] = []
   num_steps = len(trajectory.action)
   thoughts = trajectory.thoughts
+  levels = pictures.levels(trajectory.observation)
   for t in range(num_steps):
     canvas = pictures.Canvas(panels.WIDTH + 2 * _MARGIN, panels.HEIGHT + 90)
     canvas.text(_MARGIN, 10, trajectory.title, 16)
@@ -202,7 +203,7 @@ def write_gif(path: str, trajectory: Trajectory, action_names: Sequence[str],
         trajectory.behaviour[t],
         int(trajectory.action[t]) if trajectory.mask[t] else None,
         thoughts.values[:t + 1] if thoughts else np.full(1, np.nan),
-        vectors, decoded), action_names, frame_stack, num_steps)
+        vectors, decoded, levels), action_names, frame_stack, num_steps)
     frames.append(np.asarray(canvas.image))
   imageio.mimsave(path, frames, duration=1000 * _GIF_SECONDS, loop=0)
 

@@ -59,6 +59,7 @@ class Recorder:
     self._seen: collections.deque[np.ndarray] = collections.deque(maxlen=_LENGTH)
     self._decoded: collections.deque[np.ndarray] = collections.deque(
         maxlen=_LENGTH)
+    self._levels: Optional[pictures.Levels] = None
     self._due = 0.
     self._episode = self._steps = 0
     self._score = 0.
@@ -110,6 +111,7 @@ class Recorder:
   def _picture(self, action: Optional[int]) -> pictures.Canvas:
     """Draws everything but the screen."""
     observation = self._timestep.observation
+    self._levels = pictures.levels(observation, self._levels)
     thoughts = self._think(observation)
     self._values.append(float(thoughts.values[0]))
     is_vector = observation.ndim == 2
@@ -125,7 +127,7 @@ class Recorder:
         decoded = np.array(self._decoded)
     moment = panels.Moment(observation[0], reconstruction,
                            thoughts.probabilities[0], action,
-                           np.array(self._values), vectors, decoded)
+                           np.array(self._values), vectors, decoded, self._levels)
     canvas = pictures.Canvas(_WIDTH, _HEIGHT)
     canvas.text(16, 22, self._title, 20)
     canvas.text(_PANEL_LEFT, 22, f'episode {self._episode}, timestep '
@@ -137,7 +139,7 @@ class Recorder:
       panels.draw_vectors(canvas, _SCREEN, moment, _LENGTH)
     elif self._screens.why_not:
       newest = observation[0, ..., -1] if self._frame_stack > 1 else observation[0]
-      canvas.frame(_SCREEN, newest, pictures.levels(observation))
+      canvas.frame(_SCREEN, newest, self._levels)
     panels.draw(canvas, _PANEL_LEFT, _TOP, moment, self._screens.action_names,
                 self._frame_stack, _LENGTH, with_sight=not is_drawn_large)
     return canvas

@@ -119,12 +119,12 @@ def run(setup: setup_lib.Setup, index: int, shard: reverb.Client,
     with watchdog.step():
       environment = setup.environment_factory(setup.config.envs_per_actor, seed)
     processes.say_if_back(name, 'the episodes and trajectories that it was in')
-    environment = watchdog_lib.Watched(environment, watchdog)
+    watched = watchdog_lib.Watched(environment, watchdog)
     try:
-      VectorEnvironmentLoop(environment, actor, counter, should_stop).run()
+      VectorEnvironmentLoop(watched, actor, counter, should_stop).run()
     finally:
       with contextlib.suppress(Exception):  # It may be what has failed.
-        environment.close()
+        watched.close()
 
   # The replay may block the actor for as long as nobody samples.
   stopping.run_until_stopped(act, should_stop, interrupt=adder.reset)

@@ -78,12 +78,12 @@ def play_episodes(
     last = timestep.step_type == dm_env.StepType.LAST
     # A reset that follows no end.
     lost += plays & ~was_last & (timestep.step_type == dm_env.StepType.FIRST)
-    lost[last] = 0
+    cut = plays & ~last & (steps >= max_steps)
+    lost[last | cut] = 0
     if lost.max() >= _MOST_LOST:
       raise NoEpisodeError(
           f'{_MOST_LOST} episodes in a row were cut at a number that was not '
           'finite; mend the environment.')
-    cut = plays & ~last & (steps >= max_steps)
     num_cut += int(cut.sum())
     over = plays & (last | cut)
     returns.extend(totals[over].tolist())

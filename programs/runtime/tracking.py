@@ -119,21 +119,21 @@ def _name(run_dir: str) -> str:
 def _id(run_dir: str) -> str:
   """Returns the run's id, kept in its directory, so that a resumed run has the same.
 
-  The directory's own number is kept too: a copy of it is another run, with a new id,
-  while it may be moved.
+  The directory's path and number are kept too. One of them changes if it is moved, or
+  restored from elsewhere; both do in a copy, which is another run, with a new id.
   """
   path = os.path.join(run_dir, _ID_FILE)
-  here = os.stat(run_dir).st_ino
+  here = {os.path.abspath(run_dir), os.stat(run_dir).st_ino}
   try:
     with open(path) as f:
-      known, of = json.load(f)
-    if of == here:
+      known, *of = json.load(f)
+    if here & set(of):
       return known
   except (OSError, ValueError, TypeError):
     pass
   made = secrets.token_hex(8)
   with contextlib.suppress(OSError), open(path, 'w') as f:
-    json.dump([made, here], f)
+    json.dump([made, *here], f)
   return made
 
 
