@@ -119,22 +119,20 @@ def _name(run_dir: str) -> str:
 def _id(run_dir: str) -> str:
   """Returns the run's id, kept in its directory, so that a resumed run has the same.
 
-  The directory's path and number are kept too. One of them changes if it is moved, or
-  restored from elsewhere; both do in a copy, which is another run, with a new id.
+  The directory's path and number are kept too. One of them changes if it is moved,
+  or restored from elsewhere; both do in a copy, which is another run, with a new id.
   """
   path = os.path.join(run_dir, _ID_FILE)
   here = {os.path.abspath(run_dir), os.stat(run_dir).st_ino}
-  try:
-    with open(path) as f:
-      known, *of = json.load(f)
-    if here & set(of):
-      return known
-  except (OSError, ValueError, TypeError):
-    pass
-  made = secrets.token_hex(8)
-  with contextlib.suppress(OSError), open(path, 'w') as f:
-    json.dump([made, *here], f)
-  return made
+  run_id, places = secrets.token_hex(8), set()
+  with contextlib.suppress(OSError, ValueError, TypeError), open(path) as f:
+    known, *before = json.load(f)
+    if here & set(before):
+      run_id, places = known, set(before)
+  if places != here:
+    with contextlib.suppress(OSError), open(path, 'w') as f:
+      json.dump([run_id, *here], f)
+  return run_id
 
 
 class InBackground(loggers.Logger):

@@ -76,9 +76,14 @@ def test_a_new_run_in_the_place_of_another_has_an_id_of_its_own(tmp_path):
   assert tracking._id(str(run_dir)) == second != first
   run_dir = run_dir.rename(tmp_path / 'moved')
   assert tracking._id(str(run_dir)) == second
+  restored = shutil.copytree(run_dir, tmp_path / 'elsewhere')
+  shutil.rmtree(run_dir)
+  restored.rename(run_dir)
+  assert tracking._id(str(run_dir)) == second
   copied = shutil.copytree(run_dir, tmp_path / 'copied')
   assert tracking._id(str(copied)) not in (first, second)
   shutil.rmtree(run_dir)
+  run_dir.mkdir()
   assert tracking._id(str(run_dir)) not in (first, second)
 
 
