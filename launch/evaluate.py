@@ -113,6 +113,7 @@ from agents import environments
 from agents import games
 from agents import screens
 from agents.impala_ppo import builder as builder_lib
+from launch import cells
 from launch import policies
 from launch.views import thoughts
 from launch.views import video
@@ -259,6 +260,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         pass  # Fails here rather than after a first timestep.
       # On Ctrl-C, what has been recorded is kept.
       signal.signal(signal.SIGINT, signal.default_int_handler)
+      cells.end_on_signals()
       _say(f'recording into {command.video}; an episode takes as long as it is '
            'shown, or longer.')
   try:

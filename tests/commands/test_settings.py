@@ -764,7 +764,9 @@ def values_of(annotation):
   if kind is bool:
     return st.booleans()
   if kind is str:
-    return st.text(st.characters(categories=('L', 'N', 'P', 'S', 'Zs')),
+    # A run_dir must have none of those left out.
+    return st.text(st.characters(categories=('L', 'N', 'P', 'S', 'Zs'),
+                                 exclude_characters='[\\'),
                    min_size=1, max_size=20)
   if kind is int:
     return st.integers(limits.low, limits.le)

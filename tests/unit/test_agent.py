@@ -3,7 +3,9 @@
 import os
 import socket
 
-from launch.engines import agent
+import pytest
+
+agent = pytest.importorskip('launch.engines.agent', reason='needs Ray')
 
 
 def test_a_run_can_be_saved_where_it_is_seen_and_can_be_written(tmp_path):

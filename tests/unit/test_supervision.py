@@ -234,12 +234,13 @@ def test_a_run_ends_once_its_directory_has_gone_for_good(
   monkeypatch.setattr(supervision, '_GONE_SECONDS', 0.5)
   run_dir, moved = tmp_path / 'run', tmp_path / 'moved'
   run_dir.mkdir()
-  process = Living(0.1, [(2., signal.SIGTERM)])
+  process = Living(0.1, [(2., signal.SIGTERM)] if is_back else [])
+  supervisor = supervision.Supervisor(
+      [Node('learner/0', process=process)], str(run_dir))
   threading.Timer(0.3, run_dir.rename, (moved,)).start()
   if is_back:
     threading.Timer(0.5, moved.rename, (run_dir,)).start()
-  code = supervision.Supervisor(
-      [Node('learner/0', process=process)], str(run_dir)).run()
+  code = supervisor.run()
   assert code == (0 if is_back else processes.ENDS_RUN)
   told = f'{run_dir} was removed or moved' in capsys.readouterr().err
   assert told != is_back
