@@ -164,8 +164,8 @@ def _check_earlier(plan: plans.Plan, study: optuna.Study,
 def _range(distribution: Any) -> str:
   """Returns a distribution as it was given to the command."""
   if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-    comma = ';' if any(',' in choice for choice in distribution.choices) else ','
-    return comma.join(distribution.choices)
+    choices = list(map(str, distribution.choices))
+    return (';' if any(',' in choice for choice in choices) else ',').join(choices)
   return (f'{distribution.low}..{distribution.high}'
           f'{":log" if distribution.log else ""}')
 
