@@ -17,7 +17,6 @@ import contextlib
 import importlib.util
 import os
 import pathlib
-import socket
 from typing import Any, Mapping, Optional, Sequence
 
 from launch import errors
@@ -72,6 +71,7 @@ from agents import cuda
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import config as agent_config
 from agents.impala_ppo import values
+from launch.engines import child
 from launch.engines import fork_server
 from launch.engines import local
 from programs import config as run_config
@@ -87,18 +87,14 @@ from programs.runtime import records
 FLAGS = settings_lib.FLAGS
 
 
-def _check_ports(run: run_config.RunConfig):
+def _check_ports(run: run_config.RunConfig) -> None:
   if not run.replay_port:
     return
-  for port in range(run.replay_port, run.replay_port + run.num_replay_shards):
-    with contextlib.closing(socket.socket()) as probe:
-      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-      try:
-        probe.bind(('', port))
-      except OSError as e:
-        raise ValueError(f'replay port {port} cannot be used '
-                         f'({(e.strerror or str(e)).lower()}); give another '
-                         '--replay_port.') from None
+  for wanted in range(run.replay_port, run.replay_port + run.num_replay_shards):
+    port, why = child.find_port(wanted)
+    if why is not None:
+      raise ValueError(f'replay port {port} cannot be used ({why}); give another '
+                       '--replay_port.')
 
 
 def _num_gpus(wanted: Optional[int], batch_size: int,

@@ -5,7 +5,6 @@ Imports nothing that takes time or memory, as there is one for each node.
 
 import os
 import queue
-import socket
 import subprocess
 import sys
 import threading
@@ -41,21 +40,8 @@ class Agent:
             ray.get_runtime_context().get_node_id())
 
   def reserve(self, port: int) -> tuple[int, Optional[str]]:
-    """Finds a port of this host that nobody listens on.
-
-    Args:
-      port: the wanted port; 0 for any.
-
-    Returns:
-      The port, and why it cannot be used, or None if it can.
-    """
-    with socket.socket() as probe:
-      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-      try:
-        probe.bind(('', port))
-      except OSError as e:
-        return port, (e.strerror or str(e)).lower()
-      return probe.getsockname()[1], None
+    """Finds a port of this host, as `child.find_port` does."""
+    return child.find_port(port)
 
   def why_not_saved(self, path: str) -> Optional[str]:
     """Returns why this host could not write beside a file, or None if it can."""

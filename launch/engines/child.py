@@ -5,6 +5,7 @@ import ctypes
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 from typing import Iterator, Mapping, Optional, Sequence
@@ -37,6 +38,24 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
   path = os.pathsep.join(filter(None, [import_path(), variables.get('PYTHONPATH')]))
   return {**{name: value for name, value in os.environ.items()
              if name not in _LEFT_OUT}, **variables, 'PYTHONPATH': path}
+
+
+def find_port(port: int) -> tuple[int, Optional[str]]:
+  """Finds a port of this host that nobody listens on.
+
+  Args:
+    port: the wanted port; 0 for any.
+
+  Returns:
+    The port, and why it cannot be used, or None if it can.
+  """
+  with socket.socket() as probe:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      probe.bind(('', port))
+    except OSError as e:
+      return port, (e.strerror or str(e)).lower()
+    return probe.getsockname()[1], None
 
 
 def end_with_parent(number: int) -> None:
