@@ -91,8 +91,7 @@ class Cell:
     """
     how = ['--run_dir', self.run_dir]
     folder = pathlib.Path(self.run_dir)
-    # Not those that a resumption could not read, and has renamed.
-    if list(folder.glob('checkpoints/ckpt-*.index')):
+    if settings_lib.can_resume(self.run_dir):
       how.append('--resume')
     elif (folder / settings_lib.CONFIG_FILE).exists():
       with locks.held(self.run_dir):  # Raises if somebody is training it.

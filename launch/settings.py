@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import math
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -266,6 +267,14 @@ def read_config(path: str) -> dict[str, dict[str, Any]]:
   if any(name in content for name in _RECORDED):
     values.get('run', {}).pop('run_dir', None)
   return values
+
+
+def can_resume(run_dir: str) -> bool:
+  """Tells whether a directory has a checkpoint, whole or not, without TensorFlow.
+
+  Those that a resumption could not read, and has renamed, do not count.
+  """
+  return any(pathlib.Path(run_dir).glob('checkpoints/ckpt-*.index'))
 
 
 def pretrained(name: str) -> str:

@@ -16,7 +16,6 @@ if __name__ == '__main__':
 import contextlib
 import importlib.util
 import os
-import pathlib
 from typing import Any, Mapping, Optional, Sequence
 
 from launch import errors
@@ -39,10 +38,9 @@ def _prepare(argv: Sequence[str]
   if not command.resume and os.path.isdir(run_dir) and (
       set(os.listdir(run_dir)) - {settings_lib.CONFIG_FILE, settings_lib.LOGS,
                                   locks.FILE, servers.FILE}):
-    can_resume = any(pathlib.Path(run_dir).glob('checkpoints/ckpt-*.index'))
     raise ValueError(
         f'{run_dir} holds another run; go on with it by --resume, or give '
-        'another --run_dir.' if can_resume else
+        'another --run_dir.' if settings_lib.can_resume(run_dir) else
         f'{run_dir} is not empty, and holds no checkpoint to resume from; remove '
         'it, or give another --run_dir.')
   track = settings.run.track

@@ -37,8 +37,8 @@ from launch.views import printing
 from programs.nodes import serving
 from programs.runtime import doors
 
-# Other groups share the learner's host.
-_LEARNER, _SHARDS, _ACTORS = 'learner', 'replay', 'actor'
+# Other groups than these share the learner's host.
+_SHARDS, _ACTORS = 'replay', 'actor'
 # How long to prefer this host for the learner.
 _PREFER_SECONDS = 5.
 # How long to wait for room before saying so, and the shortest wait.
@@ -496,7 +496,7 @@ class Cluster:
         return self._place(1 + actors[index], num_cpus=1)
       # Joins when there is room.
       return {'num_cpus': 1, 'scheduling_strategy': 'SPREAD'}
-    is_learner = label == _LEARNER
+    is_learner = label == supervision.LEARNER
     return self._place(0, num_cpus=int(is_learner),
                        num_gpus=self._num_gpus if is_learner else 0)
 
