@@ -62,13 +62,13 @@ if __name__ == '__main__':
   with errors.in_one_line():
     _command, _settings = _prepare(sys.argv[1:])
 
-from acme import specs
 import tensorflow as tf
 
 from agents import cuda
 from agents.impala_ppo import builder as builder_lib
 from agents.impala_ppo import config as agent_config
 from agents.impala_ppo import values
+from launch import policies
 from launch.engines import child
 from launch.engines import fork_server
 from launch.engines import local
@@ -151,16 +151,6 @@ def _say(line: str) -> None:
 
 def _warn(line: str) -> None:
   printing.print_line(f'train: warning: {line}', sys.stderr)
-
-
-def _check_checkpoint(path: str, builder: builder_lib.ImpalaPPOBuilder,
-                      environment_spec: specs.EnvironmentSpec):
-  networks = builder.make_networks(environment_spec)
-  networks.create_variables()
-  checkpoints.check_matches(path, networks.actor_critic.variables,
-                            'actor_critic')
-  if networks.decoder is not None:
-    checkpoints.check_matches(path, networks.decoder.variables, 'decoder')
 
 
 def _check_values(run_dir: str, agent: agent_config.ImpalaPPOConfig) -> None:
@@ -280,7 +270,8 @@ def _train_holding(command: settings_lib.TrainCommand,
       cluster.reserve(settings.run.num_replay_shards, settings.run.num_actors,
                       command.min_actors, num_gpus, command.ray_timeout)
     if command.resume:
-      _check_checkpoint(checkpoint, builder, environment_spec)
+      # Only to refuse one of other networks.
+      policies.restored(builder, environment_spec, checkpoint, with_decoder=True)
     try:
       os.makedirs(run_dir, exist_ok=True)
       if not command.resume:
