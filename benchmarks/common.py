@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 
 from launch import cells
+from launch import errors
 from programs.runtime import records
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
@@ -84,6 +85,8 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
     sys.exit(main())
   except KeyboardInterrupt:
     sys.exit(128 + signal.SIGINT)
+  except BrokenPipeError:  # Such as after `| head`.
+    errors.end_unread()
 
 
 def thin(rows: Sequence[Row], always: Optional[Row] = None) -> list[Row]:

@@ -23,16 +23,17 @@ def in_one_line() -> Iterator[None]:
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
-    _end_unread()
+    end_unread()
   except SystemExit as e:
     if isinstance(e.__context__, BrokenPipeError):  # Rich exits this way.
-      _end_unread()
+      end_unread()
     raise
   except (ValueError, OSError) as e:
     fail(str(e))
 
 
-def _end_unread() -> NoReturn:
+def end_unread() -> NoReturn:
+  """Exits silently, as a command does whose output nobody reads any more."""
   # Or Python would complain about unflushed output.
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   sys.exit(128 + signal.SIGPIPE)

@@ -115,16 +115,20 @@ def wait_until_learned(process, run_dir, steps):
 
 
 def stop(process, how):
-  """Stops training as told; returns its exit code and what survived it."""
+  """Stops training as told; returns its exit code and what survived it.
+
+  Every node has to end by itself, without being killed.
+  """
   family = psutil.Process(process.pid).children(recursive=True)
   assert len(family) >= 4  # Each node is a process.
   began = time.monotonic()
   how(process)
   try:
-    process.communicate(timeout=20)
+    printed = process.communicate(timeout=20)[0].decode()
   except subprocess.TimeoutExpired:
     os.killpg(process.pid, signal.SIGKILL)
     raise
+  assert 'did not end in time' not in printed, printed
   left = max(0., 15. - (time.monotonic() - began))
   _, alive = psutil.wait_procs(family, timeout=left)
   return process.returncode, alive

@@ -60,6 +60,20 @@ def test_a_benchmark_that_is_told_to_end_does_so_without_a_traceback(number):
   assert process.returncode == 130
 
 
+def test_a_benchmark_ends_quietly_if_nobody_reads_its_table_any_more():
+  code = ('from benchmarks import common\n'
+          'def main():\n  input()\n  common.print_row(["a", "b"])\n'
+          'common.run(main)')
+  process = subprocess.Popen(
+      [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, text=True)
+  process.stdout.close()
+  process.stdin.write('\n')
+  process.stdin.close()
+  assert process.stderr.read() == ''
+  assert process.wait(timeout=30) == 128 + signal.SIGPIPE
+
+
 @pytest.mark.parametrize('code', [None, 0, 3])
 def test_a_benchmark_ends_with_the_code_of_its_main(code, monkeypatch):
   monkeypatch.setattr(signal, 'signal', lambda *_: None)
