@@ -14,6 +14,7 @@ _COLUMNS = 8
 _MARGIN = 20
 _GAP = 4
 _CELL = 84  # Pixels of a frame, at least.
+_HEAD = 100  # Height of the text above all.
 _GIF_SECONDS = 0.2
 
 
@@ -91,13 +92,13 @@ def contact_sheet(trajectory: Trajectory, action_names: Sequence[str],
   rows = -(-num_cells // _COLUMNS)
   canvas = pictures.Canvas(
       2 * _MARGIN + _COLUMNS * (cell[0] + 16) - 16,
-      2 * _MARGIN + 84 + rows * (cell[1] + 18) - 18)
+      2 * _MARGIN + _HEAD + rows * (cell[1] + 18) - 18)
   _head(canvas, trajectory, 'newest frame' + (
       ', and its reconstruction' if pictures_a_cell == 2 else ''), action_names)
   levels = pictures.levels(trajectory.observation)
   for t in range(num_cells):
     x = _MARGIN + (t % _COLUMNS) * (cell[0] + 16)
-    y = _MARGIN + 84 + (t // _COLUMNS) * (cell[1] + 18)
+    y = _MARGIN + _HEAD + (t // _COLUMNS) * (cell[1] + 18)
     newest = trajectory.observation[t]
     if frame_stack > 1:
       newest = newest[..., -1]
@@ -150,12 +151,12 @@ def _vector_sheet(trajectory: Trajectory,
   num_steps, size = len(trajectory.action), trajectory.observation.shape[1]
   width = 1200
   traces = 20 + 110 * min(size, 6)
-  canvas = pictures.Canvas(width, 2 * _MARGIN + 84 + traces + 14 + 3 * 96 + 160)
+  canvas = pictures.Canvas(width, 2 * _MARGIN + _HEAD + traces + 14 + 3 * 96 + 160)
   decoded = trajectory.thoughts.reconstructions if trajectory.thoughts else None
   _head(canvas, trajectory, 'observations' + (
       '' if decoded is None else ', and their reconstructions'), action_names)
   left, right = _MARGIN, width - _MARGIN
-  y = _MARGIN + 84
+  y = _MARGIN + _HEAD
   panels.draw_vectors(canvas, (left, y, right, y + traces), panels.Moment(
       trajectory.observation[-1], None, trajectory.behaviour[-1], None,
       np.zeros(1), trajectory.observation, decoded), num_steps + 1)
