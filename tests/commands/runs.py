@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -114,10 +115,10 @@ def wait_until_learned(process, run_dir, steps):
     raise
 
 
-def stop(process, how):
+def stop(process, how, stuck=()):
   """Stops training as told; returns its exit code and what survived it.
 
-  Every node has to end by itself, without being killed.
+  All nodes have to end by themselves, but for those that are stuck and are killed.
   """
   family = psutil.Process(process.pid).children(recursive=True)
   assert len(family) >= 4  # Each node is a process.
@@ -128,7 +129,8 @@ def stop(process, how):
   except subprocess.TimeoutExpired:
     os.killpg(process.pid, signal.SIGKILL)
     raise
-  assert 'did not end in time' not in printed, printed
+  killed = re.findall(r'node (\S+) did not end in time', printed)
+  assert killed == list(stuck), printed
   left = max(0., 15. - (time.monotonic() - began))
   _, alive = psutil.wait_procs(family, timeout=left)
   return process.returncode, alive

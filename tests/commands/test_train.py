@@ -107,7 +107,7 @@ def test_a_run_can_be_stopped_while_the_learner_waits_for_replay(tmp_path):
     time.sleep(0.1)
     learner = node_processes.find_node(launcher, 'learner/0')
   time.sleep(5)  # Builds its networks, and then asks the replay for its tables.
-  assert runs.stop(process, runs.terminate) == (0, [])
+  assert runs.stop(process, runs.terminate, stuck=['replay/0']) == (0, [])
 
 
 @pytest.mark.slow
